@@ -1,0 +1,117 @@
+"""What all binaries share: flags made from config dataclasses, start of JAX, errors without tracebacks.
+
+Nothing here imports JAX before the flags are parsed, so ``--help`` answers at once.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from absl import app, flags, logging
+
+from finetune_jax.errors import UserError
+
+Config = TypeVar("Config")
+
+flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, or auto on Slurm and TPU pods; empty runs a single process."
+)
+flags.DEFINE_integer("process_count", 1, "Number of processes that --coordinator connects.", lower_bound=1)
+flags.DEFINE_integer("process_index", 0, "Index of this process, from 0.", lower_bound=0)
+flags.DEFINE_integer("virtual_devices", 0, "Simulate this many CPU devices; 0 uses the real ones.", lower_bound=0)
+flags.DEFINE_string(
+    "compilation_cache",
+    os.path.join("~", ".cache", "finetune_jax", "xla"),
+    "Compiled programs are kept here for the next start; empty keeps none.",
+)
+
+
+def define_flags(config_class: type, **defaults: Any) -> None:
+    """Define one flag per field of a config dataclass.
+
+    Args:
+        config_class: a dataclass made with ``finetune_jax.config.setting``.
+        **defaults: other defaults than the dataclass has.
+    """
+    for field in dataclasses.fields(config_class):
+        default = defaults.get(field.name, field.default)
+        text, choices = field.metadata["help"], field.metadata["choices"]
+        if choices:
+            flags.DEFINE_enum(field.name, default, choices, text)
+        elif isinstance(default, bool):
+            flags.DEFINE_bool(field.name, default, text)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(field.name, default, text)
+        elif isinstance(default, float):
+            flags.DEFINE_float(field.name, default, text)
+        elif isinstance(default, tuple):
+            flags.DEFINE_list(field.name, [str(item) for item in default], text)
+        else:
+            flags.DEFINE_string(field.name, default, text)
+
+
+def read_flags(config_class: type[Config]) -> Config:
+    """The config the parsed flags describe.
+
+    Raises:
+        UserError: a value out of range, or flags that contradict each other.
+    """
+    from finetune_jax.config import validate
+
+    values = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        value = getattr(flags.FLAGS, field.name)
+        if isinstance(value, list):
+            try:
+                value = tuple(int(item) for item in value)
+            except ValueError:
+                raise UserError(f"--{field.name}={','.join(value)}: give whole numbers") from None
+        values[field.name] = value
+    config = config_class(**values)
+    validate(config)
+    return config
+
+
+def start_jax() -> Any:
+    """Join the cluster, set the compilation cache, and return the ``Replicas`` of this job.
+
+    Raises:
+        UserError: the process flags contradict each other.
+    """
+    import jax
+
+    from finetune_jax import parallel
+
+    values = flags.FLAGS
+    if not values.coordinator and (values.process_count > 1 or values.process_index):
+        raise UserError("--process_count and --process_index need --coordinator")
+    parallel.prepare_backend(values.virtual_devices)
+    if values.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(values.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if values.coordinator:
+        parallel.join_cluster(values.coordinator, values.process_count, values.process_index)
+    return parallel.local_replicas()
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parse the flags and call ``main``; bad input ends with one sentence and status 1."""
+
+    def guarded(arguments: list[str]) -> int:
+        try:
+            if len(arguments) > 1:
+                raise UserError(f"{' '.join(arguments[1:])} is no flag; see --help")
+            # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.
+            logging.set_verbosity(logging.ERROR)
+            return main() or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted; the last checkpoint is intact", file=sys.stderr)
+            return 130
+
+    app.run(guarded)

@@ -1,0 +1,51 @@
+r"""Train a network from scratch, and export its weights for others to start from.
+
+    python -m experiments.pretrain --dataset=folder:cifar10 --image_size=32 --width=0.25 \
+        --workdir=runs/cifar10 --export=resnet26_cifar10
+
+This is ``experiments.finetune --method=scratch`` with defaults that suit it; every flag of it works here.
+"""
+
+import sys
+
+from absl import flags
+
+from experiments import command_line
+from finetune_jax.config import FinetuneConfig
+
+command_line.define_flags(
+    FinetuneConfig,
+    method="scratch",
+    pretrained="none",
+    augmentation="pad_crop_flip",
+    learning_rate=0.2,
+    batch_size=256,
+    epochs=150,
+)
+flags.DEFINE_string("export", "", "Also write PATH.npz (float16 weights) and PATH.json (what they need).")
+
+
+def main() -> int:
+    """Run, export, print the result, return the exit status."""
+    config = command_line.read_flags(FinetuneConfig)
+    replicas = command_line.start_jax()
+    from pathlib import Path
+
+    from finetune_jax import finetuning, inference, training
+    from finetune_jax.models import pretrained
+
+    try:
+        summary = finetuning.run(config, replicas)
+    except training.Stopped:
+        print(f"stopped; start again with the same flags to go on ({config.workdir})", file=sys.stderr)
+        return training.STOPPED_STATUS
+    if replicas.is_primary:
+        if flags.FLAGS.export:
+            origin = inference.load_pretrained_run(Path(config.workdir))
+            pretrained.export(origin, Path(flags.FLAGS.export), test_accuracy=summary["test_accuracy"])
+        print(f"test accuracy {summary['test_accuracy']:.4f}\nrun directory: {config.workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

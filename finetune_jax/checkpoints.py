@@ -1,0 +1,179 @@
+"""Checkpoints of a run: the latest for going on, the best for using.
+
+A checkpoint has three items, restored separately: ``variables`` (the whole network), ``training`` (what only
+training needs) and ``meta`` (JSON: position, scores, and everything prediction needs). Process 0 writes them
+as host arrays, asynchronously; any process, on any number of devices, reads them.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from finetune_jax.errors import UserError
+from finetune_jax.step import TrainState
+
+
+class Checkpoints:
+    """The ``checkpoints/`` folder of one run, opened for writing by process 0 and for reading by all."""
+
+    def __init__(self, directory: Path, *, writable: bool) -> None:
+        """Open the folder.
+
+        Raises:
+            UserError: it cannot be created or written.
+        """
+        self._directory = directory.absolute()
+        self._manager = None
+        if writable:
+            with self._explained("opened"):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._manager = _manager(self._directory)
+
+    def save(self, state: TrainState, meta: Mapping[str, Any], *, score: float | None) -> None:
+        """Save in the background; the latest and the best stay, older ones go.
+
+        Args:
+            state: its arrays are copied to the host before this returns.
+            meta: JSON.
+            score: larger is better; None where the state was not evaluated.
+
+        Raises:
+            UserError: the disk is full or not writable; earlier checkpoints are intact.
+        """
+        if self._manager is None:
+            return
+        host = jax.device_get(state)
+        training = {"key": host.key, "opt_state": host.opt_state, "totals": host.totals}
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(host.variables),
+            training=ocp.args.StandardSave(training),
+            meta=ocp.args.JsonSave({**meta, "score": score}),
+        )
+        metrics = None if score is None else {"score": score}
+        with self._explained("written"):
+            # An epoch trained again after a kill arrives here a second time with the same content.
+            if int(host.step) not in self._manager.all_steps():
+                self._manager.save(int(host.step), args=items, metrics=metrics)
+
+    def close(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            UserError: a save in the background failed; earlier checkpoints are intact.
+        """
+        if self._manager is not None:
+            with self._explained("written"):
+                self._manager.wait_until_finished()
+                self._manager.close()
+                self._manager = None
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and its storage layer raise OSError, ValueError, RuntimeError, …
+            kept = latest_step(self._directory)
+            rest = "none was written before" if kept is None else f"the one of step {kept} is intact"
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"a checkpoint in {self._directory} could not be {what} ({reason}); {rest}; "
+                "make room or choose another --workdir, then start again"
+            ) from error
+
+
+def latest_step(directory: Path) -> int | None:
+    """Step of the newest whole checkpoint, None without any."""
+    return max(_whole_steps(directory), default=None)
+
+
+def best_step(directory: Path) -> int | None:
+    """Step of the checkpoint with the best score (the latest of equals), None without an evaluated one."""
+    scores = {step: read_meta(directory, step)["score"] for step in _whole_steps(directory)}
+    evaluated = [(score, step) for step, score in scores.items() if score is not None]
+    return max(evaluated)[1] if evaluated else None
+
+
+def restore_state(directory: Path, step: int, like: TrainState) -> TrainState:
+    """The state of a checkpoint, as host arrays.
+
+    Args:
+        directory: the ``checkpoints/`` folder.
+        step: one that :func:`latest_step` or :func:`best_step` gave.
+        like: a state of the same structure and shapes.
+
+    Raises:
+        UserError: the checkpoint is of another network or optimiser, or damaged.
+    """
+    training = {"key": like.key, "opt_state": like.opt_state, "totals": like.totals}
+    restored = _restore(
+        directory,
+        step,
+        variables=ocp.args.StandardRestore(_targets(like.variables)),
+        training=ocp.args.StandardRestore(_targets(training)),
+    )
+    params = restored["variables"]["params"]
+    return like.replace(
+        step=np.asarray(step, np.int32),
+        params={name: params[name] for name in like.params},
+        frozen={name: params[name] for name in like.frozen},
+        batch_stats=restored["variables"]["batch_stats"],
+        **restored["training"],
+    )
+
+
+def restore_variables(directory: Path, step: int, like: Any) -> Any:
+    """The variables of a checkpoint, as host arrays; arguments and errors as of :func:`restore_state`."""
+    return _restore(directory, step, variables=ocp.args.StandardRestore(_targets(like)))["variables"]
+
+
+def read_meta(directory: Path, step: int) -> dict[str, Any]:
+    """The JSON of a checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    return _restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
+
+
+def _manager(directory: Path) -> ocp.CheckpointManager:
+    policy = ocp.checkpoint_managers
+    best = policy.BestN(
+        get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+    )
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics["score"],
+        # `max_to_keep` would delete the checkpoint just written unless it is among the best.
+        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), best]),
+        create=False,
+        # Host arrays are written by process 0 alone, without barriers between processes.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="primary"
+        ),
+    )
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def _whole_steps(directory: Path) -> list[int]:
+    # A checkpoint gets its final name last; one that a kill cut short still has a temporary name.
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit())
+
+
+def _targets(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _restore(directory: Path, step: int, **items: Any) -> Any:
+    path = directory.absolute() / str(step)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as reader:
+            return reader.restore(path, args=ocp.args.Composite(**items))
+    except Exception as error:  # a missing key, another shape, a damaged file: all kinds of errors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint {path} cannot be read: {reason}") from error

@@ -1,0 +1,186 @@
+"""The settings of a run: one frozen dataclass per kind of run, checked in one place.
+
+Binaries make their flags from these fields, so a setting is declared, typed, explained and given its default
+exactly once. No JAX here: ``--help`` must not wait for it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_jax.errors import UserError
+
+METHODS = ("standard", "feature_extractor", "last_k", "scratch")
+AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip")
+SCHEDULES = ("constant", "step", "cosine")
+SELECTION = ("validation", "test", "last")
+
+
+def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:  # noqa: A002
+    """A dataclass field with the text and the choices of its flag."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they reach the device."""
+
+    dataset: str = setting("digits", "digits, folder:PATH, or tfds:NAME[:CONFIG].")
+    data_dir: str = setting("", "Where prepared TFDS data lies; empty is TFDS's default.")
+    validation_fraction: float = setting(
+        0.1, "Share of the training images held out where the source has no validation split."
+    )
+    test_fraction: float = setting(
+        0.2, "Share of the training images held out where the source has no test split."
+    )
+    split_seed: int = setting(0, "Seed of the splits that are made up.")
+    image_size: int = setting(
+        0, "Height and width the network sees; 0 is 32 for digits and 224 for everything else."
+    )
+    skip_unreadable: bool = setting(False, "Leave out images that cannot be read, with a counted warning.")
+    cache_dir: str = setting("", "Decoded images are kept here; empty is ~/.cache/finetune_jax.")
+    device_data_gb: float = setting(
+        2.0, "A data set up to this size lives on the device; a larger one is streamed."
+    )
+    decode_workers: int = setting(0, "Threads that decode images; 0 is one per core.")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network, and where its weights come from."""
+
+    network: str = setting(
+        "", "Architecture; empty follows the pretrained weights (resnet26 with --pretrained=none)."
+    )
+    width: float = setting(1.0, "Factor on all channel numbers of a network without bundled weights.")
+    pretrained: str = setting(
+        "resnet26_cifar10", "Weight file, run directory, bundled name, hf:REPO, or none."
+    )
+    bfloat16: bool = setting(False, "Compute in bfloat16; parameters and norm statistics stay float32.")
+    norm_momentum: float = setting(0.9, "Share of the old running statistics batch norm keeps per step.")
+    sync_batch_norm: bool = setting(False, "Average batch statistics over all devices.")
+    frozen_norm: str = setting(
+        "eval",
+        "Batch norm of frozen parts: running statistics, unchanged (eval), or batch statistics (train).",
+        ("eval", "train"),
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its rates."""
+
+    learning_rate: float = setting(0.01, "Learning rate of the pretrained parts.")
+    head_learning_rate: float = setting(0.0, "Learning rate of the head; 0 takes --learning_rate.")
+    momentum: float = setting(0.9, "Nesterov momentum of SGD.")
+    weight_decay: float = setting(5e-4, "Added to the gradient as weight_decay · w.")
+    batch_size: int = setting(32, "Images per step, over all devices.")
+    schedule: str = setting("cosine", "How the learning rates fall.", SCHEDULES)
+    drop_epochs: tuple[int, ...] = setting((), "Epochs at which the step schedule multiplies the rates.")
+    drop_factor: float = setting(0.1, "Factor of the step schedule.")
+    label_smoothing: float = setting(0.0, "Share of the target spread evenly over all classes.")
+    class_weights: str = setting(
+        "none", "none, or balanced: loss weights inverse to the class frequencies.", ("none", "balanced")
+    )
+    balanced_sampling: bool = setting(False, "Draw every class equally often.")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig):
+    """``experiments.finetune``: one run, kept in one directory."""
+
+    workdir: str = setting("", "Directory of the run; started again with the same flags it goes on there.")
+    method: str = setting("standard", "What is trained.", METHODS)
+    k: int = setting(1, "Number of top blocks that --method=last_k trains, with the head.")
+    epochs: int = setting(20, "Passes over the training images.")
+    augmentation: str = setting("auto", "Applied on the device in every training step.", AUGMENTATIONS)
+    early_stopping: int = setting(0, "Stop after this many epochs without a better score; 0 never stops.")
+    select_on: str = setting(
+        "validation", "Split that chooses the best checkpoint; the papers use test.", SELECTION
+    )
+    seed: int = setting(0, "Seed of everything random in the run.")
+    checkpoint_steps: int = setting(0, "Also save every this many steps; 0 saves at the end of epochs only.")
+    steps_per_dispatch: int = setting(
+        0, "Steps the device runs per call; 0 is 1 on CPU and 64 on accelerators."
+    )
+
+
+def validate(config: Any) -> None:
+    """Check the values of a config and how they go together.
+
+    Raises:
+        UserError: names the flag, or the flags that contradict each other.
+    """
+    values = dataclasses.asdict(config)
+    for field in dataclasses.fields(config):
+        choices = field.metadata["choices"]
+        if choices and values[field.name] not in choices:
+            raise UserError(
+                f"--{field.name}={values[field.name]} is not known; choose {', '.join(choices)}"
+            )
+    for names, accepted, wanted in _RANGES:
+        for name in names:
+            if name in values and not accepted(values[name]):
+                raise UserError(f"--{name}={values[name]} is out of range; give {wanted}")
+    for check in _CONTRADICTIONS:
+        check(values)
+
+
+_RANGES = (
+    (("validation_fraction", "test_fraction"), lambda v: 0 < v < 1, "a share between 0 and 1"),
+    (("epochs", "batch_size", "k"), lambda v: v >= 1, "a whole number of at least 1"),
+    (
+        (
+            "image_size",
+            "decode_workers",
+            "early_stopping",
+            "checkpoint_steps",
+            "steps_per_dispatch",
+            "device_data_gb",
+            "weight_decay",
+            "head_learning_rate",
+            "seed",
+            "split_seed",
+        ),
+        lambda v: v >= 0,
+        "0 or more",
+    ),
+    (("learning_rate", "drop_factor"), lambda v: v > 0, "a number above 0"),
+    (("momentum", "norm_momentum", "label_smoothing"), lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    (("width",), lambda v: 0 < v <= 8, "a factor in (0, 8]"),
+    (("drop_epochs",), lambda v: list(v) == sorted(set(v)) and all(e > 0 for e in v), "rising epochs"),
+)
+
+
+def _scratch_has_no_pretrained(values: Mapping[str, Any]) -> None:
+    method, pretrained = values.get("method"), values.get("pretrained")
+    if method == "feature_extractor" and pretrained == "none":
+        raise UserError("--method=feature_extractor needs weights; give --pretrained something but none")
+    if method == "last_k" and pretrained == "none":
+        raise UserError("--method=last_k needs weights; give --pretrained something but none")
+
+
+def _schedule_needs_drops(values: Mapping[str, Any]) -> None:
+    if values.get("schedule") == "step" and not values["drop_epochs"]:
+        raise UserError("--schedule=step needs --drop_epochs")
+    if values.get("schedule", "step") != "step" and values["drop_epochs"]:
+        raise UserError(f"--drop_epochs contradicts --schedule={values['schedule']}; use --schedule=step")
+
+
+def _one_balance(values: Mapping[str, Any]) -> None:
+    if values.get("balanced_sampling") and values["class_weights"] == "balanced":
+        raise UserError("--balanced_sampling and --class_weights=balanced correct the same thing twice")
+
+
+def _fractions_leave_training_images(values: Mapping[str, Any]) -> None:
+    if values.get("validation_fraction", 0) + values.get("test_fraction", 0) >= 1:
+        raise UserError("--validation_fraction and --test_fraction together leave no training images")
+
+
+_CONTRADICTIONS = (
+    _scratch_has_no_pretrained,
+    _schedule_needs_drops,
+    _one_balance,
+    _fractions_leave_training_images,
+)

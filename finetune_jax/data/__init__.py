@@ -1,0 +1,9 @@
+"""From ``--dataset`` to batches on the devices.
+
+``sources`` opens a data set, ``splits`` divides it, ``decode`` and ``cache`` make arrays of it once,
+``order`` decides the batches, ``feeds`` brings them to the devices, ``check`` looks for what is wrong.
+"""
+
+from finetune_jax.data.prepare import image_size, load_source, materialise, preprocessing
+
+__all__ = ["image_size", "load_source", "materialise", "preprocessing"]

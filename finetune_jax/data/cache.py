@@ -1,0 +1,246 @@
+"""Every image decoded and resized once, kept on disk, memory-mapped from then on.
+
+``<cache_dir>/<key>/images.npy`` is uint8 ``[N, S, S, 3]``; ``meta.json`` beside it says what is in it. The
+key is a digest of the content of the images and of the preprocessing, so a cache never has to be
+invalidated, moving a data set keeps it, and deleting the folder is always safe. Labels are not in it: they
+cost nothing.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from finetune_jax.data.decode import Preprocessing, UnreadableImage, preprocess
+from finetune_jax.data.examples import Examples, fingerprint_of
+from finetune_jax.data.parallel import ordered_map
+from finetune_jax.errors import UserError
+
+_FORMAT = 1  # to be raised whenever the same image and preprocessing give other pixels
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{8}")
+_ABANDONED_SECONDS = 24 * 3600
+_NAMED_IN_ERROR = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """The images of one split, ready for the network but for normalisation.
+
+    Attributes:
+      images: uint8 ``[M, S, S, 3]``, memory-mapped and read-only.
+      labels: int32 ``[M]``.
+      kept: int64 ``[M]``, ascending: which of the N examples these are.
+      skipped: Name and reason of each of the ``N - M`` unreadable images.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    kept: np.ndarray
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def materialise(
+    examples: Examples,
+    preprocessing: Preprocessing,
+    *,
+    cache_dir: str | os.PathLike[str],
+    workers: int | None = None,
+    progress: bool = False,
+    skip_unreadable: bool = False,
+    title: str = "decoding images",
+) -> Arrays:
+    """Decodes and preprocesses all examples, or finds that this was done before.
+
+    Memory stays bounded: an image is written as soon as its turn has come. What is being built has another
+    name until it is whole, so a process killed meanwhile leaves nothing that is taken for a cache, and of
+    several processes that build the same one the first to finish wins.
+
+    Args:
+      examples: N images.
+      preprocessing: See there; its `image_size` is S.
+      cache_dir: Made if need be. Only read where the images are there already.
+      workers: Number of threads, see `ordered_map`.
+      progress: Whether to show a bar on stderr.
+      skip_unreadable: Whether to go on without images that cannot be read.
+      title: Of the bar.
+
+    Returns:
+      The images in the order of the examples.
+
+    Raises:
+      UserError: Images that cannot be read (all of them are counted, the first ten named), or a cache folder
+        that cannot be written.
+    """
+    size = preprocessing.image_size
+    if len(examples) == 0:
+        none = np.empty(0, np.int64)
+        return Arrays(np.empty((0, size, size, 3), np.uint8), examples.labels, none)
+    settings = json.dumps(dataclasses.asdict(preprocessing), sort_keys=True)
+    key = fingerprint_of("images", str(_FORMAT), examples.fingerprint, str(len(examples)), settings)
+    folder = Path(cache_dir).expanduser() / key
+    stored = _open(folder, len(examples), size)
+    if stored is None:
+        _build(folder, examples, preprocessing, workers, progress, skip_unreadable, title)
+        stored = _open(folder, len(examples), size)
+    if stored is None:
+        raise UserError(f"--cache_dir: {folder} was written but cannot be read; choose another folder")
+    images, unreadable = stored
+    skipped = tuple((examples.names[i], reason) for i, reason in unreadable.items())
+    if skipped and not skip_unreadable:
+        raise _unreadable_error(skipped, len(examples))
+    kept = np.array([i for i in range(len(examples)) if i not in unreadable], np.int64)
+    return Arrays(images, examples.labels[kept], kept, skipped)
+
+
+def _open(folder: Path, count: int, size: int) -> tuple[np.ndarray, dict[int, str]] | None:
+    """Images and reasons by index of the unreadable ones; None unless everything is there."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        unreadable = {int(i): str(reason) for i, reason in meta["unreadable"]}
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = images.dtype == np.uint8 and images.shape == (count - len(unreadable), size, size, 3)
+    return (images, unreadable) if whole else None
+
+
+def _build(
+    folder: Path,
+    examples: Examples,
+    preprocessing: Preprocessing,
+    workers: int | None,
+    progress: bool,
+    skip_unreadable: bool,
+    title: str,
+) -> None:
+    """Writes the cache folder; on any error nothing is left of it."""
+    cache_dir = folder.parent
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+
+    def prepare(i: int) -> np.ndarray | UnreadableImage:
+        try:
+            return preprocess(examples.read(i), preprocessing)
+        except UnreadableImage as error:
+            return error
+        except OSError as error:
+            return UnreadableImage(examples.names[i], error.strerror or str(error))
+
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(cache_dir)
+        _check_free_space(cache_dir, len(examples) * preprocessing.image_size**2 * 3)
+        temporary.mkdir()
+        prepared = ordered_map(prepare, len(examples), workers=workers, progress=progress, title=title)
+        with contextlib.closing(prepared):
+            unreadable = _write_images(
+                temporary / "images.npy", prepared, len(examples), preprocessing.image_size
+            )
+        if (unreadable and not skip_unreadable) or len(unreadable) == len(examples):
+            skipped = tuple((examples.names[i], reason) for i, reason in unreadable.items())
+            raise _unreadable_error(skipped, len(examples))
+        with open(temporary / "meta.json", "w", encoding="ascii") as file:
+            meta = {
+                "format": _FORMAT,
+                "preprocessing": dataclasses.asdict(preprocessing),
+                "fingerprint": examples.fingerprint,
+                "unreadable": list(unreadable.items()),
+            }
+            json.dump(meta, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        _set_aside_broken(folder, len(examples), preprocessing.image_size)
+        _move_into_place(temporary, folder)
+    except OSError as error:  # Of writing: those of reading have become UnreadableImage.
+        raise UserError(
+            f"--cache_dir: cannot write decoded images to {cache_dir} ({error.strerror}): "
+            "make room there or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_images(
+    path: Path, prepared: Iterable[np.ndarray | UnreadableImage], count: int, size: int
+) -> dict[int, str]:
+    """Writes a .npy file of the images that could be read; returns the reasons of the others by index.
+
+    Plain writing, not a memory map: on a full disk this is an error that can be reported, the other is a
+    signal that ends the process.
+    """
+    unreadable: dict[int, str] = {}
+    with open(path, "wb") as file:
+        _write_header(file, (count, size, size, 3))
+        start = file.tell()
+        for index, image in enumerate(prepared):
+            if isinstance(image, UnreadableImage):
+                unreadable[index] = image.reason
+            else:
+                file.write(np.ascontiguousarray(image).data)
+        file.seek(0)
+        _write_header(file, (count - len(unreadable), size, size, 3))
+        if file.tell() != start:
+            raise RuntimeError(f"the .npy header changed its length from {start} to {file.tell()}")
+        file.flush()
+        os.fsync(file.fileno())
+    return unreadable
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    # NumPy pads the header so that the first axis may change: its length does not depend on the count.
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    try:
+        os.rename(temporary, folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another process was faster
+            raise
+
+
+def _set_aside_broken(folder: Path, count: int, size: int) -> None:
+    """Removes a damaged cache of the same name, which would be in the way."""
+    if folder.exists() and _open(folder, count, size) is None:
+        broken = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+        os.rename(folder, broken)
+        shutil.rmtree(broken, ignore_errors=True)
+
+
+def _check_free_space(cache_dir: Path, needed: int) -> None:
+    free = shutil.disk_usage(cache_dir).free
+    if needed > free:
+        raise UserError(
+            f"--cache_dir: the decoded images need {needed / 2**30:.1f} GiB, {cache_dir} has "
+            f"{free / 2**30:.1f} GiB left: make room there or choose another folder"
+        )
+
+
+def _remove_abandoned(cache_dir: Path) -> None:
+    """What killed processes left: no living one leaves its file untouched for a day."""
+    for path in cache_dir.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                touched = max(inner.stat().st_mtime for inner in (path, *path.iterdir()))
+                if time.time() - touched > _ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _unreadable_error(skipped: tuple[tuple[str, str], ...], count: int) -> UserError:
+    lines = [f"  {name}: {reason}" for name, reason in skipped[:_NAMED_IN_ERROR]]
+    if len(skipped) > _NAMED_IN_ERROR:
+        lines.append(f"  and {len(skipped) - _NAMED_IN_ERROR} more")
+    whole = "none would be left" if len(skipped) == count else "or go on without them (--skip_unreadable)"
+    return UserError(
+        f"{len(skipped)} of {count} images cannot be read: repair or remove them "
+        f"(python -m experiments.check_data lists all), {whole}\n" + "\n".join(lines)
+    )

@@ -1,0 +1,167 @@
+"""Bringing examples to the devices: resident there, or streamed from the memory-mapped cache.
+
+Both feeds run the same per-replica functions over the same index arrays and give the same batches in the
+same order; only the way of the pixels differs.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from finetune_jax.parallel import Replicas
+from finetune_jax.step import Batch
+
+State = Any
+Step = Callable[[State, Batch], State]
+Training = Callable[[State, np.ndarray], Iterator[tuple[State, int]]]
+"""``(state, order [steps, B]) → (state, steps taken)`` after each dispatch; the state given is used up."""
+
+_PREFETCHED_BATCHES = 4
+
+
+class Arrays(Protocol):
+    """Decoded examples on the host: uint8 ``images [N, H, W, C]`` and int32 ``labels [N]``."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Feed(Protocol):
+    """Examples on their way to the devices."""
+
+    def compile_training(self, step: Step) -> Training:
+        """The per-replica ``step`` over all replicas and the batches of an order."""
+
+    def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
+        """uint8 ``[devices, B / replicas, H, W, C]`` for each row of ``order [steps, B]``."""
+
+
+def create_feed(arrays: Arrays, replicas: Replicas, *, resident: bool, steps_per_dispatch: int) -> Feed:
+    """A feed that keeps the examples on every device, or one that streams them."""
+    if resident:
+        return ResidentFeed(arrays, replicas, steps_per_dispatch)
+    return StreamedFeed(arrays, replicas)
+
+
+class ResidentFeed:
+    """Examples live on every device; an epoch needs only its index array from the host."""
+
+    def __init__(self, arrays: Arrays, replicas: Replicas, steps_per_dispatch: int) -> None:
+        self._replicas = replicas
+        self._limit = steps_per_dispatch
+        self._images, self._labels = replicas.replicate((arrays.images, arrays.labels))
+        self._gather = replicas.map(lambda images, indices: images[indices], (None, 0), out_axes=0)
+
+    def compile_training(self, step: Step) -> Training:
+        """See :class:`Feed`."""
+        replicas, limit = self._replicas, self._limit
+
+        def dispatch(
+            state: State,
+            images: jax.Array,
+            labels: jax.Array,
+            indices: jax.Array,
+            slots: jax.Array,
+            count: jax.Array,
+        ) -> State:
+            def one(position: int | jax.Array, state: State) -> State:
+                chosen = indices[:, position]
+                return step(state, Batch(images[chosen], labels[chosen], slots))
+
+            if limit == 1:
+                # No loop on CPU: XLA runs convolution gradients inside one many times slower.
+                return one(0, state)
+            # The number of steps is a runtime value, so that the shorter last dispatch is the same program.
+            return jax.lax.fori_loop(0, count, one, state)
+
+        mapped = replicas.map(dispatch, (None, None, None, 0, 0, None), donate=(0,))
+
+        def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
+            own = replicas.own(order)
+            slots = replicas.split(_slots(replicas, order))
+            for start in range(0, len(own), limit):
+                rows = own[start : start + limit]
+                indices = np.zeros((own.shape[1], limit), np.int32)
+                indices[:, : len(rows)] = rows.T
+                count = replicas.replicate(np.int32(len(rows)))
+                state = mapped(state, self._images, self._labels, replicas.split(indices), slots, count)
+                yield state, len(rows)
+
+        return run
+
+    def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
+        """See :class:`Feed`."""
+        for row in self._replicas.own(order):
+            yield self._gather(self._images, self._replicas.split(row))
+
+
+class StreamedFeed:
+    """Examples are read from the host a few batches ahead of the devices."""
+
+    def __init__(self, arrays: Arrays, replicas: Replicas) -> None:
+        self._arrays = arrays
+        self._replicas = replicas
+
+    def compile_training(self, step: Step) -> Training:
+        """See :class:`Feed`."""
+        replicas = self._replicas
+
+        def dispatch(state: State, images: jax.Array, labels: jax.Array, slots: jax.Array) -> State:
+            return step(state, Batch(images, labels, slots))
+
+        mapped = replicas.map(dispatch, (None, 0, 0, 0), donate=(0,))
+
+        def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
+            slots = replicas.split(_slots(replicas, order))
+            for images, labels in self._read(order):
+                state = mapped(state, replicas.split(images), replicas.split(labels), slots)
+                yield state, 1
+
+        return run
+
+    def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
+        """See :class:`Feed`."""
+        for images, _ in self._read(order):
+            yield self._replicas.split(images)
+
+    def _read(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        import grain
+
+        rows = _Rows(self._arrays, self._replicas.own(order))
+        options = grain.ReadOptions(
+            num_threads=_PREFETCHED_BATCHES, prefetch_buffer_size=_PREFETCHED_BATCHES
+        )
+        return iter(grain.MapDataset.source(rows).to_iter_dataset(options))
+
+
+class _Rows:
+    """Random access to whole batches, the source grain's threads read from."""
+
+    def __init__(self, arrays: Arrays, order: np.ndarray) -> None:
+        self._arrays = arrays
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        row = self._order[step]
+        images = np.asarray(self._arrays.images[row])
+        _forget_pages(self._arrays.images)
+        return images, self._arrays.labels[row]
+
+
+def _forget_pages(images: np.ndarray) -> None:
+    """Take the pages just read out of this process; they stay in the system's file cache.
+
+    Otherwise the resident memory of the process grows to the size of the data set within an epoch.
+    """
+    if isinstance(images.base, mmap.mmap):
+        images.base.madvise(mmap.MADV_DONTNEED)
+
+
+def _slots(replicas: Replicas, order: np.ndarray) -> np.ndarray:
+    return replicas.own(np.arange(order.shape[1], dtype=np.int32)[None])[0]

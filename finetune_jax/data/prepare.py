@@ -1,0 +1,75 @@
+"""The data of a run as its config asks for it: opened, split, decoded."""
+
+import sys
+from pathlib import Path
+
+from finetune_jax.config import DataConfig
+from finetune_jax.data import cache, sources
+from finetune_jax.data.cache import Arrays
+from finetune_jax.data.decode import Preprocessing
+from finetune_jax.data.examples import Source
+
+_DIGITS_SIZE = 32
+# Test images are resized to 256 and cropped to 224, as AutoLR does; other sizes keep the proportion.
+_RESIZE_FACTOR = 256 / 224
+
+
+def load_source(config: DataConfig, *, silent: bool = False) -> Source:
+    """The data set with its three splits; errors as of ``sources.load``."""
+    return sources.load(
+        config.dataset,
+        seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        data_dir=config.data_dir or None,
+        cache_dir=_cache_dir(config),
+        workers=config.decode_workers or None,
+        progress=not silent,
+    )
+
+
+def image_size(config: DataConfig, natural_size: int) -> int:
+    """Side of the network's input: the flag, else 32 for digits and the network's natural size for photos."""
+    if config.image_size:
+        return config.image_size
+    return _DIGITS_SIZE if config.dataset == "digits" else natural_size
+
+
+def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessing:
+    """How an image becomes ``[size, size, 3]``: stretched, and for evaluation of photos a centre crop."""
+    if train or config.dataset == "digits":
+        return Preprocessing(size, size)
+    return Preprocessing(size, round(size * _RESIZE_FACTOR))
+
+
+def materialise(
+    config: DataConfig, source: Source, size: int, *, silent: bool = False
+) -> dict[str, Arrays]:
+    """Decoded images of all splits, from the cache where they were decoded before.
+
+    Raises:
+        UserError: unreadable images (without ``--skip_unreadable``), or a cache that cannot be written.
+    """
+    arrays = {}
+    for split, examples in source.splits.items():
+        arrays[split] = cache.materialise(
+            examples,
+            preprocessing(config, size, train=split == "train"),
+            cache_dir=_cache_dir(config),
+            workers=config.decode_workers or None,
+            progress=not silent,
+            skip_unreadable=config.skip_unreadable,
+            title=f"decoding {split} images",
+        )
+        skipped = arrays[split].skipped
+        if skipped and not silent:
+            name, reason = skipped[0]
+            print(
+                f"warning: {len(skipped)} unreadable {split} images left out, e.g. {name}: {reason}",
+                file=sys.stderr,
+            )
+    return arrays
+
+
+def _cache_dir(config: DataConfig) -> Path:
+    return Path(config.cache_dir or "~/.cache/finetune_jax").expanduser()

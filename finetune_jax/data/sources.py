@@ -1,0 +1,183 @@
+"""What ``--dataset`` names, completed to a training, a validation and a test split."""
+
+import dataclasses
+import os
+from typing import Literal
+
+import numpy as np
+
+from finetune_jax.data.examples import Source, concatenate
+from finetune_jax.data.splits import class_split, num_validation_classes, stratified_split
+from finetune_jax.errors import UserError
+
+Protocol = Literal["classification", "retrieval"]
+_STREAM = {"validation": 0, "test": 1}  # one independent random stream for each split that is made up
+
+
+def load(
+    dataset: str,
+    *,
+    protocol: Protocol = "classification",
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Source:
+    """Opens a data set; no image is decoded yet.
+
+    Classification: a split that is missing is carved out of the training split, each class giving its
+    share; first the test split, then of what is left the validation split. Retrieval: see `for_retrieval`.
+
+    Args:
+      dataset: ``digits``, ``folder:PATH`` or ``tfds:NAME[:CONFIG]``.
+      protocol: ``classification`` or ``retrieval``.
+      seed: Of the splits that are made up, at least 0.
+      validation_fraction: Of the training split, in ``[0, 1)``; 0 leaves the validation split empty.
+      test_fraction: The same for the test split.
+      data_dir: Where TFDS data sets were prepared; None is TFDS's own default.
+      cache_dir: Where digests of unchanged files are remembered; None reads all files at every start.
+      workers: Number of reading threads, see `ordered_map`.
+      progress: Whether to show a bar while files are read for the first time.
+
+    Returns:
+      A source with all three splits.
+
+    Raises:
+      UserError: With one sentence that names the flag or folder.
+    """
+    for flag, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
+        if not 0.0 <= fraction < 1.0:
+            raise UserError(f"--{flag}={fraction} must be at least 0 and less than 1")
+    if protocol not in ("classification", "retrieval"):
+        raise UserError(f"--protocol={protocol} is neither classification nor retrieval")
+    kind, separator, rest = dataset.partition(":")
+    if data_dir is not None and kind != "tfds":
+        raise UserError(f"--data_dir is for tfds: data sets and has no meaning with --dataset={dataset}")
+    retrieval = protocol == "retrieval"
+    if kind == "digits" and not separator:
+        from finetune_jax.data import digits
+
+        source = digits.read()
+    elif kind == "folder" and rest:
+        from finetune_jax.data import folder
+
+        source = folder.read(
+            rest, open_classes=retrieval, cache_dir=cache_dir, workers=workers, progress=progress
+        )
+    elif kind == "tfds" and rest:
+        from finetune_jax.data import tfds
+
+        source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
+    else:
+        raise UserError(f"--dataset={dataset} is none of digits, folder:PATH and tfds:NAME[:CONFIG]")
+    if retrieval:
+        return for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    for split in [split for split in ("test", "validation") if split not in source.splits]:
+        source = _carved(source, split, fractions[split], seed)
+    return source
+
+
+def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float = 0.1) -> Source:
+    """Splits a source by classes: those of the test are not trained on.
+
+    A test split whose classes are all unknown to the training split is a given class split and is kept.
+    Otherwise all splits are pooled; the first half of the classes trains, the rest tests. Validation gets
+    the last of the training classes, or, where these are too few, a part of each.
+
+    Args:
+      source: With at least a training split.
+      seed: Used only where validation gets a part of each class.
+      validation_fraction: Part of the training classes, in ``[0, 1)``.
+
+    Returns:
+      A source whose training classes are ``0 … num_train_classes - 1``.
+
+    Raises:
+      UserError: Fewer than four classes, or a test split that shares only some classes with training.
+    """
+    test = source.splits.get("test")
+    trained = set(source.splits["train"].labels.tolist())
+    tested = set() if test is None else set(test.labels.tolist())
+    if tested and trained.isdisjoint(tested):
+        source = _training_classes_first(source)
+        note = f"test: {len(tested)} classes that are not trained on, as given"
+        source = dataclasses.replace(source, notes=(*source.notes, note))
+    elif tested - trained:
+        raise UserError(
+            f"--dataset={source.name} --protocol=retrieval: train and test share some classes but not "
+            "all; give test either the same classes as train or only classes that train has not"
+        )
+    else:
+        source = _split_by_class(source)
+    if "validation" in source.splits:
+        return source
+    train = source.splits["train"]
+    held_out = num_validation_classes(source.num_train_classes, validation_fraction)
+    if validation_fraction > 0.0 and held_out == 0:
+        return _carved(source, "validation", validation_fraction, seed)
+    first = source.num_train_classes - held_out
+    note = f"validation: the last {held_out} of the training classes" if held_out else "validation: none"
+    return dataclasses.replace(
+        source,
+        splits={
+            **source.splits,
+            "train": train.subset(np.flatnonzero(train.labels < first)),
+            "validation": train.subset(np.flatnonzero(train.labels >= first)),
+        },
+        notes=(*source.notes, note),
+    )
+
+
+def _split_by_class(source: Source) -> Source:
+    """All images of `source` pooled: the first half of the classes trains, the rest tests."""
+    num_classes = len(source.class_names)
+    if num_classes < 4:
+        raise UserError(
+            f"--dataset={source.name} --protocol=retrieval: {num_classes} classes are too few, "
+            "at least 4 are needed"
+        )
+    pool = concatenate(list(source.splits.values()))
+    train, test = class_split(num_classes)
+    splits = {
+        split: pool.subset(np.flatnonzero(np.isin(pool.labels, members)))
+        for split, members in (("train", train), ("test", test))
+    }
+    note = f"test: the last {len(test)} of {num_classes} classes, none of them trained on"
+    return dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
+
+
+def _training_classes_first(source: Source) -> Source:
+    """Renumbers the classes: first those of training, then those only other splits have."""
+    order: list[int] = []
+    for split in ("train", "validation", "test"):
+        if split in source.splits:
+            order += sorted(set(source.splits[split].labels.tolist()) - set(order))
+    order += [number for number in range(len(source.class_names)) if number not in set(order)]
+    new_labels = np.argsort(order)
+    return dataclasses.replace(
+        source,
+        class_names=tuple(source.class_names[number] for number in order),
+        splits={split: examples.relabelled(new_labels) for split, examples in source.splits.items()},
+    )
+
+
+def _carved(source: Source, split: str, fraction: float, seed: int) -> Source:
+    """Adds a split made of a part of every training class."""
+    train = source.splits["train"]
+    rng = np.random.Generator(np.random.PCG64([seed, _STREAM[split]]))
+    kept, held_out = stratified_split(train.labels, fraction, rng=rng)
+    if fraction > 0.0 and len(held_out) == 0:
+        raise UserError(
+            f"--dataset={source.name}: every class has one training image, so none can be held out for "
+            f"{split}: add images, a {split} split, or set --{split}_fraction=0"
+        )
+    note = f"{split}: {len(held_out)} images, {100 * fraction:g} % of train, stratified, seed {seed}"
+    return dataclasses.replace(
+        source,
+        splits={**source.splits, "train": train.subset(kept), split: train.subset(held_out)},
+        notes=(*source.notes, note if fraction else f"{split}: none (--{split}_fraction=0)"),
+    )

@@ -1,0 +1,78 @@
+"""Which examples are held out. Pure functions of the labels and of an explicit random generator."""
+
+import numpy as np
+
+
+def stratified_split(
+    labels: np.ndarray, fraction: float, *, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out a part of every class.
+
+    ``round(fraction · N)`` examples are held out, at least one if `fraction` is positive. Every class
+    gives its share; what is left over by rounding down comes from the classes with the largest remainders,
+    the first class first among equals. A class keeps one example at least. So the sizes depend on the
+    class counts alone, not on `rng`.
+
+    Args:
+      labels: int ``[N]``.
+      fraction: In ``[0, 1)``.
+      rng: Decides which examples of a class are held out.
+
+    Returns:
+      Indices of the examples kept and of those held out, both ascending.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"fraction must lie in [0, 1), not {fraction}")
+    counts = np.bincount(labels)
+    wanted = round(fraction * len(labels))
+    if fraction > 0.0:
+        wanted = max(wanted, 1)
+    shares = _shares(counts, fraction, wanted)
+    # One random number for each example, whatever its class: the classes do not disturb each other.
+    order = np.lexsort((rng.random(len(labels)), labels))
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held_out = np.zeros(len(labels), bool)
+    held_out[order] = rank < np.repeat(shares, counts)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _shares(counts: np.ndarray, fraction: float, wanted: int) -> np.ndarray:
+    """How many examples each class gives: largest remainders, never the last example of a class."""
+    most = np.maximum(counts - 1, 0)
+    exact = fraction * counts
+    shares = np.minimum(np.floor(exact).astype(np.int64), most)
+    by_remainder = np.argsort(-(exact - shares), kind="stable")
+    missing = wanted - int(shares.sum())
+    while missing > 0 and (shares < most).any():
+        for label in by_remainder:
+            if missing > 0 and shares[label] < most[label]:
+                shares[label] += 1
+                missing -= 1
+    return shares
+
+
+def num_validation_classes(num_train_classes: int, fraction: float) -> int:
+    """How many training classes retrieval holds out for validation.
+
+    Among the images of one class every answer is right, so it takes at least two, or none where fewer than
+    two would be left to train on.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"fraction must lie in [0, 1), not {fraction}")
+    if fraction == 0.0 or num_train_classes < 4:
+        return 0
+    return min(max(round(fraction * num_train_classes), 2), num_train_classes - 2)
+
+
+def class_split(num_classes: int) -> tuple[range, range]:
+    """The usual split for retrieval: the first half of the classes trains, the rest tests.
+
+    Args:
+      num_classes: At least 4: no part shall be a single class. Of an odd number the test gets one more.
+
+    Returns:
+      The classes to train on and those to test with.
+    """
+    if num_classes < 4:
+        raise ValueError(f"a class split needs at least 4 classes, not {num_classes}")
+    return range(num_classes // 2), range(num_classes // 2, num_classes)

@@ -1,0 +1,224 @@
+"""Data sets prepared by TensorFlow Datasets, read without TensorFlow and without network."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from finetune_jax.data import index
+from finetune_jax.data.decode import UnreadableImage, decode_image
+from finetune_jax.data.examples import Examples, Source, fingerprint_of
+from finetune_jax.data.parallel import ordered_map
+from finetune_jax.errors import UserError
+
+_SPEC = re.compile(r"(?P<name>\w+)(?:[:/](?P<config>\w[\w.+-]*))?")
+_VALIDATION = ("validation", "val", "valid", "dev")
+_TEST = ("test", "testing")
+
+
+def read(
+    spec: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Source:
+    """Opens a prepared data set; reads labels and fingerprints the images, decodes nothing.
+
+    Where the test split is missing or has no labels (``imagenet2012``, the Visual Decathlon), the
+    validation split takes its place, as in the literature.
+
+    Args:
+      spec: ``NAME`` or ``NAME:CONFIG``.
+      data_dir: Where data sets were prepared; TFDS's own default if None.
+      cache_dir: Where labels and fingerprints of unchanged files are remembered.
+      workers: Number of threads, see `ordered_map`.
+      progress: Whether to show a bar while records are read.
+
+    Returns:
+      A source with the splits that have labels.
+
+    Raises:
+      UserError: Unknown or not prepared, not as array_record, or no image classification.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise UserError(f"--dataset=tfds:{spec}: write tfds:NAME or tfds:NAME:CONFIG")
+    name = "/".join(part for part in match.groups() if part)
+    builder = _builder(name, data_dir)
+    class_names = _class_names(name, builder)
+    records = _records(name, builder, data_dir)
+    examples = {
+        split: _examples(name, builder, split, records[split], cache_dir, workers, progress)
+        for split in records
+    }
+    splits, notes = _by_role(name, examples)
+    return Source(f"tfds:{spec}", class_names, splits, notes)
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    """From the prepared files, so in any version, with or without code; else from the code."""
+    import tensorflow_datasets as tfds
+
+    where = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=where)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    except ValueError as error:
+        raise UserError(f"--dataset=tfds:{name}: {_first_line(error)}") from error
+    try:
+        return tfds.builder(name, data_dir=where)
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"--dataset=tfds:{name}: TFDS has no data set of this name, "
+            f"and none is prepared in {_where(data_dir)} (--data_dir)"
+        ) from error
+    # Building a builder runs the code of the data set, which may need packages that are not there.
+    except Exception as error:
+        raise UserError(f"--dataset=tfds:{name}: {_first_line(error)}") from error
+
+
+def _class_names(name: str, builder: Any) -> tuple[str, ...]:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    wanted = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], kind) for key, kind in wanted.items()):
+        raise UserError(
+            f"--dataset=tfds:{name}: needs the features image and label (a class), "
+            f"but has {', '.join(features)}"
+        )
+    return tuple(features["label"].names)
+
+
+def _records(name: str, builder: Any, data_dir: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Random access to the records of every split: serialised examples, not parsed."""
+    prepared = list(builder.info.splits)
+    how = f'`pip install "finetune-jax[tensorflow]"`, then `tfds build {name} --file_format=array_record' + (
+        f" --data_dir={data_dir}`" if data_dir is not None else "`"
+    )
+    try:
+        # A builder that knows no splits has nothing prepared, unless it is a mock, which takes any name.
+        sources = {
+            split: builder.as_data_source(split, file_format="array_record")
+            for split in prepared or ("train", "test")
+        }
+    except (NotImplementedError, ValueError, KeyError, AssertionError) as error:
+        if prepared:
+            raise UserError(
+                f"--dataset=tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files; "
+                f"only array_record can be read in any order; remove the folder and prepare it again: {how}"
+            ) from error
+        raise UserError(
+            f"--dataset=tfds:{name} is not prepared in {_where(data_dir)} (--data_dir); "
+            f"prepare it once, on a machine with network: {how}"
+        ) from error
+    # Not the source itself: it decodes images whenever a label is asked for, several times slower.
+    return {split: source.data_source for split, source in sources.items() if len(source)}
+
+
+def _examples(
+    name: str,
+    builder: Any,
+    split: str,
+    records: Any,
+    cache_dir: str | os.PathLike[str] | None,
+    workers: int | None,
+    progress: bool,
+) -> Examples:
+    def read_image(i: int) -> np.ndarray:
+        example = f"{name} {split}[{i}]"
+        try:
+            image = _parse(records[i])[0]
+        except Exception as error:  # A damaged shard; its reader has exceptions of its own.
+            raise UnreadableImage(example, _first_line(error)) from error
+        return decode_image(image, example) if isinstance(image, bytes) else _as_rgb(image)
+
+    count = len(records)
+    key = _shards_key(builder, split)
+    known = index.recall(cache_dir, key) if key else {}
+    if len(known.get("labels", ())) != count:
+        labels, digests = [], []
+
+        def scan(i: int) -> tuple[int, str]:
+            try:
+                image, label = _parse(records[i])
+            except Exception as error:
+                raise UserError(
+                    f"--dataset=tfds:{name}: record {i} of {split} in {builder.data_dir} is damaged "
+                    f"({_first_line(error)}): prepare the data set again"
+                ) from error
+            return label, fingerprint_of(image if isinstance(image, bytes) else image.tobytes())
+
+        for label, digest in ordered_map(
+            scan, count, workers=workers, progress=progress, title=f"reading {split}"
+        ):
+            labels.append(label)
+            digests.append(digest)
+        known = {"labels": labels, "fingerprint": fingerprint_of("records", *digests)}
+        if key:
+            index.remember(cache_dir, key, known)
+    return Examples(
+        labels=np.array(known["labels"], np.int32),
+        names=[f"{name} {split}[{i}]" for i in range(count)],
+        read=read_image,
+        fingerprint=known["fingerprint"],
+    )
+
+
+def _shards_key(builder: Any, split: str) -> str | None:
+    """Changes with the name, size or modification time of any file of the split; None without files."""
+    if split not in builder.info.splits:
+        return None
+    try:
+        status = [(os.fspath(path), os.stat(path)) for path in builder.info.splits[split].filepaths]
+    except OSError as error:
+        raise UserError(
+            f"--dataset=tfds:{builder.name}: cannot read {error.filename} ({error.strerror}): "
+            "prepare the data set again"
+        ) from error
+    return fingerprint_of("shards", *(f"{path} {s.st_size} {s.st_mtime_ns}" for path, s in status))
+
+
+def _parse(record: Any) -> tuple[Any, int]:
+    """Image and label of a record; a mock (`tfds.testing.mock_data`) has decoded them already."""
+    if isinstance(record, Mapping):
+        return record["image"], int(record["label"])
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    return features["image"].bytes_list.value[0], int(features["label"].int64_list.value[0])
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
+
+
+def _by_role(name: str, examples: Mapping[str, Examples]) -> tuple[dict[str, Examples], tuple[str, ...]]:
+    """Train, validation and test among the splits of the data set."""
+    notes: list[str] = []
+    labelled = {split: part for split, part in examples.items() if part.labels.min() >= 0}
+    notes += [f"{split}: not used, it has no labels" for split in examples if split not in labelled]
+    if "train" not in labelled:
+        raise UserError(f"--dataset=tfds:{name}: has no labelled train split, only {', '.join(examples)}")
+    validation = next((split for split in _VALIDATION if split in labelled), None)
+    test = next((split for split in _TEST if split in labelled), None)
+    if test is None and validation is not None:
+        notes.append(f"test: the {validation} split of {name}, as there is no labelled test split")
+        validation, test = None, validation
+    unused = [split for split in labelled if split not in ("train", validation, test)]
+    notes += [f"{split}: not used" for split in unused]
+    roles = {"train": "train", "validation": validation, "test": test}
+    return {role: labelled[split] for role, split in roles.items() if split is not None}, tuple(notes)
+
+
+def _where(data_dir: str | os.PathLike[str] | None) -> str:
+    return os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

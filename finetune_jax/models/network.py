@@ -1,0 +1,168 @@
+"""A network as a sequence: ``stem``, ``block_01 … block_KK``, ``head``.
+
+Every method of this package (per-block rates, pruning, routing, freezing, Grad-CAM) is written once against
+this sequence and knows nothing of architectures.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from finetune_jax.models.layers import global_average
+
+Variables = dict[str, dict[str, Any]]
+"""``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchNames:
+    """Where a PyTorch state keeps each layer: ``{layer name in the part: prefix in the state}`` per part.
+
+    A network without its top blocks has more entries in ``blocks`` than blocks.
+    """
+
+    stem: Mapping[str, str]
+    blocks: tuple[Mapping[str, str], ...]
+    head: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Parts of a network and how to run them; holds no parameters.
+
+    Every part is a Linen module called as ``module(x, train)``. The head maps the last block's output to
+    logits ``[B, num_classes]``.
+
+    Attributes:
+        architecture: name given to ``models.create``.
+        stem: everything before the first block.
+        blocks: residual blocks, the one nearest to the input first.
+        head: everything after the last block.
+        width: factor on all channel numbers.
+        num_classes: outputs of the head.
+        torch_names: names of the same layers in a PyTorch state.
+    """
+
+    architecture: str
+    width: float
+    num_classes: int
+    stem: nn.Module
+    blocks: tuple[nn.Module, ...]
+    head: nn.Module
+    torch_names: "TorchNames" = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """``("block_01", …, "block_KK")``."""
+        return tuple(f"block_{i:02d}" for i in range(1, len(self.blocks) + 1))
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """``("stem", "block_01", …, "block_KK", "head")``."""
+        return ("stem", *self.block_names, "head")
+
+    def with_num_classes(self, num_classes: int) -> "Network":
+        """The same network with a head of ``num_classes`` outputs."""
+        head = self.head.clone(num_classes=num_classes)
+        return dataclasses.replace(self, num_classes=num_classes, head=head)
+
+    def part(self, name: str) -> nn.Module:
+        """The Linen module of one part.
+
+        Raises:
+            KeyError: the network has no part of that name.
+        """
+        parts = dict(zip(self.part_names, (self.stem, *self.blocks, self.head), strict=True))
+        return parts[name]
+
+    def init(self, key: jax.Array, images: jax.Array) -> Variables:
+        """Fresh variables, float32.
+
+        Args:
+            key: random key.
+            images: ``[B, H, W, C]``; only the shape counts.
+        """
+        # On CPU every threefry draw of a new shape is compiled for about half a second; "rbg" is ten times
+        # faster to compile, and parts of equal configuration share one program.
+        key = jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="rbg")
+        variables: Variables = {"params": {}, "batch_stats": {}}
+        x = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+        for index, name in enumerate(self.part_names):
+            module = self.part(name)
+            own = _init_part(module, jax.random.fold_in(key, index), x.shape)
+            x = jax.eval_shape(lambda own, x, module=module: module.apply(own, x, False), own, x)
+            for kind, tree in variables.items():
+                tree[name] = own.get(kind, {})
+        return variables
+
+    def shapes(self, image_size: int = 64, channels: int = 3) -> Variables:
+        """The variables as ``jax.ShapeDtypeStruct``, without computing anything."""
+        images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+        return jax.eval_shape(self.init, jax.random.key(0), images)
+
+    def run(
+        self,
+        parts: Sequence[str],
+        variables: Mapping[str, Mapping[str, Any]],
+        x: jax.Array,
+        *,
+        train: bool | Collection[str] = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Run consecutive parts on ``x``.
+
+        Args:
+            parts: names in order.
+            variables: of (at least) these parts.
+            x: input of the first of them.
+            train: True, False, or the names of the parts that normalise with batch statistics; all others
+                use their running statistics and leave them as they are.
+            rngs: Linen random streams (``dropout``) for parts in training mode.
+
+        Returns:
+            Output of the last part, and the batch statistics of all parts named.
+        """
+        training = set(parts if train is True else train or ())
+        batch_stats = {}
+        for name in parts:
+            own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
+            statistics = variables["batch_stats"][name]
+            if name in training:
+                x, updated = self.part(name).apply(own, x, True, rngs=rngs, mutable=["batch_stats"])
+                statistics = updated.get("batch_stats", statistics)
+            else:
+                x = self.part(name).apply(own, x, False)
+            batch_stats[name] = statistics
+        return x, batch_stats
+
+    def apply(
+        self,
+        variables: Mapping[str, Mapping[str, Any]],
+        images: jax.Array,
+        *,
+        train: bool | Collection[str] = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """Logits ``[B, num_classes]`` of ``images [B, H, W, C]`` (normalised, float32).
+
+        Returns:
+            The logits where ``train`` is False, else ``(logits, batch_stats)`` with the statistics to keep;
+            ``train`` and ``rngs`` as in :meth:`run`.
+        """
+        logits, batch_stats = self.run(self.part_names, variables, images, train=train, rngs=rngs)
+        return logits if train is False else (logits, batch_stats)
+
+    def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
+        """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
+        features, _ = self.run(self.part_names[:-1], variables, images)
+        return global_average(features)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _init_part(module: nn.Module, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    return module.init(key, jnp.zeros(shape, jnp.float32), False)

@@ -1,0 +1,193 @@
+"""What ``--pretrained`` accepts: a weight file, a run directory, a bundled name, ``hf:REPO`` or ``none``."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from finetune_jax import weight_files
+from finetune_jax.errors import UserError
+from finetune_jax.models import registry, torch_state
+from finetune_jax.models.network import Network, Variables
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Variables and what is known of their origin.
+
+    Attributes:
+        network: with the classifier of the origin.
+        variables: float32.
+        mean: of each input channel, images scaled to [0, 1]; what the network was trained with.
+        std: likewise.
+        image_size: side of the images it was trained on; what photographs are resized to by default.
+        class_names: of the origin's classifier, where known.
+    """
+
+    network: Network
+    variables: Variables
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    image_size: int = 224
+    class_names: tuple[str, ...] = ()
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Names of the weights that come with the package."""
+    return tuple(sorted(path.stem for path in _BUNDLED.glob("*.json")))
+
+
+def load_pretrained(
+    name: str, num_classes: int | None = None, *, architecture: str | None = None, **settings: Any
+) -> tuple[Network, Variables]:
+    """A pretrained network.
+
+    Args:
+        name: path of a ``.safetensors``, ``.npz``, ``.pth`` or ``.pt`` file or of a run directory, a bundled
+            name (:func:`bundled_names`), or ``hf:REPO``.
+        num_classes: None keeps the original head; a number gives a freshly initialised one of that size.
+        architecture: of a weight file; None recognises it from the entries.
+        **settings: ``dtype``, ``norm_momentum``, ``norm_axis`` of ``models.create``, and ``width`` for files.
+
+    Raises:
+        UserError: nothing is there, or the weights do not fit.
+    """
+    found = resolve(name, architecture=architecture, **settings)
+    if num_classes is None:
+        return found.network, found.variables
+    return replace_head(found.network, found.variables, num_classes, jax.random.key(0))
+
+
+def replace_head(
+    network: Network, variables: Variables, num_classes: int, key: jax.Array
+) -> tuple[Network, Variables]:
+    """The network with a freshly initialised classifier of ``num_classes`` outputs.
+
+    What else the head holds (the final norm of ResNet-26) is kept.
+    """
+    network = network.with_num_classes(num_classes)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    fresh = network.init(key, images)
+    head = {**variables["params"]["head"], "classifier": fresh["params"]["head"]["classifier"]}
+    return network, {**variables, "params": {**variables["params"], "head": head}}
+
+
+def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> Pretrained:
+    """Like :func:`load_pretrained` with the original head, and with the origin's normalisation.
+
+    Raises:
+        UserError: nothing is there, or the weights do not fit.
+    """
+    if name in bundled_names():
+        return _bundled(name, **settings)
+    if name.startswith("hf:"):
+        return _from_hub(name, **settings)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        from finetune_jax import inference  # the one reader of run directories; imports models itself
+
+        return inference.load_pretrained_run(path, **settings)
+    if path.suffix or os.sep in name:
+        return _from_file(path, architecture, **settings)
+    raise UserError(
+        f"--pretrained={name} is neither a file, a run directory, hf:REPO, none, "
+        f"nor a bundled name ({', '.join(bundled_names())})"
+    )
+
+
+def export(origin: Pretrained, path: Path, **facts: Any) -> None:
+    """Write weights as ``PATH.npz`` (float16, PyTorch's names) and what they need as ``PATH.json``.
+
+    Args:
+        origin: of the weights.
+        path: without suffix.
+        **facts: more entries of the JSON file, such as ``test_accuracy``.
+    """
+    state = torch_state.to_torch_state(origin.network, origin.variables)
+    half = {name: value.astype(np.float16) for name, value in state.items() if value.dtype == np.float32}
+    weight_files.write(path.with_suffix(".npz"), half)
+    card = {
+        "architecture": origin.network.architecture,
+        "width": origin.network.width,
+        "class_names": list(origin.class_names),
+        "image_size": origin.image_size,
+        "mean": list(origin.mean),
+        "std": list(origin.std),
+        **facts,
+    }
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _bundled(name: str, **settings: Any) -> Pretrained:
+    card = json.loads((_BUNDLED / f"{name}.json").read_text())
+    settings.pop("width", None)
+    network = registry.create(
+        card["architecture"], len(card["class_names"]), width=card["width"], **settings
+    )
+    variables = torch_state.from_torch_state(network, weight_files.read(_BUNDLED / f"{name}.npz"))
+    return Pretrained(
+        network,
+        variables,
+        tuple(card["mean"]),
+        tuple(card["std"]),
+        card["image_size"],
+        tuple(card["class_names"]),
+    )
+
+
+def _from_file(path: Path, architecture: str | None, **settings: Any) -> Pretrained:
+    state = weight_files.read(path)
+    network = _matching_network(path, state, architecture, **settings)
+    return Pretrained(network, torch_state.from_torch_state(network, state))
+
+
+def _from_hub(name: str, **settings: Any) -> Pretrained:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f'--pretrained={name} needs huggingface_hub: pip install "finetune-jax[hub]"'
+        ) from None
+    repository = name.removeprefix("hf:")
+    try:
+        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
+        config = json.loads(Path(huggingface_hub.hf_hub_download(repository, "config.json")).read_text())
+    except Exception as error:  # the hub raises a dozen kinds; all of them mean "not to be had"
+        raise UserError(f"--pretrained={name} could not be fetched: {error}") from error
+    found = _from_file(Path(path), config.get("architecture"), **settings)
+    origin = config.get("pretrained_cfg", {})
+    return Pretrained(
+        found.network,
+        found.variables,
+        tuple(origin.get("mean", IMAGENET_MEAN)),
+        tuple(origin.get("std", IMAGENET_STD)),
+    )
+
+
+def _matching_network(
+    path: Path, state: dict[str, np.ndarray], architecture: str | None, **settings: Any
+) -> Network:
+    if architecture is not None:
+        return _with_classes_of(registry.create(architecture, 1, **settings), state)
+    for candidate in registry.names():
+        network = registry.create(candidate, 1, **settings)
+        if torch_state.fits(network, state):
+            return _with_classes_of(network, state)
+    raise UserError(
+        f"{path} fits none of the networks {', '.join(registry.names())}; "
+        "name the right one with --network (and --width) to see what differs"
+    )
+
+
+def _with_classes_of(network: Network, state: dict[str, np.ndarray]) -> Network:
+    bias = state.get(network.torch_names.head["classifier"] + ".bias")
+    return network if bias is None else network.with_num_classes(len(bias))

@@ -1,0 +1,133 @@
+"""Optimisers with one learning rate per part of the network, changeable without recompilation.
+
+The rates are arrays in the optimiser's state (``optax.inject_hyperparams`` inside
+``optax.multi_transform``): an epoch with new rates is the same program with other inputs.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+LearningRates = Mapping[str, Any]
+"""``{top-level name of the parameters: scalar}``."""
+
+
+def per_block_sgd(
+    params: Mapping[str, Any],
+    learning_rates: LearningRates,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 5e-4,
+) -> optax.GradientTransformation:
+    """SGD with one learning rate per block, numerically ``torch.optim.SGD``.
+
+    The decay is added to the gradient before momentum (AutoLR, Eq. 5; Rethinking the Hyperparameters,
+    Eq. 1–2), and applies to every parameter.
+
+    Args:
+        params: ``{block name: tree}``; only the names are used.
+        learning_rates: one rate for every name in ``params``, and no other.
+        momentum: 0 is plain SGD.
+        nesterov: gradient at the looked-ahead weights; no effect without momentum.
+        weight_decay: factor of the weights added to the gradient.
+
+    Raises:
+        ValueError: names of ``params`` and ``learning_rates`` differ.
+    """
+
+    def block(learning_rate: Any) -> optax.GradientTransformation:
+        sgd = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
+        return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
+
+    return _per_block(params, learning_rates, block)
+
+
+def per_block_adamw(
+    params: Mapping[str, Any],
+    learning_rates: LearningRates,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+) -> optax.GradientTransformation:
+    """AdamW with one learning rate per block, numerically ``torch.optim.AdamW``.
+
+    Args:
+        params: ``{block name: tree}``; only the names are used.
+        learning_rates: one rate for every name in ``params``, and no other.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: the weights shrink by ``learning_rate · weight_decay`` in each step.
+
+    Raises:
+        ValueError: names of ``params`` and ``learning_rates`` differ.
+    """
+
+    def block(learning_rate: Any) -> optax.GradientTransformation:
+        return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+    return _per_block(params, learning_rates, block)
+
+
+def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
+    """The optimiser state with other rates; steps compiled for the old state run it as it is.
+
+    Args:
+        opt_state: of an optimiser of this module.
+        learning_rates: rates of the blocks to change.
+
+    Raises:
+        KeyError: a block the optimiser does not have.
+    """
+    inner_states = dict(opt_state.inner_states)
+    for name, rate in learning_rates.items():
+        if name not in inner_states:
+            raise KeyError(f"no block {name!r} in the optimiser; it has {sorted(inner_states)}")
+        injected = inner_states[name].inner_state
+        rates = {
+            **injected.hyperparams,
+            "learning_rate": _placed_like(rate, injected.hyperparams["learning_rate"]),
+        }
+        inner_states[name] = inner_states[name]._replace(inner_state=injected._replace(hyperparams=rates))
+    return opt_state._replace(inner_states=inner_states)
+
+
+def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:
+    """``{block name: scalar}``, the rates the next step will use."""
+    return {
+        name: masked.inner_state.hyperparams["learning_rate"]
+        for name, masked in opt_state.inner_states.items()
+    }
+
+
+def _per_block(
+    params: Mapping[str, Any],
+    learning_rates: LearningRates,
+    block: Callable[..., optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    if set(params) != set(learning_rates):
+        raise ValueError(
+            f"parameters have the blocks {sorted(params)}, learning rates {sorted(learning_rates)}"
+        )
+    transforms = {
+        name: optax.inject_hyperparams(block)(learning_rate=rate) for name, rate in learning_rates.items()
+    }
+
+    def labels(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: jax.tree.map(lambda _, name=name: name, tree[name]) for name in tree}
+
+    return optax.multi_transform(transforms, labels)
+
+
+def _placed_like(value: Any, old: Any) -> Any:
+    """``value`` with dtype, shape and placement of ``old``: anything else would compile the step again."""
+    if isinstance(old, np.ndarray):
+        return np.broadcast_to(np.asarray(value, old.dtype), old.shape)
+    if isinstance(value, jax.core.Tracer) or isinstance(old, jax.core.Tracer) or not old.committed:
+        return jnp.broadcast_to(jnp.asarray(value, old.dtype), old.shape)
+    return jax.device_put(np.broadcast_to(np.asarray(value, old.dtype), old.shape), old.sharding)

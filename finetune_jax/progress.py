@@ -1,0 +1,71 @@
+"""Progress of training on a terminal (one line, rewritten) or in a log (a plain line now and then)."""
+
+import sys
+import time
+from typing import TextIO
+
+_TERMINAL_SECONDS = 0.2
+_LOG_SECONDS = 15.0
+
+
+class Progress:
+    """Prints loss, accuracy, images per second and the time left of a run."""
+
+    def __init__(self, total_images: int, *, silent: bool = False, stream: TextIO | None = None) -> None:
+        """Start the clock.
+
+        Args:
+            total_images: images the rest of the run will train on.
+            silent: print nothing.
+            stream: standard error by default.
+        """
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._silent = silent
+        self._total = total_images
+        self._seen = 0
+        self._start: float | None = None
+        self._shown = time.monotonic()
+        self._open_line = False
+
+    def advance(self, images: int) -> bool:
+        """Count images; True when it is time to :meth:`show`."""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now  # the first step compiles, which says nothing about the rest
+            self._total -= images
+        else:
+            self._seen += images
+        return now - self._shown >= (_TERMINAL_SECONDS if self._terminal else _LOG_SECONDS)
+
+    def show(self, label: str, values: dict[str, float]) -> None:
+        """Print where the run stands, e.g. ``epoch 3/20  loss 0.41 …``."""
+        self._shown = time.monotonic()
+        elapsed = self._shown - (self._start or self._shown)
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        line = f"{label}  {numbers}"
+        if self._seen and elapsed > 0:
+            rate = self._seen / elapsed
+            line += f"  {rate:.0f} images/s  {_clock((self._total - self._seen) / rate)} left"
+        if self._terminal:
+            self._write("\r\x1b[K" + line)
+            self._open_line = True
+        else:
+            self._write(line + "\n")
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self._write(("\r\x1b[K" if self._open_line else "") + text + "\n")
+        self._open_line = False
+        self._shown = time.monotonic()
+
+    def _write(self, text: str) -> None:
+        if not self._silent:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

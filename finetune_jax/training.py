@@ -1,0 +1,246 @@
+"""The loop over epochs: rates, steps, evaluation, selection, checkpoints.
+
+It knows no method and no network: what a step does comes in as a function, what an epoch's rates are as
+another, and what is measured as a third.
+"""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from finetune_jax import checkpoints, optimizers
+from finetune_jax.data.feeds import Training
+from finetune_jax.errors import UserError
+from finetune_jax.parallel import Replicas
+from finetune_jax.progress import Progress
+from finetune_jax.run_directory import RunDirectory
+from finetune_jax.step import TrainState
+
+STOPPED_STATUS = 143
+"""Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as shells report."""
+
+# Reading the running loss waits for the device; it bounds how far the host runs ahead.
+_DISPATCHES_AHEAD = 32
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one run does in its epochs.
+
+    Attributes:
+        epochs: at most this many.
+        batch_size: images per step over all replicas.
+        order: epoch to index array ``[steps, batch_size]``, the same number of steps every epoch.
+        rates: epoch to ``{part: learning rate}``.
+        evaluate: state to measured numbers; the one named ``score`` decides.
+        score: name of the number that chooses the best checkpoint (larger is better); empty takes the last.
+        patience: stop after this many epochs without a better score; 0 never.
+        checkpoint_steps: also save every this many steps; 0 only after epochs.
+        card: what prediction needs beside the variables, JSON.
+    """
+
+    epochs: int
+    batch_size: int
+    order: Callable[[int], np.ndarray]
+    rates: Callable[[int], Mapping[str, float]]
+    evaluate: Callable[[TrainState], Mapping[str, float]]
+    score: str
+    patience: int
+    checkpoint_steps: int
+    card: Mapping[str, Any]
+
+
+class StopRequest:
+    """Turns SIGTERM into a question the loop asks between two dispatches."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._several = replicas.process_count > 1
+        self.came = False
+
+    def __enter__(self) -> "StopRequest":
+        if not self._several:
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def __call__(self, step: int) -> bool:
+        """Whether to save and stop now; all processes of a job get the same answer for the same step."""
+        if self._several:
+            from jax.experimental import multihost_utils
+
+            self.came = self.came or multihost_utils.reached_preemption_sync_point(step)
+        return self.came
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        self.came = True
+
+
+def fit(
+    state: TrainState, train: Training, plan: Plan, replicas: Replicas, directory: RunDirectory
+) -> list[dict[str, str]]:
+    """Train, or go on with training, until the plan is fulfilled.
+
+    Args:
+        state: host arrays of the start; a checkpoint in the directory takes its place.
+        train: the compiled step over an order; uses up the state it is given.
+        plan: what to do.
+        replicas: where.
+        directory: of this run.
+
+    Returns:
+        The rows of ``metrics.csv``.
+
+    Raises:
+        UserError: the loss is not finite, or a file cannot be written.
+        Stopped: SIGTERM came; the state is saved.
+    """
+    loop = _Loop(train, plan, replicas, directory)
+    with StopRequest(replicas) as stop_requested:
+        try:
+            loop.run(state, stop_requested)
+        finally:
+            # Also after an error: what was handed over for saving is still written.
+            loop.close()
+    return directory.read_metrics()
+
+
+class _Loop:
+    def __init__(self, train: Training, plan: Plan, replicas: Replicas, directory: RunDirectory) -> None:
+        self._train = train
+        self._plan = plan
+        self._replicas = replicas
+        self._directory = directory
+        self._saver = checkpoints.Checkpoints(directory.checkpoints, writable=replicas.is_primary)
+        self._best_score = -math.inf
+        self._best_epoch = -1
+
+    def close(self) -> None:
+        self._directory.close()
+        self._saver.close()
+
+    def run(self, state: TrainState, stop_requested: StopRequest) -> None:
+        plan = self._plan
+        steps = len(plan.order(0))
+        state = self._resume(state)
+        done = int(state.step)
+        first, start = divmod(done, steps)
+        progress = Progress(
+            (plan.epochs * steps - done) * plan.batch_size, silent=not self._replicas.is_primary
+        )
+        state = self._replicas.replicate(state)
+        for epoch in range(first, plan.epochs):
+            if plan.patience and epoch - self._best_epoch > plan.patience:
+                progress.line(f"stopped early: no better {plan.score} for {plan.patience} epochs")
+                break
+            began = time.monotonic()
+            state = self._begin_epoch(state, epoch, fresh=start == 0)
+            state = self._steps(state, epoch, start, progress, stop_requested)
+            start = 0
+            self._end_epoch(state, epoch, began, progress)
+            if stop_requested.came:
+                raise Stopped
+
+    def _resume(self, state: TrainState) -> TrainState:
+        latest = checkpoints.latest_step(self._directory.checkpoints)
+        if latest is None:
+            self._directory.drop_metrics_after(0)
+            return state
+        meta = checkpoints.read_meta(self._directory.checkpoints, latest)
+        if meta["best_score"] is not None:
+            self._best_score, self._best_epoch = meta["best_score"], meta["best_epoch"]
+        self._directory.drop_metrics_after(latest)
+        return checkpoints.restore_state(self._directory.checkpoints, latest, state)
+
+    def _begin_epoch(self, state: TrainState, epoch: int, *, fresh: bool) -> TrainState:
+        rates = self._plan.rates(epoch)
+        state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
+        if fresh:
+            zeros = {name: np.zeros((), np.float32) for name in state.totals}
+            state = state.replace(totals=self._replicas.replicate(zeros))
+        return state
+
+    def _steps(
+        self, state: TrainState, epoch: int, start: int, progress: Progress, stop_requested: StopRequest
+    ) -> TrainState:
+        plan = self._plan
+        order = plan.order(epoch)
+        step = epoch * len(order) + start
+        dispatches = 0
+        for state, taken in self._train(state, order[start:]):
+            previous, step, dispatches = step, step + taken, dispatches + 1
+            if progress.advance(taken * plan.batch_size) or dispatches % _DISPATCHES_AHEAD == 0:
+                progress_values = self._means(state, step)
+                progress.show(f"epoch {epoch + 1}/{plan.epochs}", progress_values)
+            stopping = stop_requested(step)
+            if step % len(order) == 0:
+                continue  # the end of an epoch is saved with its evaluation
+            every = plan.checkpoint_steps
+            if stopping or (every and step // every > previous // every):
+                self._save(state, None)
+            if stopping:
+                raise Stopped
+        return state
+
+    def _end_epoch(self, state: TrainState, epoch: int, began: float, progress: Progress) -> None:
+        plan = self._plan
+        step = int(state.step)
+        means = self._means(state, step)
+        measured = plan.evaluate(state)
+        # Without a score the latest epoch counts as the best.
+        score = measured[plan.score] if plan.score else float(epoch)
+        if not math.isfinite(score):
+            score = None
+        elif score > self._best_score:
+            self._best_score, self._best_epoch = score, epoch
+        rates = plan.rates(epoch)
+        self._directory.add_scalars({f"rate/{name}": rate for name, rate in rates.items()}, epoch + 1)
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            **{f"train_{name}": value for name, value in means.items()},
+            **measured,
+            "learning_rate": max(rates.values()),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        self._directory.add_metrics(row)
+        self._save(state, score)
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name != "seconds"
+        )
+        progress.line(f"epoch {epoch + 1}/{plan.epochs}  {shown}  {row['seconds']:.1f} s")
+
+    def _means(self, state: TrainState, step: int) -> dict[str, float]:
+        totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
+        if not math.isfinite(totals["loss"]):
+            raise UserError(
+                f"the training loss is not finite by step {step}: lower --learning_rate (or check the images with "
+                "experiments.check_data); the last checkpoint is from before and intact"
+            )
+        examples = max(totals["examples"], 1.0)
+        means = {"loss": totals["loss"] / examples}
+        if "correct" in totals:
+            means["accuracy"] = totals["correct"] / examples
+        return means
+
+    def _save(self, state: TrainState, score: float | None) -> None:
+        meta = {
+            **self._plan.card,
+            "best_score": None if self._best_epoch < 0 else self._best_score,
+            "best_epoch": self._best_epoch,
+        }
+        self._saver.save(state, meta, score=score)

@@ -1,0 +1,352 @@
+"""Computes the golden numbers of this folder with PyTorch. Run by hand, not by the tests:
+
+    python tests/golden/make_network_goldens.py        # torch >= 2.0 and NumPy, under a minute on one core
+
+It writes ``networks/NAME.npz`` for the networks of ``CASES``, and ``sgd.npz`` and ``adamw.npz``. The inputs
+come from ``seeded_state.py``, everything is computed in float64, and the run is repeated in float32 to know
+how far PyTorch itself is from that. Last run with torch 2.13.0 on an x86-64 CPU. In float64 the networks
+with torchvision's names gave the same bits as torchvision 0.28: state names, logits, gradients and running
+statistics.
+
+Keys of ``networks/NAME.npz`` (P parameters, S running statistics, N entries of the state dict, C logits):
+
+==========================  ==========  ================================================================
+state_names, state_shapes   [N], [N,4]  torch state dict without ``num_batches_tracked``; shapes end in
+zeros state_seed                  scalar      weights are ``seeded_state(shapes, state_seed)`` image_args
+[3]         images are ``seeded_images(n, size, seed)`` labels                      [n] direction_seed
+scalar      ``fingerprint(name, array, direction_seed)`` param_names, stat_names     [P], [S] eval_logits,
+train_logits   [n, C]      with running statistics, with batch statistics eval_embedding              [n, D]
+last block's output, averaged over height and width eval_loss, train_loss       scalar      mean softmax
+cross-entropy eval_grads, train_grads     [P, 2]      fingerprint of the loss gradient for each parameter
+train_stats                 [S, 2]      fingerprint of the running statistics after one training step,
+                                        momentum 0.1 (PyTorch's: the weight of the batch), unbiased variance
+train_stats_biased          [S, 2]      the same if the batch variance is divided by its count instead
+float32_gap_KEY             scalar      largest error of PyTorch's float32 result for KEY, relative to the
+                                        largest absolute value (fingerprints: row by row, to the norm)
+==========================  ==========  ================================================================
+
+Keys of ``sgd.npz`` and ``adamw.npz`` (T steps, K blocks):
+
+======================  ==============  ============================================================
+blocks                  [K]             block names; each holds one ``kernel`` and one ``bias``
+learning_rates          [T, K]          rate of each block in each step
+gradients/BLOCK/ENTRY   [T, ...]        gradient given to the optimiser in each step
+params/BLOCK/ENTRY      [T + 1, ...]    start values, then the values after each step
+======================  ==============  ============================================================
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from seeded_state import fingerprint, seeded_images, seeded_normal, seeded_state
+from torch import nn
+from torch.nn import functional
+
+FOLDER = Path(__file__).parent
+NUM_CLASSES = 10
+RESNET26_BLOCKS = 12
+RESNET50_BLOCKS = 16
+DIRECTION_SEED = 1
+IMAGE_SEED = 0
+LABELS = (3, 7)
+
+
+def conv3x3(channels_in: int, channels_out: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+
+
+class Basic(nn.Module):
+    """He et al. 2015, Figure 5 left; state names as in torchvision."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, width: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = conv3x3(channels_in, width, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv3x3(width, width, 1), nn.BatchNorm2d(width)
+        self.downsample = projection(channels_in, width, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return functional.relu(y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """He et al. 2015, Figure 5 right, with the stride in the 3x3 convolution ("v1.5")."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, width: int, stride: int):
+        super().__init__()
+        channels_out = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(channels_in, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv3x3(width, width, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
+        self.downsample = projection(channels_in, channels_out, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return functional.relu(y + self.downsample(x))
+
+
+def projection(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """Shortcut: 1x1 convolution and norm where the shape changes, otherwise the input (no state names)."""
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
+
+
+class ImageNetResNet(nn.Module):
+    """ResNet of four stages for ImageNet, state names as in torchvision."""
+
+    def __init__(self, block: type[Basic] | type[Bottleneck], depths: tuple[int, ...], num_outputs: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels = 64
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(block(channels, 64 * 2**stage, stride))
+                channels = 64 * 2**stage * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(channels, num_outputs)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and embedding for NCHW images."""
+        x = functional.relu(self.bn1(self.conv1(images)))
+        x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        embedding = x.mean(dim=(2, 3))
+        return self.fc(embedding), embedding
+
+
+class DecathlonBlock(nn.Module):
+    """Basic block whose shortcut is averaged 2x2 and padded with zero channels behind."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int):
+        super().__init__()
+        self.stride, self.new_channels = stride, channels_out - channels_in
+        self.conv1, self.bn1 = conv3x3(channels_in, channels_out, stride), nn.BatchNorm2d(channels_out)
+        # The reference keeps the ReLU as entry 0 of a container, hence the name conv2.1.
+        self.conv2 = nn.Sequential(nn.ReLU(), conv3x3(channels_out, channels_out, 1))
+        self.bn2 = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        if self.stride == 2:
+            x = functional.avg_pool2d(x, 2)
+            x = torch.cat([x, x.new_zeros(x.shape[0], self.new_channels, *x.shape[2:])], dim=1)
+        return functional.relu(x + y)
+
+
+class DecathlonResNet(nn.Module):
+    """ResNet-26 of Rebuffi et al. 2018 (4 blocks per stage), state names as in SpotTune's reference code."""
+
+    def __init__(self, blocks_per_stage: int, num_outputs: int):
+        super().__init__()
+        self.conv1, self.bn1 = conv3x3(3, 32, 1), nn.BatchNorm2d(32)
+        stages, channels = [], 32
+        for width in (64, 128, 256):
+            first = DecathlonBlock(channels, width, stride=2)
+            rest = [DecathlonBlock(width, width, stride=1) for _ in range(blocks_per_stage - 1)]
+            stages.append(nn.Sequential(first, *rest))
+            channels = width
+        self.blocks = nn.ModuleList(stages)
+        self.bn2 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.linear = nn.Linear(channels, num_outputs)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and embedding (taken before the final norm) for NCHW images."""
+        x = self.bn1(self.conv1(images))
+        for stage in self.blocks:
+            x = stage(x)
+        return self.linear(self.bn2(x).mean(dim=(2, 3))), x.mean(dim=(2, 3))
+
+
+class Case(NamedTuple):
+    """A network and its inputs: side of the square images, seed of the weights."""
+
+    make: Callable[[], nn.Module]
+    image_size: int
+    state_seed: int = 0
+
+
+# Where rounding moves a value across the kink of a ReLU, a gradient of this batch changes by 1e-3 to 1e-2.
+# Images are small to have few such values, and the state seeds of the deep networks are those among the
+# first SEARCHED whose values keep the largest distance from zero, in units of the rounding errors of their
+# layer (both modes). A policy network has two outputs for each block it routes: logits.reshape(n, blocks,
+# 2).
+CASES = {
+    "resnet18": Case(lambda: ImageNetResNet(Basic, (2, 2, 2, 2), NUM_CLASSES), 40),
+    "resnet34": Case(lambda: ImageNetResNet(Basic, (3, 4, 6, 3), NUM_CLASSES), 40),
+    "resnet50": Case(lambda: ImageNetResNet(Bottleneck, (3, 4, 6, 3), NUM_CLASSES), 40, 33),
+    "resnet101": Case(lambda: ImageNetResNet(Bottleneck, (3, 4, 23, 3), NUM_CLASSES), 40, 0),
+    "resnet152": Case(lambda: ImageNetResNet(Bottleneck, (3, 8, 36, 3), NUM_CLASSES), 40, 0),
+    "resnet26": Case(lambda: DecathlonResNet(4, NUM_CLASSES), 32),
+    "policy_resnet26": Case(lambda: DecathlonResNet(1, 2 * RESNET26_BLOCKS), 32),
+    "policy_resnet50": Case(lambda: ImageNetResNet(Basic, (1, 1, 1, 1), 2 * RESNET50_BLOCKS), 40),
+}
+
+
+def state_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    entries = module.state_dict().items()
+    return {name: tuple(value.shape) for name, value in entries if not name.endswith("num_batches_tracked")}
+
+
+def seeded(case: Case, dtype: torch.dtype) -> nn.Module:
+    module = case.make()
+    state = seeded_state(state_shapes(module), case.state_seed)
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
+    return module.to(dtype)
+
+
+def loss_and_gradients(module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+    """Logits, embedding, loss and gradient fingerprints in the module's present mode."""
+    logits, embedding = module(images)
+    loss = functional.cross_entropy(logits, torch.tensor(LABELS))
+    names = [name for name, _ in module.named_parameters()]
+    gradients = torch.autograd.grad(loss, list(module.parameters()))
+    prints = [fingerprint(n, g.numpy(), DIRECTION_SEED) for n, g in zip(names, gradients, strict=True)]
+    return {
+        "logits": logits.detach().numpy(),
+        "embedding": embedding.detach().numpy(),
+        "loss": loss.detach().numpy(),
+        "grads": np.stack(prints),
+    }
+
+
+def running_statistics(module: nn.Module) -> dict[str, np.ndarray]:
+    state = {name: value.numpy().copy() for name, value in module.state_dict().items()}
+    return {name: value for name, value in state.items() if name.endswith(("running_mean", "running_var"))}
+
+
+def count_normalised_values(module: nn.Module, counts: dict[str, int]) -> None:
+    """Lets every later forward pass note in ``counts`` how many values per channel each norm sees."""
+    for name, norm in module.named_modules():
+        if isinstance(norm, nn.BatchNorm2d):
+
+            def note(_: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+                counts[name] = inputs[0].numel() // inputs[0].shape[1]
+
+            norm.register_forward_pre_hook(note)
+
+
+def network_numbers(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """The eval_* and train_* entries of one network's file."""
+    images = torch.from_numpy(seeded_images(len(LABELS), case.image_size, IMAGE_SEED))
+    images = images.permute(0, 3, 1, 2).to(dtype)
+    module = seeded(case, dtype).eval()
+    evaluation = loss_and_gradients(module, images)
+
+    counts: dict[str, int] = {}
+    count_normalised_values(module, counts)
+    before = running_statistics(module)
+    training = loss_and_gradients(module.train(), images)
+    after = running_statistics(module)
+    biased = dict(after)
+    for name in after:
+        if name.endswith("running_var"):
+            count = counts[name.removesuffix(".running_var")]
+            kept = 0.9 * before[name]
+            biased[name] = kept + (after[name] - kept) * (count - 1) / count
+
+    def prints(statistics: dict[str, np.ndarray]) -> np.ndarray:
+        return np.stack([fingerprint(name, value, DIRECTION_SEED) for name, value in statistics.items()])
+
+    return {
+        **{f"eval_{key}": value for key, value in evaluation.items()},
+        **{f"train_{key}": value for key, value in training.items() if key != "embedding"},
+        "train_stats": prints(after),
+        "train_stats_biased": prints(biased),
+    }
+
+
+def relative_gap(key: str, value: np.ndarray, reference: np.ndarray) -> float:
+    fingerprints = "grads" in key or "stats" in key
+    scale = reference[:, :1] if fingerprints else np.abs(reference).max()
+    return float(np.max(np.abs(value - reference) / scale))
+
+
+def write_network(name: str, case: Case) -> None:
+    reference = network_numbers(case, torch.float64)
+    single = network_numbers(case, torch.float32)
+    gaps = {key: relative_gap(key, single[key], value) for key, value in reference.items()}
+    module = case.make()
+    shapes = state_shapes(module)
+    path = FOLDER / "networks" / f"{name}.npz"
+    np.savez_compressed(
+        path,
+        state_names=np.array(list(shapes)),
+        state_shapes=np.array([shape + (0,) * (4 - len(shape)) for shape in shapes.values()]),
+        state_seed=case.state_seed,
+        image_args=(len(LABELS), case.image_size, IMAGE_SEED),
+        labels=LABELS,
+        direction_seed=DIRECTION_SEED,
+        param_names=np.array([key for key, _ in module.named_parameters()]),
+        stat_names=np.array(list(running_statistics(module))),
+        **reference,
+        **{f"float32_gap_{key}": gap for key, gap in gaps.items()},
+    )
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB, float32 of PyTorch off by")
+    print("   " + ", ".join(f"{key} {gap:.1e}" for key, gap in gaps.items()))
+
+
+def write_optimizer(
+    name: str, make: Callable[[list[dict]], torch.optim.Optimizer], rates: np.ndarray
+) -> None:
+    """Runs one optimiser with a parameter group per block; ``rates`` ``[T, K]``."""
+    blocks = ("stem", "block_01", "block_02", "head")
+    shapes = {
+        f"{block}/{entry}": shape for block in blocks for entry, shape in (("kernel", (3, 4)), ("bias", (4,)))
+    }
+    gradients = {key: seeded_normal(key, (len(rates), *shape), seed=2) for key, shape in shapes.items()}
+    params = {key: torch.from_numpy(seeded_normal(key, shape)).double() for key, shape in shapes.items()}
+    optimizer = make([{"params": [params[f"{b}/kernel"], params[f"{b}/bias"]], "lr": 0.0} for b in blocks])
+    history = {key: [value.numpy().copy()] for key, value in params.items()}
+    for step, step_rates in enumerate(rates):
+        for group, rate in zip(optimizer.param_groups, step_rates, strict=True):
+            group["lr"] = float(rate)
+        for key, value in params.items():
+            value.grad = torch.from_numpy(gradients[key][step]).double()
+        optimizer.step()
+        for key, value in params.items():
+            history[key].append(value.numpy().copy())
+    np.savez_compressed(
+        FOLDER / f"{name}.npz",
+        blocks=np.array(blocks),
+        learning_rates=rates,
+        **{f"gradients/{key}": value for key, value in gradients.items()},
+        **{f"params/{key}": np.stack(values) for key, values in history.items()},
+    )
+
+
+def main() -> None:
+    """Writes every golden file."""
+    torch.set_num_threads(1)
+    for name, case in CASES.items():
+        write_network(name, case)
+    # Rates change at steps 5, 10 and 15; a rate of zero must stop a block but not its momentum.
+    phases = np.array(
+        [[5e-3, 1e-2, 2e-2, 1e-1], [2e-2, 3e-3, 0, 1e-1], [1e-2, 1e-1, 5e-2, 2e-2], [1e-3, 0, 5e-3, 2e-2]]
+    )
+    rates = np.repeat(phases, 5, axis=0)
+    write_optimizer(
+        "sgd",
+        lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        rates,
+    )
+    write_optimizer("adamw", lambda groups: torch.optim.AdamW(groups, eps=1e-8, weight_decay=0.01), rates)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Decoding and preprocessing: any image a user may have becomes upright RGB, or one clear error."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from finetune_jax.data import decode
+from finetune_jax.data.decode import Preprocessing, UnreadableImage, decode_image, preprocess
+
+
+def smooth_photo(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width] / 20.0
+    channels = [np.sin(x + 0.3 * y), np.cos(x * y / 9.0), np.sin(0.5 * y - x)]
+    noise = np.random.default_rng(0).normal(0.0, 8.0, (height, width, 3))
+    return np.clip(128 + 110 * np.stack(channels, axis=-1) + noise, 0, 255).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pillow_only(monkeypatch):
+    monkeypatch.setattr(decode, "_decode_jpeg", lambda data: None)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("shape", [(64, 96), (33, 17), (1, 1)])
+def test_the_fast_jpeg_decoder_gives_the_pixels_of_pillow(subsampling, progressive, shape):
+    data = encoded(
+        Image.fromarray(smooth_photo(*shape)), "JPEG", subsampling=subsampling, progressive=progressive
+    )
+    fast = decode_image(data, "x.jpg")
+    assert decode._decode_jpeg(data) is not None
+    np.testing.assert_array_equal(fast, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def exif_with_orientation(value: int) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_exif_orientation_is_undone_in_both_decoders(orientation, kind):
+    data = encoded(Image.fromarray(smooth_photo(24, 40)), kind, exif=exif_with_orientation(orientation))
+    # The TIFF plugin of Pillow turns the image itself; the oracle must not depend on who does it.
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert expected.shape[:2] == ((24, 40) if orientation <= 4 else (40, 24))
+    np.testing.assert_array_equal(decode_image(data, "x"), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_does_not_cost_the_image():
+    pixels = smooth_photo(8, 8)
+    data = encoded(Image.fromarray(pixels), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    np.testing.assert_array_equal(decode_image(data, "x"), pixels)
+
+
+def test_a_jpeg_that_only_pillow_accepts_is_read(pillow_only):
+    data = encoded(Image.fromarray(smooth_photo(20, 30)), "JPEG", subsampling=0)
+    assert decode_image(data, "x").shape == (20, 30, 3)
+
+
+def test_grey_and_palette_and_one_bit_become_rgb():
+    grey = Image.fromarray(smooth_photo(6, 7)[:, :, 0])
+    for image in (grey, grey.convert("P"), grey.convert("1"), grey.convert("LA")):
+        expected = np.asarray(image.convert("RGB"))
+        np.testing.assert_array_equal(decode_image(encoded(image), "x"), expected)
+
+
+def test_grey_and_cmyk_jpegs_become_rgb():
+    photo = Image.fromarray(smooth_photo(16, 16))
+    for mode in ("L", "CMYK"):
+        data = encoded(photo.convert(mode), "JPEG", quality=95)
+        result = decode_image(data, "x")
+        assert result.shape == (16, 16, 3)
+        reference = np.asarray(photo.convert(mode).convert("RGB")).astype(int)
+        assert np.abs(result - reference).mean() < 12  # JPEG loss only: inverted colours would give about 100
+
+
+def test_transparent_pixels_are_white_whatever_colour_they_hide():
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, 1] = (10, 20, 30, 255)
+    rgba[0, 2] = (0, 0, 0, 51)  # a fifth of black on white
+    expected = [[[255, 255, 255], [10, 20, 30], [204, 204, 204]]]
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(rgba)), "x"), expected)
+
+
+def test_transparent_palette_entries_are_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([1, 2, 3, 200, 100, 50])
+    image.putdata([0, 1])
+    data = encoded(image, "PNG", transparency=0)
+    np.testing.assert_array_equal(decode_image(data, "x"), [[[255, 255, 255], [200, 100, 50]]])
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    wide = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    result = decode_image(encoded(Image.fromarray(wide)), "x")
+    np.testing.assert_array_equal(result, np.repeat([[[0], [1], [128], [255]]], 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_without_a_known_range_are_refused(dtype):
+    data = encoded(Image.fromarray(np.full((4, 4), 70_000, dtype)), "TIFF")
+    with pytest.raises(UnreadableImage, match="no known range"):
+        decode_image(data, "x")
+
+
+def test_the_first_frame_of_an_animation_counts():
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(data, "x"), np.broadcast_to([255, 0, 0], (4, 5, 3)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_a_truncated_image_is_an_error_with_name_and_reason(kind):
+    data = encoded(Image.fromarray(smooth_photo(64, 64)), kind)
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(data[: len(data) // 2], "cats/7.jpg")
+    assert caught.value.name == "cats/7.jpg"
+    assert caught.value.reason
+    assert str(caught.value) == f"cannot read the image cats/7.jpg: {caught.value.reason}"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty file"), (b"<html>not found</html>", "not a known image format")],
+)
+def test_what_is_no_image_is_said_to_be_none(data, reason):
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(data, "x.jpg")
+    assert caught.value.reason == reason
+
+
+def test_postscript_with_an_image_suffix_is_not_run():
+    with pytest.raises(UnreadableImage, match="not a known image format"):
+        decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "x.jpg")
+
+
+def test_a_decompression_bomb_is_an_unreadable_image(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for kind in ("PNG", "JPEG"):
+        with pytest.raises(UnreadableImage, match="bomb"):
+            decode_image(encoded(Image.new("RGB", (30, 30)), kind), "x")
+
+
+def test_a_missing_file_is_an_unreadable_image(tmp_path):
+    with pytest.raises(UnreadableImage, match=r"gone\.png: No such file"):
+        decode.read_image(tmp_path / "gone.png")
+
+
+def bicubic_by_hand(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bicubic resampling, a = -0.5, in float64: the definition, one axis after the other."""
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        x = np.abs(x)
+        near = 1.5 * x**3 - 2.5 * x**2 + 1.0
+        far = -0.5 * (x**3 - 5.0 * x**2 + 8.0 * x - 4.0)
+        return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+    def matrix(size: int, target: int) -> np.ndarray:
+        scale = size / target
+        centre = (np.arange(target) + 0.5) * scale
+        weights = kernel((np.arange(size) + 0.5 - centre[:, None]) / max(scale, 1.0))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    rows = np.einsum("ab,bcd->acd", matrix(image.shape[0], height), image.astype(np.float64))
+    return np.clip(np.einsum("ab,cbd->cad", matrix(image.shape[1], width), rows), 0, 255)
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (20, 24), (97, 31)])
+def test_stretching_is_antialiased_bicubic_and_a_central_crop(shape):
+    image = smooth_photo(*shape)
+    result = preprocess(image, Preprocessing(image_size=28, resize=32, mode="stretch"))
+    expected = bicubic_by_hand(image, 32, 32)[2:30, 2:30]
+    assert result.shape == (28, 28, 3)
+    assert result.dtype == np.uint8
+    assert np.abs(result - expected).max() < 3  # Pillow rounds to bytes between the two axes
+
+
+@pytest.mark.parametrize(
+    ("shape", "resized", "corner"),
+    [((60, 90), (32, 48), (2, 10)), ((90, 60), (48, 32), (10, 2)), ((50, 75), (32, 48), (2, 10))],
+)
+def test_the_shorter_side_is_resized_and_the_aspect_ratio_kept(shape, resized, corner):
+    image = smooth_photo(*shape)
+    result = preprocess(image, Preprocessing(image_size=28, resize=32, mode="shorter_side"))
+    top, left = corner
+    expected = bicubic_by_hand(image, *resized)[top : top + 28, left : left + 28]
+    assert np.abs(result - expected).max() < 3
+
+
+def test_an_image_of_the_right_size_is_left_alone():
+    image = smooth_photo(16, 16)
+    np.testing.assert_array_equal(preprocess(image, Preprocessing(16, 16)), image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40_000), (40_000, 1), (3, 2)])
+@pytest.mark.parametrize("mode", ["stretch", "shorter_side"])
+def test_extreme_shapes_give_an_input_without_gigabytes(shape, mode):
+    image = np.full((*shape, 3), 77, np.uint8)
+    result = preprocess(image, Preprocessing(image_size=48, resize=64, mode=mode))
+    np.testing.assert_array_equal(result, np.full((48, 48, 3), 77))
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)])
+def test_other_arrays_than_rgb_bytes_are_programming_errors(image):
+    with pytest.raises(ValueError, match="must be uint8"):
+        preprocess(image, Preprocessing(8, 8))
+
+
+@pytest.mark.parametrize("arguments", [{"image_size": 9, "resize": 8}, {"image_size": 0, "resize": 8}])
+def test_a_crop_larger_than_the_image_is_refused(arguments):
+    with pytest.raises(ValueError, match="image_size"):
+        Preprocessing(**arguments)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="squeeze"):
+        Preprocessing(8, 8, mode="squeeze")

@@ -117,7 +117,7 @@ def _reader_for(name: str) -> Callable[[Path], dict[str, np.ndarray]]:
 
 
 def _refuse_impostors(path: Path) -> None:
-    """Names the two things that failed downloads leave behind, whatever the suffix."""
+    """Names what failed downloads leave behind, whatever the suffix."""
     with path.open("rb") as file:
         head = file.read(512).lstrip().lower()
     if not head:
@@ -212,7 +212,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                     raise _BadFile(f"holds {name!r} as {array.dtype}; save it again as float32")
                 state[name] = _native(array)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        raise _BadFile(f"is no intact .npz file of plain arrays ({error}); fetch or save it again") from error
+        reason = " ".join(str(error).split())  # NumPy's reasons can have several lines
+        raise _BadFile(
+            f"is no intact .npz file of plain arrays ({reason}); fetch or save it again"
+        ) from error
     return state
 
 
@@ -484,7 +487,7 @@ def _unpickle(stream: io.BytesIO) -> tuple[Any, list[_Storage]]:
     """
     try:
         with warnings.catch_warnings():
-            # pickletools decodes even the instructions that are refused below, and warns of odd escapes in them.
+            # pickletools decodes refused instructions too, and warns of odd escapes in them.
             warnings.simplefilter("ignore")
             return _interpret(stream)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
@@ -733,13 +736,8 @@ def _arrays(
     Raises:
         _BadFile: a storage is shorter than it was said to be, or the tensors exceed the budget.
     """
-    if (
-        sum(
-            math.prod(tensor.size) * np.dtype(_result_dtype(tensor.dtype)).itemsize
-            for tensor in state.values()
-        )
-        > budget
-    ):
+    sizes = (math.prod(tensor.size) * _result_dtype(tensor.dtype).itemsize for tensor in state.values())
+    if sum(sizes) > budget:
         raise _BadFile("unpacks to absurdly much more than its own size; it is refused")
     by_storage: dict[str, list[str]] = {}
     for name, tensor in state.items():
@@ -752,8 +750,8 @@ def _arrays(
     return {name: arrays[name] for name in state}
 
 
-def _result_dtype(dtype: str) -> str:
-    return "f4" if dtype == "bfloat16" else dtype
+def _result_dtype(dtype: str) -> np.dtype:
+    return np.dtype("f4" if dtype == "bfloat16" else dtype)
 
 
 def _array(tensor: _Tensor, content: memoryview, big_endian: bool) -> np.ndarray:

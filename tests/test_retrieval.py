@@ -153,11 +153,11 @@ def test_metrics_add_up_over_chunks():
 
 
 def test_chunks_in_turns_on_several_devices_come_back_in_order():
-    # The same device twice is enough to take turns; the order of the answers is what could go wrong.
-    device = jax.local_devices()[0]
+    # Where there is one device only, taking turns with itself still tests the order of the answers.
+    first, second = (2 * jax.local_devices())[:2]
     queries = np.random.default_rng(7).normal(size=(2100, 5))
-    expected = retrieval.nearest(queries, 2, devices=[device])
-    actual = retrieval.nearest(queries, 2, chunk_size=512, devices=[device, device])
+    expected = retrieval.nearest(queries, 2, devices=[first])
+    actual = retrieval.nearest(queries, 2, chunk_size=512, devices=[first, second])
     np.testing.assert_array_equal(actual[0], expected[0])
 
 
@@ -264,11 +264,18 @@ def test_a_row_of_zeros_is_equally_far_from_everything():
     assert indices[1].tolist() == [0, 3, 2]
 
 
-def test_a_negative_zero_ties_with_zero():
-    # In float32 the product -1e-60 of the first row underflows to -0.0.
-    gallery = np.array([[0, -1e-30, 1], [0, 0, 1]], np.float32)
-    indices, similarities = retrieval.nearest(np.array([[1, 1e-30, 0]], np.float32), 2, gallery=gallery)
-    assert indices.tolist() == [[0, 1]]
+def test_a_negative_zero_ties_with_zero(monkeypatch):
+    # A sum of products that underflow is -0.0 on some machines; here every other zero is made one.
+    def product_with_negative_zeros(*args, product=jax.lax.dot_general, **kwargs):
+        result = product(*args, **kwargs)
+        even = jnp.arange(result.shape[1])[None, :] % 2 == 0
+        return jnp.where((result == 0) & even, -0.0, result)
+
+    search = jax.jit(retrieval._search.__wrapped__, static_argnames="k")
+    monkeypatch.setattr(retrieval, "_search", search)
+    monkeypatch.setattr(jax.lax, "dot_general", product_with_negative_zeros)
+    indices, similarities = retrieval.nearest([[1.0, 0.0]], 4, gallery=[[0.0, 1.0]] * 4)
+    assert indices.tolist() == [[0, 1, 2, 3]]
     assert not np.signbit(similarities).any()
 
 
@@ -280,6 +287,15 @@ def test_similarities_are_cosines():
     np.testing.assert_allclose(similarities, expected, atol=3e-7)
     np.testing.assert_array_equal(indices, expected_indices)
     assert similarities.dtype == np.float32
+
+
+def test_accelerators_are_asked_for_full_precision():
+    # On a CPU every precision gives the same numbers, so the compiled program itself is read.
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((512, 4), (2, 8192, 4))]
+    rows, size = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((512,), ()))
+    program = retrieval._search.lower(shapes[0], rows, shapes[1], size, k=1).as_text()
+    [product] = [line for line in program.splitlines() if "dot_general" in line]
+    assert "precision = [HIGHEST, HIGHEST]" in product
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float16, jnp.bfloat16, np.float64])

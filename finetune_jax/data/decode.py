@@ -53,7 +53,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decodes a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM image to upright RGB.
 
     The first frame of an animation counts. Transparency is put on white. 16-bit grey is scaled to 8 bits.
-    Baseline and progressive colour JPEGs take a faster way with the same pixels.
+    Colour and grey JPEGs take a faster way with the same pixels.
 
     Args:
       data: The encoded image.
@@ -67,7 +67,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            pixels = _decode_jpeg(data) if image.format in ("JPEG", "MPO") and image.mode == "RGB" else None
+            plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+            pixels = _decode_jpeg(data) if plain_jpeg else None
             if pixels is None:
                 # Before the orientation is asked for: some plugins turn the image themselves while loading.
                 image.load()

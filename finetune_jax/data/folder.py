@@ -147,7 +147,7 @@ def _class_files(folder: Path, ignored: Counter[str]) -> dict[str, list[_File]]:
             name = unicodedata.normalize("NFC", _printable(entry.name))
             if name in classes:
                 raise UserError(f"{folder} has two folders named {name}: keep one of them")
-            classes[name] = sorted(_images_below(Path(entry.path), frozenset(), ignored))
+            classes[name] = list(_images_below(Path(entry.path), frozenset(), ignored))
     if not classes:
         raise UserError(
             f"{folder} holds no class folders: put the images of each class into a folder of its own"
@@ -161,6 +161,7 @@ def _class_files(folder: Path, ignored: Counter[str]) -> dict[str, list[_File]]:
 
 
 def _images_below(folder: Path, above: frozenset[tuple[int, int]], ignored: Counter[str]) -> Iterator[_File]:
+    """Depth first, in the order of the names."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a symbolic link back to one of the folders we are in

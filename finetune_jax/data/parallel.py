@@ -33,7 +33,7 @@ def ordered_map(
     No more than ``32 * workers`` results wait at any time, however slow the consumer is.
 
     Args:
-      function: Called from several threads at once. An exception it raises is raised at its place.
+      function: Called from several threads at once. The first exception it raises ends the map.
       count: Number of calls.
       workers: Number of threads; by default two per core, as some of them wait for the disk.
       progress: Whether to show a bar on stderr; it stays silent where stderr is no terminal.

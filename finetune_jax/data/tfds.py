@@ -90,7 +90,7 @@ def _class_names(name: str, builder: Any) -> tuple[str, ...]:
     if not all(key in features and isinstance(features[key], kind) for key, kind in wanted.items()):
         raise UserError(
             f"--dataset=tfds:{name}: needs the features image and label (a class), "
-            f"but has {', '.join(features)}"
+            f"but has {', '.join(sorted(features))}"
         )
     return tuple(features["label"].names)
 

@@ -52,8 +52,12 @@ def define_flags(config_class: type, **defaults: Any) -> None:
             flags.DEFINE_string(field.name, default, text)
 
 
-def read_flags(config_class: type[Config]) -> Config:
+def read_flags(config_class: type[Config], base: Config | None = None) -> Config:
     """The config the parsed flags describe.
+
+    Args:
+        config_class: the class the flags were defined from.
+        base: what flags not given on the command line take their values from.
 
     Raises:
         UserError: a value out of range, or flags that contradict each other.
@@ -62,6 +66,9 @@ def read_flags(config_class: type[Config]) -> Config:
 
     values = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if base is not None and not flags.FLAGS[field.name].present:
+            values[field.name] = getattr(base, field.name)
+            continue
         value = getattr(flags.FLAGS, field.name)
         if isinstance(value, list):
             try:
@@ -97,16 +104,21 @@ def start_jax() -> Any:
     return parallel.local_replicas()
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parse the flags and call ``main``; bad input ends with one sentence and status 1."""
+def run(main: Callable[..., int], *, positional: bool = False) -> None:
+    """Parse the flags and call ``main``; bad input ends with one sentence and status 1.
+
+    Args:
+        main: gets the positional arguments if there may be any, and returns the exit status.
+        positional: whether there may be any.
+    """
 
     def guarded(arguments: list[str]) -> int:
         try:
+            if positional:
+                return main(arguments[1:])
             if len(arguments) > 1:
                 raise UserError(f"{' '.join(arguments[1:])} is no flag; see --help")
-            # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.
-            logging.set_verbosity(logging.ERROR)
-            return main() or 0
+            return main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -114,4 +126,6 @@ def run(main: Callable[[], int | None]) -> None:
             print("interrupted; the last checkpoint is intact", file=sys.stderr)
             return 130
 
+    # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.
+    logging.set_verbosity(logging.ERROR)
     app.run(guarded)

@@ -15,9 +15,12 @@ from finetune_jax import (
     augmentation,
     checkpoints,
     evaluation,
+    figures,
     inference,
     methods,
+    metrics,
     optimizers,
+    report,
     schedules,
     step,
     training,
@@ -60,8 +63,11 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
     began = time.monotonic()
     job = _Job(config, replicas)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
-    summary = job.summary(directory, rows, time.monotonic() - began)
-    directory.write_summary(summary)
+    logits = job.test_logits(directory)
+    summary = job.summary(directory, rows, logits, time.monotonic() - began)
+    if replicas.is_primary:
+        _write_report(directory, config, summary, rows, logits, job)
+        directory.write_summary(summary)
     return summary
 
 
@@ -137,13 +143,19 @@ class _Job:
         peaks = {name: head if name == "head" else config.learning_rate for name in self.trained}
         return {name: peak * schedule(epoch) for name, peak in peaks.items()}
 
-    def summary(self, directory: RunDirectory, rows: list[dict[str, str]], seconds: float) -> dict[str, Any]:
-        """Test the best checkpoint and put the run into numbers."""
+    def test_logits(self, directory: RunDirectory) -> np.ndarray:
+        """Logits ``[N, C]`` of the best checkpoint on the test images."""
         best = checkpoints.best_step(directory.checkpoints)
         if best is None:
             raise UserError(f"{directory.checkpoints} holds no evaluated checkpoint")
         variables = checkpoints.restore_variables(directory.checkpoints, best, self.variables)
-        test = self._scores(self.replicas.replicate(variables), "test")
+        return self._logits(self.replicas.replicate(variables), "test")
+
+    def summary(
+        self, directory: RunDirectory, rows: list[dict[str, str]], logits: np.ndarray, seconds: float
+    ) -> dict[str, Any]:
+        """The run in numbers."""
+        best = checkpoints.best_step(directory.checkpoints)
         row = next(row for row in rows if int(row["step"]) == best)
         sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(self.variables["params"])]
         trained = {name: self.variables["params"][name] for name in self.trained}
@@ -159,7 +171,7 @@ class _Job:
             "best_epoch": int(row["epoch"]),
             "epochs_trained": len(rows),
             "validation_accuracy": float(row["validation_accuracy"]) if row.get("validation_accuracy") else None,
-            **test,
+            **evaluation.classification_scores(logits, self.splits["test"].labels, "test"),
             "parameters": sum(sizes),
             "parameters_trained": sum(int(np.size(leaf)) for leaf in jax.tree.leaves(trained)),
             "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
@@ -232,9 +244,35 @@ class _Job:
         return scores
 
     def _scores(self, variables: Any, split: str) -> Mapping[str, float]:
-        labels = self.splits[split].labels
-        logits = self.predict(variables, self.feeds[split], len(labels))
-        return evaluation.classification_scores(logits, labels, split)
+        logits = self._logits(variables, split)
+        return evaluation.classification_scores(logits, self.splits[split].labels, split)
+
+    def _logits(self, variables: Any, split: str) -> np.ndarray:
+        return self.predict(variables, self.feeds[split], len(self.splits[split].labels))
+
+
+def _write_report(
+    directory: RunDirectory,
+    config: FinetuneConfig,
+    summary: Mapping[str, Any],
+    rows: list[dict[str, str]],
+    logits: np.ndarray,
+    job: _Job,
+) -> None:
+    names = job.source.class_names
+    matrix = metrics.confusion_matrix(logits.argmax(1), job.splits["test"].labels, len(names))
+    pictures = {
+        "training": figures.training_curves(rows, summary["best_epoch"]),
+        "confusion": figures.confusion(matrix, names),
+    }
+    for name, picture in pictures.items():
+        directory.write_file(f"{name}.png", picture)
+    captions = {
+        "Loss and accuracy per epoch; the dotted line is the epoch chosen": pictures["training"],
+        "Confusion matrix of the test images": pictures["confusion"],
+    }
+    page = report.run_page(summary, dataclasses.asdict(config), rows, captions)
+    directory.write_file("report.html", page.encode())
 
 
 def load_origin(config: Any) -> pretrained.Pretrained:

@@ -4,12 +4,15 @@ Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetu
 """
 
 import csv
+import dataclasses
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_jax.config import DataConfig
 from finetune_jax.errors import UserError
 
 # Where a run keeps its things and how it uses the machine may change between two starts.
@@ -114,9 +117,9 @@ class RunDirectory:
         """Write ``summary.json``, the sign that the run has ended."""
         self._write("summary.json", json.dumps(summary, indent=2) + "\n")
 
-    def write_text(self, name: str, text: str) -> None:
+    def write_file(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all."""
-        self._write(name, text)
+        self._write(name, content)
 
     def close(self) -> None:
         """Flush the events."""
@@ -124,20 +127,33 @@ class RunDirectory:
             self._events.close()
             self._events = None
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, content: str | bytes) -> None:
         if not self._primary:
             return
         temporary = self.path / f".{name}.tmp"
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path / name)
 
 
-def _as_csv(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
-    import io
+def data_config_of(run: Path) -> DataConfig:
+    """The data settings a run was trained with.
 
+    Raises:
+        UserError: the directory is not of a run.
+    """
+    try:
+        flags = json.loads((run / "flags.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--run={run} is no run directory: flags.json cannot be read ({error})") from error
+    return DataConfig(
+        **{field.name: flags.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
+    )
+
+
+def _as_csv(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()

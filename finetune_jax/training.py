@@ -26,7 +26,7 @@ from finetune_jax.step import TrainState
 STOPPED_STATUS = 143
 """Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as shells report."""
 
-# Reading the running loss waits for the device; it bounds how far the host runs ahead.
+# How far the host runs ahead of the devices.
 _DISPATCHES_AHEAD = 32
 
 
@@ -183,9 +183,10 @@ class _Loop:
         dispatches = 0
         for state, taken in self._train(state, order[start:]):
             previous, step, dispatches = step, step + taken, dispatches + 1
-            if progress.advance(taken * plan.batch_size) or dispatches % _DISPATCHES_AHEAD == 0:
-                progress_values = self._means(state, step)
-                progress.show(f"epoch {epoch + 1}/{plan.epochs}", progress_values)
+            if progress.advance(taken * plan.batch_size):
+                progress.show(f"epoch {epoch + 1}/{plan.epochs}", self._means(state, step))
+            elif dispatches % _DISPATCHES_AHEAD == 0:
+                jax.block_until_ready(state.step)
             stopping = stop_requested(step)
             if step % len(order) == 0:
                 continue  # the end of an epoch is saved with its evaluation

@@ -2,7 +2,9 @@
 
 import io
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -129,7 +131,10 @@ def test_flags_without_meaning_are_refused():
 
 def test_the_data_side_needs_no_jax_to_be_imported():
     code = "import sys; from finetune_jax.data import sources, cache, check; assert 'jax' not in sys.modules"
-    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+    root = Path(sources.__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.fspath(root)}
+    )
 
 
 # --- digits -----------------------------------------------------------------------------------------------
@@ -574,8 +579,6 @@ def test_tfds_errors_say_what_to_do_and_use_no_network(prepared, dataset, messag
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("kind", ["tfrecord", "parquet"])
 def test_tfds_data_prepared_in_another_format_is_refused(prepared, tmp_path, kind):
-    import shutil
-
     shutil.copytree(prepared / "tiny_photos" / "records", tmp_path / "tiny_photos" / "records")
     info = next(tmp_path.rglob("dataset_info.json"))
     info.write_text(info.read_text().replace("array_record", kind))
@@ -587,8 +590,6 @@ def test_tfds_data_prepared_in_another_format_is_refused(prepared, tmp_path, kin
 
 @pytest.mark.usefixtures("offline")
 def test_tfds_data_with_a_missing_or_damaged_shard_is_refused(prepared, tmp_path):
-    import shutil
-
     shutil.copytree(prepared / "tiny_photos" / "records", tmp_path / "tiny_photos" / "records")
     shard = next(tmp_path.rglob("*.array_record*"))
     data = bytearray(shard.read_bytes())

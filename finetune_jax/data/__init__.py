@@ -4,6 +4,12 @@
 ``order`` decides the batches, ``feeds`` brings them to the devices, ``check`` looks for what is wrong.
 """
 
-from finetune_jax.data.prepare import image_size, load_source, materialise, preprocessing
+from finetune_jax.data.prepare import (
+    image_size,
+    load_source,
+    materialise,
+    materialise_split,
+    preprocessing,
+)
 
-__all__ = ["image_size", "load_source", "materialise", "preprocessing"]
+__all__ = ["image_size", "load_source", "materialise", "materialise_split", "preprocessing"]

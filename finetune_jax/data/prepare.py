@@ -7,7 +7,7 @@ from finetune_jax.config import DataConfig
 from finetune_jax.data import cache, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Preprocessing
-from finetune_jax.data.examples import Source
+from finetune_jax.data.examples import Examples, Source
 
 _DIGITS_SIZE = 32
 # Test images are resized to 256 and cropped to 224, as AutoLR does; other sizes keep the proportion.
@@ -45,29 +45,42 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
 def materialise(
     config: DataConfig, source: Source, size: int, *, silent: bool = False
 ) -> dict[str, Arrays]:
-    """Decoded images of all splits, from the cache where they were decoded before.
+    """Decoded images of all splits; errors as of :func:`materialise_split`."""
+    return {
+        split: materialise_split(
+            config,
+            examples,
+            preprocessing(config, size, train=split == "train"),
+            silent=silent,
+            title=f"decoding {split} images",
+        )
+        for split, examples in source.splits.items()
+    }
+
+
+def materialise_split(
+    config: DataConfig, examples: Examples, prepared: Preprocessing, *, silent: bool, title: str
+) -> Arrays:
+    """Decoded images of one split, from the cache where they were decoded before.
 
     Raises:
         UserError: unreadable images (without ``--skip_unreadable``), or a cache that cannot be written.
     """
-    arrays = {}
-    for split, examples in source.splits.items():
-        arrays[split] = cache.materialise(
-            examples,
-            preprocessing(config, size, train=split == "train"),
-            cache_dir=_cache_dir(config),
-            workers=config.decode_workers or None,
-            progress=not silent,
-            skip_unreadable=config.skip_unreadable,
-            title=f"decoding {split} images",
+    arrays = cache.materialise(
+        examples,
+        prepared,
+        cache_dir=_cache_dir(config),
+        workers=config.decode_workers or None,
+        progress=not silent,
+        skip_unreadable=config.skip_unreadable,
+        title=title,
+    )
+    if arrays.skipped and not silent:
+        name, reason = arrays.skipped[0]
+        print(
+            f"warning: {title}: {len(arrays.skipped)} unreadable images left out, e.g. {name}: {reason}",
+            file=sys.stderr,
         )
-        skipped = arrays[split].skipped
-        if skipped and not silent:
-            name, reason = skipped[0]
-            print(
-                f"warning: {len(skipped)} unreadable {split} images left out, e.g. {name}: {reason}",
-                file=sys.stderr,
-            )
     return arrays
 
 

@@ -10,20 +10,22 @@ statistics.
 
 Keys of ``networks/NAME.npz`` (P parameters, S running statistics, N entries of the state dict, C logits):
 
-==========================  ==========  ================================================================
-state_names, state_shapes   [N], [N,4]  torch state dict without ``num_batches_tracked``; shapes end in
-zeros state_seed                  scalar      weights are ``seeded_state(shapes, state_seed)`` image_args
-[3]         images are ``seeded_images(n, size, seed)`` labels                      [n] direction_seed
-scalar      ``fingerprint(name, array, direction_seed)`` param_names, stat_names     [P], [S] eval_logits,
-train_logits   [n, C]      with running statistics, with batch statistics eval_embedding              [n, D]
-last block's output, averaged over height and width eval_loss, train_loss       scalar      mean softmax
-cross-entropy eval_grads, train_grads     [P, 2]      fingerprint of the loss gradient for each parameter
-train_stats                 [S, 2]      fingerprint of the running statistics after one training step,
-                                        momentum 0.1 (PyTorch's: the weight of the batch), unbiased variance
-train_stats_biased          [S, 2]      the same if the batch variance is divided by its count instead
-float32_gap_KEY             scalar      largest error of PyTorch's float32 result for KEY, relative to the
-                                        largest absolute value (fingerprints: row by row, to the norm)
-==========================  ==========  ================================================================
+=========================  ==========  =====================================================================
+state_names, state_shapes  [N], [N,4]  torch state dict without ``num_batches_tracked``; zeros fill up shapes
+state_seed                 scalar      weights are ``seeded_state(shapes, state_seed)``
+image_args                 [3]         images are ``seeded_images(n, size, seed)``
+labels                     [n]         class of each image
+direction_seed             scalar      ``fingerprint(name, array, direction_seed)``
+param_names, stat_names    [P], [S]    in the order of the rows below
+eval_logits, train_logits  [n, C]      with running statistics, with batch statistics
+eval_embedding             [n, D]      last block's output, averaged over height and width
+eval_loss, train_loss      scalar      mean softmax cross-entropy
+eval_grads, train_grads    [P, 2]      fingerprint of the loss gradient for each parameter
+train_stats                [S, 2]      fingerprint of the running statistics after one training step,
+                                       momentum 0.1 (PyTorch's: the weight of the batch), unbiased variance
+float32_gap_KEY            scalar      largest error of PyTorch's float32 result for KEY, relative to the
+                                       largest absolute value (fingerprints: row by row, to the norm)
+=========================  ==========  =====================================================================
 
 Keys of ``sgd.npz`` and ``adamw.npz`` (T steps, K blocks):
 
@@ -193,8 +195,8 @@ CASES = {
     "resnet101": Case(lambda: ImageNetResNet(Bottleneck, (3, 4, 23, 3), NUM_CLASSES), 40, 3),
     "resnet152": Case(lambda: ImageNetResNet(Bottleneck, (3, 8, 36, 3), NUM_CLASSES), 40, 27),
     "resnet26": Case(lambda: DecathlonResNet(4, NUM_CLASSES), 32),
-    "policy_resnet26": Case(lambda: DecathlonResNet(1, 2 * RESNET26_BLOCKS), 32),
-    "policy_resnet50": Case(lambda: ImageNetResNet(Basic, (1, 1, 1, 1), 2 * RESNET50_BLOCKS), 40),
+    "resnet26_policy": Case(lambda: DecathlonResNet(1, 2 * RESNET26_BLOCKS), 32),
+    "resnet50_policy": Case(lambda: ImageNetResNet(Basic, (1, 1, 1, 1), 2 * RESNET50_BLOCKS), 40),
 }
 
 
@@ -226,19 +228,8 @@ def loss_and_gradients(module: nn.Module, images: torch.Tensor) -> dict[str, np.
 
 
 def running_statistics(module: nn.Module) -> dict[str, np.ndarray]:
-    state = {name: value.numpy().copy() for name, value in module.state_dict().items()}
-    return {name: value for name, value in state.items() if name.endswith(("running_mean", "running_var"))}
-
-
-def count_normalised_values(module: nn.Module, counts: dict[str, int]) -> None:
-    """Lets every later forward pass note in ``counts`` how many values per channel each norm sees."""
-    for name, norm in module.named_modules():
-        if isinstance(norm, nn.BatchNorm2d):
-
-            def note(_: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
-                counts[name] = inputs[0].numel() // inputs[0].shape[1]
-
-            norm.register_forward_pre_hook(note)
+    state = module.state_dict().items()
+    return {name: value.numpy() for name, value in state if name.endswith(("running_mean", "running_var"))}
 
 
 def network_numbers(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
@@ -247,27 +238,12 @@ def network_numbers(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
     images = images.permute(0, 3, 1, 2).to(dtype)
     module = seeded(case, dtype).eval()
     evaluation = loss_and_gradients(module, images)
-
-    counts: dict[str, int] = {}
-    count_normalised_values(module, counts)
-    before = running_statistics(module)
     training = loss_and_gradients(module.train(), images)
-    after = running_statistics(module)
-    biased = dict(after)
-    for name in after:
-        if name.endswith("running_var"):
-            count = counts[name.removesuffix(".running_var")]
-            kept = 0.9 * before[name]
-            biased[name] = kept + (after[name] - kept) * (count - 1) / count
-
-    def prints(statistics: dict[str, np.ndarray]) -> np.ndarray:
-        return np.stack([fingerprint(name, value, DIRECTION_SEED) for name, value in statistics.items()])
-
+    statistics = running_statistics(module).items()
     return {
         **{f"eval_{key}": value for key, value in evaluation.items()},
         **{f"train_{key}": value for key, value in training.items() if key != "embedding"},
-        "train_stats": prints(after),
-        "train_stats_biased": prints(biased),
+        "train_stats": np.stack([fingerprint(name, value, DIRECTION_SEED) for name, value in statistics]),
     }
 
 

@@ -1,0 +1,52 @@
+r"""The main job on embedded defaults: fine-tuning against its two extremes on handwritten digits.
+
+    ./launch.sh demo
+
+Fine-tunes the bundled network (pretrained on CIFAR-10), trains only its head, and trains it from scratch,
+all with the same data, epochs and rates; ends with a table and the run directories.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+
+from absl import flags
+
+from experiments import command_line
+from finetune_jax.config import FinetuneConfig
+
+command_line.define_flags(FinetuneConfig, epochs=6, learning_rate=0.02)
+_METHODS = {
+    "fine-tuned": "standard",
+    "feature extractor": "feature_extractor",
+    "from scratch": "scratch",
+}
+
+
+def main() -> int:
+    """Run the three methods, print the table."""
+    base = command_line.read_flags(FinetuneConfig)
+    if flags.FLAGS["method"].present:
+        raise command_line.UserError("--method has no meaning here: the demo runs three of them")
+    workdir = base.workdir or os.path.join("runs", time.strftime("demo-%Y%m%d-%H%M%S"))
+    replicas = command_line.start_jax()
+    from finetune_jax import finetuning, report, training
+
+    summaries = {}
+    for name, method in _METHODS.items():
+        print(f"{name}:", file=sys.stderr)
+        own = os.path.join(workdir, method)
+        try:
+            summaries[name] = finetuning.run(dataclasses.replace(base, method=method, workdir=own), replicas)
+        except training.Stopped:
+            print(f"stopped; go on with --workdir={workdir}", file=sys.stderr)
+            return training.STOPPED_STATUS
+    print(f"\n{base.dataset}: {summaries['fine-tuned']['images']} images\n")
+    print(report.comparison_table(summaries))
+    print(f"\nrun directories: {workdir}/{{{','.join(_METHODS.values())}}}  (open report.html in each)")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

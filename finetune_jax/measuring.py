@@ -1,0 +1,106 @@
+"""Measuring a finished run on a split: classification scores, or retrieval by its embeddings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_jax import data as datasets
+from finetune_jax import evaluation, inference, metrics, retrieval, step
+from finetune_jax.config import DataConfig
+from finetune_jax.data.examples import Source
+from finetune_jax.data.feeds import create_feed
+from finetune_jax.errors import UserError
+from finetune_jax.parallel import Replicas
+
+_BATCH = 256
+
+
+def measure(
+    run: Path, config: DataConfig, replicas: Replicas, *, split: str, protocol: str, ks: tuple[int, ...]
+) -> dict[str, Any]:
+    """Scores of a run's best checkpoint.
+
+    Args:
+        run: its directory.
+        config: the data to measure on; images are prepared as the run's checkpoint says.
+        replicas: the devices to run on.
+        split: ``train``, ``validation`` or ``test``.
+        protocol: ``classification`` or ``retrieval``.
+        ks: of Recall@K.
+
+    Returns:
+        JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
+
+    Raises:
+        UserError: no such run, or the data does not go with it.
+    """
+    card, variables = inference.read_best(run)
+    source = datasets.load_source(config, silent=not replicas.is_primary)
+    arrays = datasets.materialise_split(
+        config, source.splits[split], card.preprocessing, silent=not replicas.is_primary, title=f"decoding {split} images"
+    )
+    if not len(arrays.labels):
+        raise UserError(f"--split={split} of {source.name} has no images")
+    feed = create_feed(
+        arrays, replicas, resident=arrays.images.nbytes <= config.device_data_gb * 1e9, steps_per_dispatch=1
+    )
+    network = card.network()
+    normalize = step.normalizer(card.mean, card.std)
+    variables = replicas.replicate(variables)
+    result = {"run": str(run), "dataset": source.name, "split": split, "images": len(arrays.labels)}
+    if protocol == "retrieval":
+        run_network = evaluation.compile_evaluation(evaluation.embedder(network, normalize), replicas, _BATCH)
+        embeddings = run_network(variables, feed, len(arrays.labels))
+        recalls = retrieval.recall_at_k(embeddings, arrays.labels, ks)
+        scores = {f"Recall@{k}": recall for k, recall in recalls.items()}
+        return {**result, "scores": {**scores, "MAP@R": retrieval.map_at_r(embeddings, arrays.labels)}}
+    labels = labels_of_run(arrays.labels, source, card.class_names)
+    run_network = evaluation.compile_evaluation(evaluation.classifier(network, normalize), replicas, _BATCH)
+    logits = run_network(variables, feed, len(labels))
+    return {**result, **classification_details(logits, labels, card.class_names)}
+
+
+def labels_of_run(labels: np.ndarray, source: Source, class_names: tuple[str, ...]) -> np.ndarray:
+    """The data set's labels ``[N]`` as class numbers of the run, matched by name.
+
+    Raises:
+        UserError: the data has classes the run does not know.
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    present = [source.class_names[label] for label in np.unique(labels)]
+    unknown = [name for name in present if name not in numbers]
+    if unknown:
+        raise UserError(
+            f"the run does not know the classes {', '.join(unknown[:10])} of {source.name}; "
+            f"it knows {', '.join(class_names[:10])}; use --protocol=retrieval for other classes"
+        )
+    translation = np.array([numbers.get(name, -1) for name in source.class_names], np.int32)
+    return translation[labels]
+
+
+def classification_details(
+    logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> Mapping[str, Any]:
+    """Scores, and per class with images: their number, recall, and the two classes most often predicted instead."""
+    confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(class_names))
+    recalls = metrics.per_class_recall(confusion)
+    counts = confusion.sum(1)
+    present = np.flatnonzero(counts)
+    return {
+        "scores": {
+            "accuracy": metrics.accuracy(logits, labels),
+            "balanced accuracy": metrics.balanced_accuracy(confusion),
+            "cross-entropy": metrics.cross_entropy(logits, labels),
+        },
+        "images_per_class": {class_names[i]: int(counts[i]) for i in present},
+        "recall_per_class": {class_names[i]: float(recalls[i]) for i in present},
+        "confused_with": {class_names[i]: _confusions(confusion[i], i, class_names) for i in present},
+        "confusion": confusion.tolist(),
+    }
+
+
+def _confusions(row: np.ndarray, own: int, class_names: tuple[str, ...]) -> list[str]:
+    others = [i for i in np.argsort(-row, kind="stable") if i != own and row[i]]
+    return [f"{class_names[i]} ({row[i]})" for i in others[:2]]

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs a binary in it:
+#   ./launch.sh demo              fine-tune the bundled network on embedded data, print a table
+#   ./launch.sh test              whole test suite and linters
+#   ./launch.sh NAME --flags…     python -m experiments.NAME --flags…
+#   ./launch.sh --tpu NAME …      the same on a TPU host (an NVIDIA GPU is found by itself)
+#   ./launch.sh --cpu NAME …      on the CPU although there is a GPU
+# PYTHON chooses the interpreter of a new .venv (3.11 or 3.12), VENV another place for it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  echo "binaries: $(for file in experiments/*.py; do name=$(basename "$file" .py)
+    case $name in __init__ | command_line) ;; *) printf '%s ' "$name" ;; esac; done)"
+}
+
+accelerator=auto
+case "${1:-}" in
+  --tpu | --cpu | --cuda12) accelerator=${1#--} && shift ;;
+esac
+[ $# -gt 0 ] || { usage && exit 2; }
+case "$1" in -h | --help | help) usage && exit 0 ;; esac
+name=$1
+shift
+if [ "$name" != test ] && [ ! -f "experiments/$name.py" ]; then
+  echo "error: there is no binary experiments/$name.py" >&2
+  usage >&2
+  exit 2
+fi
+
+if [ "$accelerator" = auto ]; then
+  accelerator=cpu
+  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    accelerator=cuda12
+  fi
+fi
+
+find_python() {
+  for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: Python 3.11 or 3.12 is needed${PYTHON:+, PYTHON=$PYTHON is neither}; set PYTHON=/path/to/python" >&2
+  return 1
+}
+
+venv=${VENV:-.venv}
+extras=
+[ "$accelerator" = cpu ] || extras=$accelerator
+[ "$name" != test ] || extras=${extras:+$extras,}dev
+# Installed once per content of the requirements and choice of extras.
+stamp=$venv/.installed-${extras:-base}
+wanted=$(cat requirements.txt pyproject.toml | cksum)
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  [ -x "$venv/bin/python" ] || "$(find_python)" -m venv "$venv"
+  echo "installing into $venv ($accelerator${extras:+, extras $extras}) …" >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+  echo "$wanted" >"$stamp"
+fi
+
+# An absent accelerator must not cost a traceback at every start.
+[ "$accelerator" != cpu ] || export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+
+if [ "$name" = test ]; then
+  "$venv/bin/python" -m ruff check .
+  "$venv/bin/python" -m ruff format --check .
+  "$venv/bin/python" -m mypy
+  exec "$venv/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" "$@"
+fi
+exec "$venv/bin/python" -m "experiments.$name" "$@"

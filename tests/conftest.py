@@ -18,8 +18,6 @@ import jax
 import pytest
 from hypothesis import settings
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")
 

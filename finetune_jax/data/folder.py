@@ -5,7 +5,7 @@ import os
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -303,3 +303,23 @@ def _some(names: list[str]) -> str:
     return ", ".join(_printable(name) for name in names[:10]) + (
         f" and {len(names) - 10} more" * (len(names) > 10)
     )
+
+
+def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The image files named, and all below the folders named, each in the order of their names.
+
+    Raises:
+      UserError: Something named does not exist, or there is no image in it.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            below = [Path(file.path) for file in _images_below(path, frozenset(), Counter())]
+            if not below:
+                raise UserError(f"{path} holds no images")
+            found += below
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path} does not exist")
+    return found

@@ -18,6 +18,8 @@ from finetune_jax.models.layers import global_average
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
 
+_ANY_IMAGES = (1, 64, 64, 3)  # no parameter depends on the size of the images
+
 
 @dataclasses.dataclass(frozen=True)
 class TorchNames:
@@ -87,22 +89,34 @@ class Network:
             key: random key.
             images: ``[B, H, W, C]``; only the shape counts.
         """
-        # On CPU every threefry draw of a new shape is compiled for about half a second; "rbg" is ten times
-        # faster to compile, and parts of equal configuration share one program.
-        key = jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="rbg")
         variables: Variables = {"params": {}, "batch_stats": {}}
-        x = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-        for index, name in enumerate(self.part_names):
-            module = self.part(name)
-            own = _init_part(module, jax.random.fold_in(key, index), x.shape)
-            x = jax.eval_shape(lambda own, x, module=module: module.apply(own, x, False), own, x)
+        for name, own in zip(
+            self.part_names, self._init_parts(self.part_names, key, images.shape), strict=True
+        ):
             for kind, tree in variables.items():
                 tree[name] = own.get(kind, {})
         return variables
 
-    def shapes(self, image_size: int = 64, channels: int = 3) -> Variables:
+    def init_head(self, key: jax.Array) -> Any:
+        """Parameters of the head alone, equal to those :meth:`init` gives for the same key."""
+        (own,) = self._init_parts(("head",), key, _ANY_IMAGES)
+        return own["params"]
+
+    def _init_parts(self, names: Sequence[str], key: jax.Array, shape: tuple[int, ...]) -> list[Any]:
+        # On CPU every threefry draw of a new shape is compiled for about half a second; "rbg" is ten times
+        # faster to compile, and parts of equal configuration share one program.
+        key = jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="rbg")
+        initialised = []
+        for index, name in enumerate(self.part_names):
+            module = self.part(name)
+            if name in names:
+                initialised.append(_init_part(module, jax.random.fold_in(key, index), shape))
+            shape = _output_shape(module, shape)
+        return initialised
+
+    def shapes(self) -> Variables:
         """The variables as ``jax.ShapeDtypeStruct``, without computing anything."""
-        images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+        images = jax.ShapeDtypeStruct(_ANY_IMAGES, jnp.float32)
         return jax.eval_shape(self.init, jax.random.key(0), images)
 
     def run(
@@ -166,3 +180,10 @@ class Network:
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _init_part(module: nn.Module, key: jax.Array, shape: tuple[int, ...]) -> Any:
     return module.init(key, jnp.zeros(shape, jnp.float32), False)
+
+
+@functools.lru_cache(maxsize=1024)
+def _output_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    output, _ = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, False), x)
+    return output.shape

@@ -75,9 +75,7 @@ def replace_head(
     What else the head holds (the final norm of ResNet-26) is kept.
     """
     network = network.with_num_classes(num_classes)
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    fresh = network.init(key, images)
-    head = {**variables["params"]["head"], "classifier": fresh["params"]["head"]["classifier"]}
+    head = {**variables["params"]["head"], "classifier": network.init_head(key)["classifier"]}
     return network, {**variables, "params": {**variables["params"], "head": head}}
 
 

@@ -49,21 +49,21 @@ def from_torch_state(
     state = _select_copy(state, copy)
     places = list(_places(network))
     fresh = {place for place in places if _has_another_head_size(place, state)}
-    missing = [place.torch_name for place in places if place.torch_name not in state]
+    missing = sorted(place.torch_name for place in places if place.torch_name not in state)
     surplus = sorted(set(state) - {place.torch_name for place in places})
-    misshapen = [
+    misshapen = sorted(
         f"{place.torch_name} {tuple(state[place.torch_name].shape)} instead of {_torch_shape(place)}"
         for place in places
         if place not in fresh
         and place.torch_name in state
         and tuple(state[place.torch_name].shape) != _torch_shape(place)
-    ]
+    )
     _raise_if_any(network, missing, surplus, misshapen)
 
     variables: Variables = {
         kind: {part: {} for part in network.part_names} for kind in ("params", "batch_stats")
     }
-    initial = _fresh_head(network, key) if fresh else {}
+    initial = network.init_head(jax.random.key(0) if key is None else key) if fresh else {}
     for place in places:
         if place in fresh:
             value = initial[place.layer][place.leaf]
@@ -91,6 +91,8 @@ def to_torch_state(network: Network, variables: Mapping[str, Any]) -> dict[str, 
 def fits(network: Network, state: Mapping[str, np.ndarray]) -> bool:
     """Whether :func:`from_torch_state` would accept the state."""
     state = _select_copy(state, "blocks")
+    if {name.rpartition(".")[0] for name in state} != _layer_prefixes(network):
+        return False
     places = {place.torch_name: place for place in _places(network)}
     return set(places) == set(state) and all(
         tuple(state[name].shape) == _torch_shape(place) or _has_another_head_size(place, state)
@@ -98,15 +100,18 @@ def fits(network: Network, state: Mapping[str, np.ndarray]) -> bool:
     )
 
 
-def _places(network: Network) -> Iterator[_Place]:
+def _prefixes(network: Network) -> dict[str, Mapping[str, str]]:
     names = network.torch_names
-    prefixes = dict(
-        zip(
-            network.part_names,
-            (names.stem, *names.blocks[: len(network.blocks)], names.head),
-            strict=True,
-        )
-    )
+    parts = (names.stem, *names.blocks[: len(network.blocks)], names.head)
+    return dict(zip(network.part_names, parts, strict=True))
+
+
+def _layer_prefixes(network: Network) -> set[str]:
+    return {prefix for layers in _prefixes(network).values() for prefix in layers.values()}
+
+
+def _places(network: Network) -> Iterator[_Place]:
+    prefixes = _prefixes(network)
     torch_leaf = {
         "kernel": "weight",
         "scale": "weight",
@@ -139,12 +144,6 @@ def _has_another_head_size(place: _Place, state: Mapping[str, np.ndarray]) -> bo
         return False
     found, wanted = tuple(state[place.torch_name].shape), _torch_shape(place)
     return len(found) == len(wanted) and found[0] != wanted[0] and found[1:] == wanted[1:]
-
-
-def _fresh_head(network: Network, key: jax.Array | None) -> Mapping[str, Any]:
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    key = jax.random.key(0) if key is None else key
-    return network.init(key, images)["params"]["head"]
 
 
 def _torch_shape(place: _Place) -> tuple[int, ...]:

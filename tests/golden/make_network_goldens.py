@@ -1,12 +1,12 @@
 """Computes the golden numbers of this folder with PyTorch. Run by hand, not by the tests:
 
-    python tests/golden/make_network_goldens.py        # torch >= 2.0 and NumPy, about a minute on one core
+    PYTHONPATH=. python tests/golden/make_network_goldens.py   # torch >= 2.0 and NumPy, a minute on one core
 
-It writes ``networks/NAME.npz`` for the networks of ``CASES``, and ``sgd.npz`` and ``adamw.npz``. The inputs
-come from ``seeded_state.py``, everything is computed in float64, and the run is repeated in float32 to know
-how far PyTorch itself is from that. Last run with torch 2.13.0 on an x86-64 CPU. In float64 the networks
-with torchvision's names gave the same bits as torchvision 0.28: state names, logits, gradients and running
-statistics.
+It writes ``networks/NAME.npz`` for the networks of ``CASES``, defined in ``benchmarks/torch_resnet.py``, and
+``sgd.npz`` and ``adamw.npz``. The inputs come from ``seeded_state.py``, everything is computed in float64, and
+the run is repeated in float32 to know how far PyTorch itself is from that. Last run with torch 2.13.0 on an
+x86-64 CPU. In float64 the networks with torchvision's names gave the same bits as torchvision 0.28: state
+names, logits, gradients and running statistics.
 
 Keys of ``networks/NAME.npz`` (P parameters, S running statistics, N entries of the state dict, C logits):
 
@@ -47,6 +47,8 @@ from seeded_state import fingerprint, seeded_images, seeded_normal, seeded_state
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.torch_resnet import Basic, Bottleneck, DecathlonResNet, ImageNetResNet
+
 FOLDER = Path(__file__).parent
 NUM_CLASSES = 10
 RESNET26_BLOCKS = 12
@@ -54,125 +56,6 @@ RESNET50_BLOCKS = 16
 DIRECTION_SEED = 1
 IMAGE_SEED = 0
 LABELS = (3, 7)
-
-
-def conv3x3(channels_in: int, channels_out: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
-
-
-class Basic(nn.Module):
-    """He et al. 2015, Figure 5 left; state names as in torchvision."""
-
-    expansion = 1
-
-    def __init__(self, channels_in: int, width: int, stride: int):
-        super().__init__()
-        self.conv1, self.bn1 = conv3x3(channels_in, width, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv3x3(width, width, 1), nn.BatchNorm2d(width)
-        self.downsample = projection(channels_in, width, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = functional.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return functional.relu(y + self.downsample(x))
-
-
-class Bottleneck(nn.Module):
-    """He et al. 2015, Figure 5 right, with the stride in the 3x3 convolution ("v1.5")."""
-
-    expansion = 4
-
-    def __init__(self, channels_in: int, width: int, stride: int):
-        super().__init__()
-        channels_out = 4 * width
-        self.conv1, self.bn1 = nn.Conv2d(channels_in, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv3x3(width, width, stride), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
-        self.downsample = projection(channels_in, channels_out, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = functional.relu(self.bn1(self.conv1(x)))
-        y = functional.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return functional.relu(y + self.downsample(x))
-
-
-def projection(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """Shortcut: 1x1 convolution and norm where the shape changes, otherwise the input (no state names)."""
-    if stride == 1 and channels_in == channels_out:
-        return nn.Identity()
-    conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
-
-
-class ImageNetResNet(nn.Module):
-    """ResNet of four stages for ImageNet, state names as in torchvision."""
-
-    def __init__(self, block: type[Basic] | type[Bottleneck], depths: tuple[int, ...], num_outputs: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        channels = 64
-        for stage, depth in enumerate(depths):
-            blocks = []
-            for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(block(channels, 64 * 2**stage, stride))
-                channels = 64 * 2**stage * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, num_outputs)
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and embedding for NCHW images."""
-        x = functional.relu(self.bn1(self.conv1(images)))
-        x = functional.max_pool2d(x, 3, stride=2, padding=1)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-        embedding = x.mean(dim=(2, 3))
-        return self.fc(embedding), embedding
-
-
-class DecathlonBlock(nn.Module):
-    """Basic block whose shortcut is averaged 2x2 and padded with zero channels behind."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
-        super().__init__()
-        self.stride, self.new_channels = stride, channels_out - channels_in
-        self.conv1, self.bn1 = conv3x3(channels_in, channels_out, stride), nn.BatchNorm2d(channels_out)
-        # The reference keeps the ReLU as entry 0 of a container, hence the name conv2.1.
-        self.conv2 = nn.Sequential(nn.ReLU(), conv3x3(channels_out, channels_out, 1))
-        self.bn2 = nn.BatchNorm2d(channels_out)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        if self.stride == 2:
-            x = functional.avg_pool2d(x, 2)
-            x = torch.cat([x, x.new_zeros(x.shape[0], self.new_channels, *x.shape[2:])], dim=1)
-        return functional.relu(x + y)
-
-
-class DecathlonResNet(nn.Module):
-    """ResNet-26 of Rebuffi et al. 2018 (4 blocks per stage), state names as in SpotTune's reference code."""
-
-    def __init__(self, blocks_per_stage: int, num_outputs: int):
-        super().__init__()
-        self.conv1, self.bn1 = conv3x3(3, 32, 1), nn.BatchNorm2d(32)
-        stages, channels = [], 32
-        for width in (64, 128, 256):
-            first = DecathlonBlock(channels, width, stride=2)
-            rest = [DecathlonBlock(width, width, stride=1) for _ in range(blocks_per_stage - 1)]
-            stages.append(nn.Sequential(first, *rest))
-            channels = width
-        self.blocks = nn.ModuleList(stages)
-        self.bn2 = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-        self.linear = nn.Linear(channels, num_outputs)
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and embedding (taken before the final norm) for NCHW images."""
-        x = self.bn1(self.conv1(images))
-        for stage in self.blocks:
-            x = stage(x)
-        return self.linear(self.bn2(x).mean(dim=(2, 3))), x.mean(dim=(2, 3))
 
 
 class Case(NamedTuple):
@@ -214,7 +97,9 @@ def seeded(case: Case, dtype: torch.dtype) -> nn.Module:
 
 def loss_and_gradients(module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
     """Logits, embedding, loss and gradient fingerprints in the module's present mode."""
-    logits, embedding = module(images)
+    features = module.features(images)
+    embedding = features.mean(dim=(2, 3))
+    logits = module.classify(features)
     loss = functional.cross_entropy(logits, torch.tensor(LABELS))
     names = [name for name, _ in module.named_parameters()]
     gradients = torch.autograd.grad(loss, list(module.parameters()))

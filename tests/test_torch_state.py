@@ -1,0 +1,87 @@
+"""PyTorch states: what fits, what does not, and what is said about it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finetune_jax import models
+from finetune_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.create("resnet26", num_classes=7, width=0.125)
+
+
+@pytest.fixture(scope="module")
+def state(network):
+    variables = network.init(jax.random.key(3), jnp.zeros((1, 16, 16, 3)))
+    return models.to_torch_state(network, variables)
+
+
+def test_convolutions_and_dense_layers_are_transposed(network, state):
+    variables = models.from_torch_state(network, state)
+    kernel = variables["params"]["block_02"]["conv2"]["kernel"]
+    weight = state["blocks.0.1.conv2.1.weight"]
+    assert kernel[2, 0, 3, 5] == weight[5, 3, 2, 0]
+    np.testing.assert_array_equal(
+        variables["params"]["head"]["classifier"]["kernel"], state["linear.weight"].T
+    )
+
+
+def test_missing_surplus_and_misshapen_entries_are_listed_in_one_error(network, state):
+    broken = dict(state)
+    del broken["conv1.weight"], broken["blocks.1.0.bn1.running_var"]
+    broken["extra.bias"] = np.zeros(3)
+    broken["blocks.2.3.bn2.weight"] = np.zeros(31)
+    with pytest.raises(UserError) as caught:
+        models.from_torch_state(network, broken)
+    message = str(caught.value)
+    assert "missing: blocks.1.0.bn1.running_var, conv1.weight" in message
+    assert "surplus: extra.bias" in message
+    assert "blocks.2.3.bn2.weight (31,) instead of (32,)" in message
+
+
+def test_a_state_without_its_classifier_is_refused(network, state):
+    headless = {name: value for name, value in state.items() if not name.startswith("linear")}
+    with pytest.raises(UserError, match=r"missing: linear\.\w+, linear\.\w+$"):
+        models.from_torch_state(network, headless)
+
+
+def test_a_head_of_another_size_is_left_freshly_initialised(state):
+    other = models.create("resnet26", num_classes=3, width=0.125)
+    variables = models.from_torch_state(other, state)
+    assert variables["params"]["head"]["classifier"]["kernel"].shape == (32, 3)
+    fresh = other.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]["head"]["classifier"]
+    np.testing.assert_array_equal(variables["params"]["head"]["classifier"]["kernel"], fresh["kernel"])
+    np.testing.assert_array_equal(variables["params"]["head"]["norm"]["scale"], state["bn2.0.weight"])
+
+
+def test_a_head_of_another_width_is_an_error_and_not_another_size(network, state):
+    with pytest.raises(UserError, match=r"linear\.weight \(7, 9\) instead of \(7, 32\)"):
+        models.from_torch_state(network, {**state, "linear.weight": np.zeros((7, 9))})
+
+
+def test_both_copies_of_a_spottune_state_can_be_taken(network, state):
+    both = dict(state)
+    for name, value in state.items():
+        if name.startswith("blocks."):
+            both[f"parallel_{name}"] = value + 1
+    frozen = models.from_torch_state(network, both)
+    tuned = models.from_torch_state(network, both, copy="parallel_blocks")
+    name = "blocks.0.0.conv1.weight"
+    place = ("params", "block_01", "conv1", "kernel")
+    for variables, expected in ((frozen, state[name]), (tuned, state[name] + 1)):
+        leaf = variables
+        for key in place:
+            leaf = leaf[key]
+        np.testing.assert_array_equal(leaf, expected.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        frozen["params"]["stem"]["conv"]["kernel"], tuned["params"]["stem"]["conv"]["kernel"]
+    )
+
+
+def test_the_state_has_every_entry_a_strict_load_in_pytorch_asks_for(state):
+    norms = {name.removesuffix(".running_var") for name in state if name.endswith(".running_var")}
+    assert {f"{norm}.num_batches_tracked" for norm in norms} <= set(state)

@@ -20,7 +20,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("process_count", 1, "Number of processes that --coordinator connects.", lower_bound=1)
 flags.DEFINE_integer("process_index", 0, "Index of this process, from 0.", lower_bound=0)
-flags.DEFINE_integer("virtual_devices", 0, "Simulate this many CPU devices; 0 uses the real ones.", lower_bound=0)
+flags.DEFINE_integer(
+    "virtual_devices", 0, "Simulate this many CPU devices; 0 uses the real ones.", lower_bound=0
+)
 flags.DEFINE_string(
     "compilation_cache",
     os.path.join("~", ".cache", "finetune_jax", "xla"),

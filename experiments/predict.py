@@ -1,7 +1,7 @@
 r"""Label images with a run, from nothing but its directory.
 
-    python -m experiments.predict --run=runs/photos holiday.jpg more/photos
-    python -m experiments.predict --run=runs/photos --embeddings=features.npz photos
+python -m experiments.predict --run=runs/photos holiday.jpg more/photos
+python -m experiments.predict --run=runs/photos --embeddings=features.npz photos
 """
 
 import sys
@@ -25,7 +25,9 @@ def main(arguments: list[str]) -> int:
     from finetune_jax.errors import UserError
 
     if not arguments:
-        raise UserError("name images or folders, e.g. python -m experiments.predict --run=runs/photos photo.jpg")
+        raise UserError(
+            "name images or folders, e.g. python -m experiments.predict --run=runs/photos photo.jpg"
+        )
     command_line.start_jax()
     import numpy as np
 

@@ -6,6 +6,12 @@ as host arrays, asynchronously; any process, on any number of devices, reads the
 """
 
 import contextlib
+import errno
+import functools
+import logging
+import os
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,9 @@ import orbax.checkpoint as ocp
 
 from finetune_jax.errors import UserError
 from finetune_jax.step import TrainState
+
+# Generous for what a checkpoint holds beside its arrays, bytes.
+_OVERHEAD = 2**20
 
 
 class Checkpoints:
@@ -38,16 +47,24 @@ class Checkpoints:
         """Save in the background; the latest and the best stay, older ones go.
 
         Args:
-            state: its arrays are copied to the host before this returns.
+            state: its arrays are copied to the host before this returns. A step that is there already is not
+                written again.
             meta: JSON.
             score: larger is better; None where the state was not evaluated.
 
         Raises:
-            UserError: the disk is full or not writable; earlier checkpoints are intact.
+            UserError: the disk is full or not writable, now or in the save before; earlier checkpoints are
+                intact.
+            ValueError: there is a checkpoint of a later step.
         """
         if self._manager is None:
             return
         host = jax.device_get(state)
+        step = int(host.step)
+        if step in self._manager.all_steps():
+            return
+        if step < (self._manager.latest_step() or 0):
+            raise ValueError(f"step {step} comes after a checkpoint of step {self._manager.latest_step()}")
         training = {"key": host.key, "opt_state": host.opt_state, "totals": host.totals}
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(host.variables),
@@ -56,9 +73,9 @@ class Checkpoints:
         )
         metrics = None if score is None else {"score": score}
         with self._explained("written"):
-            # An epoch trained again after a kill arrives here a second time with the same content.
-            if int(host.step) not in self._manager.all_steps():
-                self._manager.save(int(host.step), args=items, metrics=metrics)
+            self._manager.wait_until_finished()
+            _reserve(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(host)) + _OVERHEAD)
+            self._manager.save(step, args=items, metrics=metrics)
 
     def close(self) -> None:
         """Wait until everything is on disk.
@@ -66,11 +83,13 @@ class Checkpoints:
         Raises:
             UserError: a save in the background failed; earlier checkpoints are intact.
         """
-        if self._manager is not None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
             with self._explained("written"):
-                self._manager.wait_until_finished()
-                self._manager.close()
-                self._manager = None
+                try:
+                    manager.wait_until_finished()
+                finally:
+                    manager.close()
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -79,9 +98,8 @@ class Checkpoints:
         except Exception as error:  # orbax and its storage layer raise OSError, ValueError, RuntimeError, …
             kept = latest_step(self._directory)
             rest = "none was written before" if kept is None else f"the one of step {kept} is intact"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"a checkpoint in {self._directory} could not be {what} ({reason}); {rest}; "
+                f"a checkpoint in {self._directory} could not be {what} ({_reason(error)}); {rest}; "
                 "make room or choose another --workdir, then start again"
             ) from error
 
@@ -141,6 +159,7 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 
 
 def _manager(directory: Path) -> ocp.CheckpointManager:
+    _hush_orbax()
     policy = ocp.checkpoint_managers
     best = policy.BestN(
         get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
@@ -150,6 +169,7 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
         # `max_to_keep` would delete the checkpoint just written unless it is among the best.
         preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), best]),
         create=False,
+        cleanup_tmp_directories=True,  # what a kill cut short
         # Host arrays are written by process 0 alone, without barriers between processes.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="primary"
@@ -171,9 +191,53 @@ def _targets(tree: Any) -> Any:
 
 def _restore(directory: Path, step: int, **items: Any) -> Any:
     path = directory.absolute() / str(step)
+    _hush_orbax()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as reader:
             return reader.restore(path, args=ocp.args.Composite(**items))
     except Exception as error:  # a missing key, another shape, a damaged file: all kinds of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {path} cannot be read: {reason}") from error
+        raise UserError(
+            f"checkpoint {path} cannot be read ({_reason(error)}); "
+            "if it is damaged, delete its folder to go on from the one before"
+        ) from error
+
+
+def _reserve(directory: Path, size: int) -> None:
+    """Ask the file system for ``size`` bytes and give them back.
+
+    Found out before it begins to write, a full disk leaves nothing half written.
+
+    Raises:
+        OSError: it does not have them, or does not let this process write.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        if not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot tell
+                raise
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    # Tensorstore appends its settings.
+    return lines[0].split(" [tensorstore_spec")[0] if lines else type(error).__name__
+
+
+@functools.cache
+def _hush_orbax() -> None:
+    """Keep orbax from printing tracebacks of errors that it also raises, from this process's first use on."""
+    logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # What tensorstore finishes after the first error finds nobody waiting for it.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = hook

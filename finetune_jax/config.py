@@ -17,7 +17,7 @@ SCHEDULES = ("constant", "step", "cosine")
 SELECTION = ("validation", "test", "last")
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:  # noqa: A002
+def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A dataclass field with the text and the choices of its flag."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
@@ -116,9 +116,7 @@ def validate(config: Any) -> None:
     for field in dataclasses.fields(config):
         choices = field.metadata["choices"]
         if choices and values[field.name] not in choices:
-            raise UserError(
-                f"--{field.name}={values[field.name]} is not known; choose {', '.join(choices)}"
-            )
+            raise UserError(f"--{field.name}={values[field.name]} is not known; choose {', '.join(choices)}")
     for names, accepted, wanted in _RANGES:
         for name in names:
             if name in values and not accepted(values[name]):

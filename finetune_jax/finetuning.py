@@ -90,7 +90,7 @@ class _Job:
         self.trained = methods.trained_parts(self.network, config.method, config.k)
         self.normalize = step.normalizer(self.origin.mean, self.origin.std)
         self.optimizer = optimizers.per_block_sgd(
-            {name: None for name in self.trained},
+            dict.fromkeys(self.trained),
             self.rates(0),
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -170,7 +170,9 @@ class _Job:
             "selected_on": self.config.select_on,
             "best_epoch": int(row["epoch"]),
             "epochs_trained": len(rows),
-            "validation_accuracy": float(row["validation_accuracy"]) if row.get("validation_accuracy") else None,
+            "validation_accuracy": float(row["validation_accuracy"])
+            if row.get("validation_accuracy")
+            else None,
             **evaluation.classification_scores(logits, self.splits["test"].labels, "test"),
             "parameters": sum(sizes),
             "parameters_trained": sum(int(np.size(leaf)) for leaf in jax.tree.leaves(trained)),

@@ -39,7 +39,11 @@ def measure(
     card, variables = inference.read_best(run)
     source = datasets.load_source(config, silent=not replicas.is_primary)
     arrays = datasets.materialise_split(
-        config, source.splits[split], card.preprocessing, silent=not replicas.is_primary, title=f"decoding {split} images"
+        config,
+        source.splits[split],
+        card.preprocessing,
+        silent=not replicas.is_primary,
+        title=f"decoding {split} images",
     )
     if not len(arrays.labels):
         raise UserError(f"--split={split} of {source.name} has no images")
@@ -96,7 +100,7 @@ def classification_details(
         },
         "images_per_class": {class_names[i]: int(counts[i]) for i in present},
         "recall_per_class": {class_names[i]: float(recalls[i]) for i in present},
-        "confused_with": {class_names[i]: _confusions(confusion[i], i, class_names) for i in present},
+        "confused_with": {class_names[i]: _confusions(confusion[i], int(i), class_names) for i in present},
         "confusion": confusion.tolist(),
     }
 

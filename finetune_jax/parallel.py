@@ -68,7 +68,9 @@ class Replicas:
             axis_name=AXIS,
             in_axes=tuple(in_axes),
             out_axes=out_axes,
-            devices=list(self.devices),
+            # In a job of several processes this argument would have to name the devices of all of them; given
+            # this process's own, each process would silently train for itself. The default is all of them.
+            devices=list(self.devices) if self.process_count == 1 else None,
             donate_argnums=tuple(donate),
         )
 
@@ -89,6 +91,13 @@ class Replicas:
         """This process's columns of ``order [steps, B]``, as ``[steps, B / processes]``."""
         width = order.shape[1] // self.process_count
         return order[:, self.process_index * width : (self.process_index + 1) * width]
+
+    def wait_for_all(self, what: str) -> None:
+        """Return once every process of the job has come here, named the same in all of them."""
+        if self.process_count > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(what)
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuse a batch that the replicas cannot share evenly.

@@ -3,12 +3,14 @@
 Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetune_jax.checkpoints``.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from finetune_jax.errors import UserError
 
 # Where a run keeps its things and how it uses the machine may change between two starts.
 LOCAL_FLAGS = frozenset({"workdir", "cache_dir", "data_dir", "decode_workers"})
+
+_FLAGS = "flags.json"
+# How long a process waits for process 0 to create the directory; network file systems show it late.
+_CLAIM_SECONDS = 90.0
 
 
 class RunDirectory:
@@ -41,14 +47,15 @@ class RunDirectory:
     def claim(self, flags: Mapping[str, Any]) -> None:
         """Make the directory the home of a run with these flags, or go on with the one that lives there.
 
+        Other processes of a job wait here for process 0.
+
         Raises:
             UserError: it cannot be written, holds something else, or a run with other flags (named).
         """
         wanted = {name: value for name, value in flags.items() if name not in LOCAL_FLAGS}
         wanted = json.loads(json.dumps(wanted))
-        file = self.path / "flags.json"
-        if file.exists():
-            found = json.loads(file.read_text())
+        found = self._flags() if self._primary else self._wait_for_flags()
+        if found is not None:
             differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
             if differing:
                 changes = ", ".join(
@@ -59,14 +66,38 @@ class RunDirectory:
                     "give the same flags to go on with it, or another --workdir"
                 )
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} cannot be created: {error.strerror}") from error
+        self._write(_FLAGS, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+
+    def _flags(self) -> dict[str, Any] | None:
+        """Flags of the run that lives here; None for a directory that is free to take."""
+        try:
+            # One look: between two, process 0 may move in.
+            names = {entry.name for entry in self.path.iterdir()}
+            if _FLAGS in names:
+                return json.loads((self.path / _FLAGS).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"--workdir={self.path} cannot be read: {error}") from error
+        # A kill while the flags were written leaves their temporary file.
+        if names - {_temporary(_FLAGS)}:
             raise UserError(f"--workdir={self.path} exists and is not a run directory; choose another one")
-        if self._primary:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._write("flags.json", json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-            except OSError as error:
-                raise UserError(f"--workdir={self.path} cannot be written: {error.strerror}") from error
+        return None
+
+    def _wait_for_flags(self) -> dict[str, Any]:
+        deadline = time.monotonic() + _CLAIM_SECONDS
+        while (found := self._flags()) is None:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--workdir={self.path} was not set up by process 0; see its output, "
+                    "and give a directory that all processes share"
+                )
+            time.sleep(0.1)
+        return found
 
     def read_metrics(self) -> list[dict[str, str]]:
         """Rows of ``metrics.csv``, as text."""
@@ -77,41 +108,43 @@ class RunDirectory:
             return list(csv.DictReader(lines))
 
     def drop_metrics_after(self, step: int) -> None:
-        """Forget rows of epochs that a restored checkpoint does not know."""
+        """Forget rows of epochs that a restored checkpoint does not know, and rows cut short."""
         rows = self.read_metrics()
-        kept = [row for row in rows if int(row["step"]) <= step]
+        kept = [row for row in rows if None not in row.values() and int(row["step"]) <= step]
         if self._primary and len(kept) < len(rows):
             self._write("metrics.csv", _as_csv(kept, list(rows[0])))
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a row to ``metrics.csv`` (columns are those of the first row) and to TensorBoard.
+        """Append a row to ``metrics.csv`` and to TensorBoard.
 
         Args:
-            row: ``epoch`` and ``step`` first; numbers, or None for an empty cell.
+            row: ``epoch`` and ``step`` first; numbers, or None for an empty cell. The same names every time.
+
+        Raises:
+            UserError: a file cannot be written.
         """
-        if not self._primary:
-            return
-        file = self.path / "metrics.csv"
-        new = not file.exists()
-        with file.open("a", newline="") as lines:
-            writer = csv.DictWriter(lines, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+        cells = {name: _cell(value) for name, value in row.items()}
+        # All of it, so that a kill or a full disk leaves the old file or the new one.
+        self._write("metrics.csv", _as_csv([*self.read_metrics(), cells], list(row)))
         self.add_scalars(row, int(row["epoch"]))
 
     def add_scalars(self, values: Mapping[str, Any], epoch: int) -> None:
-        """Write numbers to TensorBoard only."""
+        """Write numbers to TensorBoard only.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         if not self._primary:
             return
-        if self._events is None:
-            from tensorboardX import SummaryWriter
+        from tensorboardX.summary import scalar
 
-            # Events of epochs that are trained again after a kill hide the earlier ones.
-            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=epoch)
-        for name, value in values.items():
-            if value is not None and name not in ("epoch", "step"):
-                self._events.add_scalar(name, float(value), epoch)
+        with self._explained("tensorboard"):
+            if self._events is None:
+                self._events = _start_events(self.path / "tensorboard", epoch)
+            for name, value in values.items():
+                if value is not None and name not in ("epoch", "step"):
+                    self._events.write_event(_event(epoch, summary=scalar(name, float(value))))
+            self._events.flush()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, the sign that the run has ended."""
@@ -122,20 +155,36 @@ class RunDirectory:
         self._write(name, content)
 
     def close(self) -> None:
-        """Flush the events."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Close the events.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        events, self._events = self._events, None
+        if events is not None:
+            with self._explained("tensorboard"):
+                events.close()
 
     def _write(self, name: str, content: str | bytes) -> None:
         if not self._primary:
             return
-        temporary = self.path / f".{name}.tmp"
-        with temporary.open("wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        temporary = self.path / _temporary(name)
+        with self._explained(name):
+            with temporary.open("wb") as file:
+                file.write(content if isinstance(content, bytes) else content.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / name)
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written: {error.strerror}; what was saved before is intact; "
+                "make room or choose another --workdir, then start again"
+            ) from error
 
 
 def data_config_of(run: Path) -> DataConfig:
@@ -145,12 +194,38 @@ def data_config_of(run: Path) -> DataConfig:
         UserError: the directory is not of a run.
     """
     try:
-        flags = json.loads((run / "flags.json").read_text())
+        flags = json.loads((run / _FLAGS).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"--run={run} is no run directory: flags.json cannot be read ({error})") from error
     return DataConfig(
         **{field.name: flags.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
     )
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.tmp"
+
+
+def _start_events(directory: Path, epoch: int) -> Any:
+    """A writer of TensorBoard events from this epoch on.
+
+    It writes when it is told to. TensorBoardX's own ``SummaryWriter`` has a thread for it, which dies on a
+    full disk and then lets the next ``add_scalar`` wait for ever.
+    """
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    directory.mkdir(exist_ok=True)
+    events = EventsWriter(str(directory / "events"))
+    # Events of epochs that are trained again after a kill hide the earlier ones.
+    events.write_event(_event(epoch, session_log=SessionLog(status=SessionLog.START)))
+    return events
+
+
+def _event(epoch: int, **content: Any) -> Any:
+    from tensorboardX.proto.event_pb2 import Event
+
+    return Event(wall_time=time.time(), step=epoch, **content)
 
 
 def _as_csv(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from finetune_jax import losses
@@ -84,7 +85,7 @@ def classification(
     augment: Augmentation,
     batch_norm_parts: tuple[str, ...],
     label_smoothing: float = 0.0,
-    class_weights: jax.Array | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> Objective:
     """Mean cross-entropy of augmented images.
 
@@ -107,7 +108,7 @@ def classification(
         batch_stats = {name: batch_stats[name] for name in batch_norm_parts}
         example_losses = losses.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
         if class_weights is not None:
-            example_losses *= class_weights[batch.labels]
+            example_losses *= jnp.asarray(class_weights)[batch.labels]
         correct = logits.argmax(-1) == batch.labels
         totals = {
             "loss": example_losses.sum(),

@@ -24,7 +24,7 @@ from finetune_jax.run_directory import RunDirectory
 from finetune_jax.step import TrainState
 
 STOPPED_STATUS = 143
-"""Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as shells report."""
+"""Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as in shells."""
 
 # How far the host runs ahead of the devices.
 _DISPATCHES_AHEAD = 32
@@ -66,6 +66,7 @@ class StopRequest:
 
     def __init__(self, replicas: Replicas) -> None:
         self._several = replicas.process_count > 1
+        self._asked = 0
         self.came = False
 
     def __enter__(self) -> "StopRequest":
@@ -77,12 +78,14 @@ class StopRequest:
         if not self._several:
             signal.signal(signal.SIGTERM, self._previous)
 
-    def __call__(self, step: int) -> bool:
-        """Whether to save and stop now; all processes of a job get the same answer for the same step."""
-        if self._several:
+    def __call__(self) -> bool:
+        """Whether to save and stop now; all processes of a job, asking equally often, get the same answer."""
+        if self._several and not self.came:
             from jax.experimental import multihost_utils
 
-            self.came = self.came or multihost_utils.reached_preemption_sync_point(step)
+            # The processes agree on the number after the largest one asked so far, so none may be left out.
+            self._asked += 1
+            self.came = multihost_utils.reached_preemption_sync_point(self._asked)
         return self.came
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
@@ -109,13 +112,10 @@ def fit(
         UserError: the loss is not finite, or a file cannot be written.
         Stopped: SIGTERM came; the state is saved.
     """
-    loop = _Loop(train, plan, replicas, directory)
-    with StopRequest(replicas) as stop_requested:
-        try:
-            loop.run(state, stop_requested)
-        finally:
-            # Also after an error: what was handed over for saving is still written.
-            loop.close()
+    with StopRequest(replicas) as stop_requested, _Loop(train, plan, replicas, directory) as loop:
+        loop.run(state, stop_requested)
+    # Process 0 has now written what the others are about to read.
+    replicas.wait_for_all("trained")
     return directory.read_metrics()
 
 
@@ -129,9 +129,20 @@ class _Loop:
         self._best_score = -math.inf
         self._best_epoch = -1
 
-    def close(self) -> None:
-        self._directory.close()
-        self._saver.close()
+    def __enter__(self) -> "_Loop":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Also after an error what was handed over for saving is still written; the first error is the one to
+        # tell. Stopped promises that all is saved, so there a failure counts.
+        try:
+            try:
+                self._directory.close()
+            finally:
+                self._saver.close()
+        except UserError:
+            if kind in (None, Stopped):
+                raise
 
     def run(self, state: TrainState, stop_requested: StopRequest) -> None:
         plan = self._plan
@@ -181,18 +192,19 @@ class _Loop:
         order = plan.order(epoch)
         step = epoch * len(order) + start
         dispatches = 0
-        for state, taken in self._train(state, order[start:]):
+        for after, taken in self._train(state, order[start:]):
+            state = after
             previous, step, dispatches = step, step + taken, dispatches + 1
             if progress.advance(taken * plan.batch_size):
                 progress.show(f"epoch {epoch + 1}/{plan.epochs}", self._means(state, step))
             elif dispatches % _DISPATCHES_AHEAD == 0:
                 jax.block_until_ready(state.step)
-            stopping = stop_requested(step)
+            stopping = stop_requested()
             if step % len(order) == 0:
                 continue  # the end of an epoch is saved with its evaluation
             every = plan.checkpoint_steps
             if stopping or (every and step // every > previous // every):
-                self._save(state, None)
+                self._save(self._fetch(state), None)
             if stopping:
                 raise Stopped
         return state
@@ -200,11 +212,12 @@ class _Loop:
     def _end_epoch(self, state: TrainState, epoch: int, began: float, progress: Progress) -> None:
         plan = self._plan
         step = int(state.step)
-        means = self._means(state, step)
+        host = self._fetch(state)
+        means = self._means(host, step)
         measured = plan.evaluate(state)
         # Without a score the latest epoch counts as the best.
-        score = measured[plan.score] if plan.score else float(epoch)
-        if not math.isfinite(score):
+        score: float | None = measured[plan.score] if plan.score else float(epoch)
+        if score is None or not math.isfinite(score):
             score = None
         elif score > self._best_score:
             self._best_score, self._best_epoch = score, epoch
@@ -219,19 +232,25 @@ class _Loop:
             "seconds": round(time.monotonic() - began, 3),
         }
         self._directory.add_metrics(row)
-        self._save(state, score)
+        self._save(host, score)
         shown = "  ".join(
-            f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name != "seconds"
+            f"{name} {value:.4f}"
+            for name, value in row.items()
+            if isinstance(value, float) and name != "seconds"
         )
         progress.line(f"epoch {epoch + 1}/{plan.epochs}  {shown}  {row['seconds']:.1f} s")
 
+    def _fetch(self, state: TrainState) -> TrainState:
+        """The state as host arrays, refused where it is of no use for going on."""
+        host = jax.device_get(state)
+        _check_finite("training loss is", host.totals["loss"], host.step)
+        # The weights fail one step before the loss does.
+        _check_finite("weights are", host.variables, host.step)
+        return host
+
     def _means(self, state: TrainState, step: int) -> dict[str, float]:
         totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
-        if not math.isfinite(totals["loss"]):
-            raise UserError(
-                f"the training loss is not finite by step {step}: lower --learning_rate (or check the images with "
-                "experiments.check_data); the last checkpoint is from before and intact"
-            )
+        _check_finite("training loss is", totals["loss"], step)
         examples = max(totals["examples"], 1.0)
         means = {"loss": totals["loss"] / examples}
         if "correct" in totals:
@@ -245,3 +264,11 @@ class _Loop:
             "best_epoch": self._best_epoch,
         }
         self._saver.save(state, meta, score=score)
+
+
+def _check_finite(what: str, tree: Any, step: int) -> None:
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+        raise UserError(
+            f"the {what} not finite by step {step}: lower --learning_rate (or check the images with "
+            "experiments.check_data); the last checkpoint is from before and intact"
+        )

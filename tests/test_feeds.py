@@ -46,7 +46,7 @@ def train(arrays, devices, *, resident, steps_per_dispatch=1, batch_size=8):
     taken = []
     for epoch in range(2):
         order = training_order(COUNT, batch_size, seed=3, epoch=epoch)
-        for state, steps in run(state, order):
+        for state, steps in run(state, order):  # noqa: B007, B020
             taken.append(steps)
     return jax.device_get(state), taken
 

@@ -174,7 +174,9 @@ def test_synchronised_batch_norm_equals_batch_norm_of_the_whole_batch():
     whole, split = BatchNorm(), BatchNorm(axis_name="batch")
     variables = whole.init(jax.random.key(0), x, False)
     expected, statistics = whole.apply(variables, x, True, mutable=["batch_stats"])
-    run = jax.vmap(lambda part: split.apply(variables, part, True, mutable=["batch_stats"]), axis_name="batch")
+    run = jax.vmap(
+        lambda part: split.apply(variables, part, True, mutable=["batch_stats"]), axis_name="batch"
+    )
     y, split_statistics = run(x.reshape(4, 2, 3, 3, 2))
     np.testing.assert_allclose(y.reshape(8, 3, 3, 2), expected, rtol=1e-5, atol=1e-6)
     for name in ("mean", "var"):

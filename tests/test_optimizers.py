@@ -102,7 +102,7 @@ def test_new_rates_need_no_new_compilation(params, compilations):
     before = compilations.count
     for rate in (0.2, np.float32(0.3), 1):
         opt_state = optimizers.set_learning_rates(opt_state, {"block_01": rate})
-        updates, opt_state = update(params, opt_state, params)
+        _, opt_state = update(params, opt_state, params)
     assert compilations.count == before
     rates = {name: float(rate) for name, rate in optimizers.get_learning_rates(opt_state).items()}
     assert rates == {"stem": 0.5, "block_01": 1.0, "block_02": 0.5, "head": 0.5}

@@ -25,8 +25,11 @@ _PREFETCHED_BATCHES = 4
 class Arrays(Protocol):
     """Decoded examples on the host: uint8 ``images [N, H, W, C]`` and int32 ``labels [N]``."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    @property
+    def images(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def labels(self) -> np.ndarray: ...  # noqa: D102
 
 
 class Feed(Protocol):
@@ -131,9 +134,7 @@ class StreamedFeed:
         import grain
 
         rows = _Rows(self._arrays, self._replicas.own(order))
-        options = grain.ReadOptions(
-            num_threads=_PREFETCHED_BATCHES, prefetch_buffer_size=_PREFETCHED_BATCHES
-        )
+        options = grain.ReadOptions(num_threads=_PREFETCHED_BATCHES, prefetch_buffer_size=_PREFETCHED_BATCHES)
         return iter(grain.MapDataset.source(rows).to_iter_dataset(options))
 
 

@@ -42,9 +42,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
     return Preprocessing(size, round(size * _RESIZE_FACTOR))
 
 
-def materialise(
-    config: DataConfig, source: Source, size: int, *, silent: bool = False
-) -> dict[str, Arrays]:
+def materialise(config: DataConfig, source: Source, size: int, *, silent: bool = False) -> dict[str, Arrays]:
     """Decoded images of all splits; errors as of :func:`materialise_split`."""
     return {
         split: materialise_split(

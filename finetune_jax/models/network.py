@@ -7,7 +7,7 @@ this sequence and knows nothing of architectures.
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -82,7 +82,7 @@ class Network:
         parts = dict(zip(self.part_names, (self.stem, *self.blocks, self.head), strict=True))
         return parts[name]
 
-    def init(self, key: jax.Array, images: jax.Array) -> Variables:
+    def init(self, key: jax.Array, images: jax.Array | jax.ShapeDtypeStruct) -> Variables:
         """Fresh variables, float32.
 
         Args:
@@ -126,7 +126,7 @@ class Network:
         x: jax.Array,
         *,
         train: bool | Collection[str] = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        rngs: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Run consecutive parts on ``x``.
 
@@ -147,10 +147,11 @@ class Network:
             own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
             statistics = variables["batch_stats"][name]
             if name in training:
-                x, updated = self.part(name).apply(own, x, True, rngs=rngs, mutable=["batch_stats"])
+                output: Any = self.part(name).apply(own, x, True, rngs=rngs, mutable=["batch_stats"])
+                x, updated = output
                 statistics = updated.get("batch_stats", statistics)
             else:
-                x = self.part(name).apply(own, x, False)
+                x = cast(jax.Array, self.part(name).apply(own, x, False))
             batch_stats[name] = statistics
         return x, batch_stats
 
@@ -160,7 +161,7 @@ class Network:
         images: jax.Array,
         *,
         train: bool | Collection[str] = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        rngs: dict[str, jax.Array] | None = None,
     ) -> Any:
         """Logits ``[B, num_classes]`` of ``images [B, H, W, C]`` (normalised, float32).
 

@@ -128,9 +128,7 @@ def export(origin: Pretrained, path: Path, **facts: Any) -> None:
 def _bundled(name: str, **settings: Any) -> Pretrained:
     card = json.loads((_BUNDLED / f"{name}.json").read_text())
     settings.pop("width", None)
-    network = registry.create(
-        card["architecture"], len(card["class_names"]), width=card["width"], **settings
-    )
+    network = registry.create(card["architecture"], len(card["class_names"]), width=card["width"], **settings)
     variables = torch_state.from_torch_state(network, weight_files.read(_BUNDLED / f"{name}.npz"))
     return Pretrained(
         network,

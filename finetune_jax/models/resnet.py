@@ -144,7 +144,12 @@ class NormalizedClassifier(nn.Module):
 
 
 def imagenet_resnet(
-    name: str, block: type[nn.Module], depths: Sequence[int], num_classes: int, width: float, numerics: Numerics
+    name: str,
+    block: type[nn.Module],
+    depths: Sequence[int],
+    num_classes: int,
+    width: float,
+    numerics: Numerics,
 ) -> Network:
     """A ResNet with an ImageNet stem and ``depths`` blocks of 64, 128, 256, 512 features (times ``width``)."""
     layers = ("conv1", "conv2", "conv3") if block is BottleneckBlock else ("conv1", "conv2")

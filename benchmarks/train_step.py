@@ -1,0 +1,457 @@
+"""Images per second of training and prediction on the CPU, beside the same networks in PyTorch.
+
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --cases resnet26 --rounds 9 --torch ../torch-env/bin/python
+
+Both sides do the same work in float32 with the same number of threads. A training step takes a batch out of
+uint8 images in memory, mirrors half of them, normalises, runs the network with batch statistics, takes the
+cross-entropy, and steps SGD (Nesterov momentum, weight decay) with a learning rate per block; a prediction
+step runs the network with running statistics and returns logits to NumPy. Ours are the functions that
+``experiments.finetune`` runs, over data that lives on the device; PyTorch runs eagerly with channels_last.
+
+Both take turns, one round each: a fixed number of steps after warming up, timed until the last result is
+there. A ratio compares the two rounds of a pair; the table shows medians and, in brackets, the extremes.
+GFLOP are those of the network and its gradient by XLA's count, which leaves out products with padding.
+PyTorch may live in another environment than JAX: it runs in a process of its own. The machine has to be idle:
+PyTorch's threads wait for each other, and it loses most of its speed where another process takes a core.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from finetune_jax.parallel import Replicas  # what imports JAX stays in functions: the worker has none
+
+CLASSES = 100
+BLOCK_RATE, HEAD_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 1e-2, 0.9, 5e-4
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TASKS = ("train", "predict")
+MATMUL_SIZE = 2048
+# Threads of the side that has just finished spin for a few milliseconds before they sleep.
+SECONDS_BETWEEN_ROUNDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network, its input, and how many steps make up a round."""
+
+    network: str
+    width: float
+    image_size: int
+    batch: int
+    train_steps: int
+    predict_steps: int
+
+    def steps(self, task: str) -> int:
+        return {"train": self.train_steps, "predict": self.predict_steps}[task]
+
+
+CASES = (
+    Case("resnet50", 1.0, image_size=128, batch=16, train_steps=2, predict_steps=5),
+    Case("resnet26", 0.375, image_size=32, batch=32, train_steps=12, predict_steps=30),
+    Case("resnet26", 0.375, image_size=32, batch=128, train_steps=3, predict_steps=8),
+)
+
+
+class Side(Protocol):
+    """One of the two programs that are compared."""
+
+    def version(self) -> str:
+        """Name and version of the library."""
+
+    def matmul(self, size: int) -> float:
+        """Seconds of one product of two ``[size, size]`` matrices."""
+
+    def prepare(self, case: Case) -> int:
+        """Build the network of a case; its number of parameters."""
+
+    def run(self, task: str) -> float:
+        """Seconds of one round of the case prepared last."""
+
+
+class Examples(NamedTuple):
+    """Random pixels and labels: uint8 ``images [N, H, W, 3]``, int32 ``labels [N]``."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def random_examples(case: Case) -> Examples:
+    rng = np.random.default_rng(0)
+    count = case.batch * max(case.train_steps, case.predict_steps)
+    images = rng.integers(256, size=(count, case.image_size, case.image_size, 3), dtype=np.uint8)
+    return Examples(images, rng.integers(CLASSES, size=count).astype(np.int32))
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+class OurSide:
+    """The functions that ``experiments.finetune`` runs."""
+
+    def __init__(self, replicas: "Replicas") -> None:
+        self._replicas = replicas
+
+    def version(self) -> str:
+        import jax
+
+        return f"jax {jax.__version__}"
+
+    def matmul(self, size: int) -> float:
+        import jax
+        import jax.numpy as jnp
+
+        left, right = (jax.random.uniform(jax.random.key(i), (size, size)) for i in (0, 1))
+        product = jax.jit(jnp.matmul)
+        return _median_after_warming_up(lambda: product(left, right).block_until_ready())
+
+    def prepare(self, case: Case) -> int:
+        import jax
+
+        from finetune_jax import augmentation, evaluation, models, optimizers, step
+        from finetune_jax.data.feeds import create_feed
+        from finetune_jax.parallel import AXIS
+
+        network = models.create(case.network, CLASSES, width=case.width)
+        parts = network.part_names
+        variables = network.init(jax.random.key(0), np.zeros((1, case.image_size, case.image_size, 3)))
+        normalize = step.normalizer(MEAN, STD)
+        optimizer = optimizers.per_block_sgd(
+            dict.fromkeys(parts),
+            {name: HEAD_RATE if name == "head" else BLOCK_RATE for name in parts},
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+        )
+        objective = step.classification(
+            network, normalize=normalize, augment=augmentation.flip, batch_norm_parts=parts
+        )
+        train_step = functools.partial(
+            step.train_step, objective=objective, optimizer=optimizer, axis_name=AXIS
+        )
+        state = step.create_state(variables, parts, optimizer, key=jax.random.key(1))
+
+        self._case, self._rounds = case, 0
+        self._feed = create_feed(random_examples(case), self._replicas, resident=True, steps_per_dispatch=1)
+        self._train = self._feed.compile_training(train_step)
+        self._state = self._replicas.replicate(state)
+        classify = evaluation.classifier(network, normalize)
+        self._predict = evaluation.compile_evaluation(classify, self._replicas, case.batch)
+        self._variables = self._replicas.replicate(variables)
+        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+    def run(self, task: str) -> float:
+        return seconds_of({"train": self._train_round, "predict": self._predict_round}[task])
+
+    def _train_round(self) -> None:
+        import jax
+
+        from finetune_jax.data.order import training_order
+
+        case, self._rounds = self._case, self._rounds + 1
+        count = case.batch * case.train_steps
+        order = training_order(count, case.batch, seed=0, epoch=self._rounds)
+        for state, _ in self._train(self._state, order):
+            self._state = state
+        jax.block_until_ready(self._state)
+
+    def _predict_round(self) -> None:
+        self._predict(self._variables, self._feed, self._case.batch * self._case.predict_steps)
+
+
+class TorchSide:
+    """PyTorch, eager, channels_last."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def version(self) -> str:
+        import torch
+
+        return f"torch {torch.__version__}"
+
+    def matmul(self, size: int) -> float:
+        import torch
+
+        left, right = torch.rand(size, size), torch.rand(size, size)
+        return _median_after_warming_up(lambda: left @ right)
+
+    def prepare(self, case: Case) -> int:
+        import torch
+
+        from benchmarks import torch_resnet
+
+        module = torch_resnet.BY_NAME[case.network](CLASSES, case.width)
+        self._module = module.to(memory_format=torch.channels_last)
+        head = list(list(module.children())[-1].parameters())
+        others = list(module.parameters())[: -len(head)]
+        self._optimizer = torch.optim.SGD(
+            [{"params": others, "lr": BLOCK_RATE}, {"params": head, "lr": HEAD_RATE}],
+            momentum=MOMENTUM,
+            nesterov=True,
+            weight_decay=WEIGHT_DECAY,
+        )
+        self._case = case
+        self._images, self._labels = map(torch.from_numpy, random_examples(case))
+        self._labels = self._labels.long()
+        self._scale = 1 / (255 * torch.tensor(STD))
+        self._offset = torch.tensor(MEAN) / torch.tensor(STD)
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    def run(self, task: str) -> float:
+        return seconds_of({"train": self._train_round, "predict": self._predict_round}[task])
+
+    def _train_round(self) -> None:
+        import torch
+        from torch.nn import functional
+
+        case = self._case
+        self._module.train()
+        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.long)
+        for chosen in torch.randperm(case.batch * case.train_steps).split(case.batch):
+            images, labels = self._images[chosen], self._labels[chosen]
+            mirrored = torch.rand(case.batch, 1, 1, 1) < 0.5
+            images = torch.where(mirrored, images.flip(2), images)
+            self._optimizer.zero_grad()
+            logits = self._module(self._normalized(images))
+            loss = functional.cross_entropy(logits, labels)
+            loss.backward()
+            self._optimizer.step()
+            loss_sum += case.batch * loss.detach()
+            correct += (logits.argmax(1) == labels).sum()
+
+    def _predict_round(self) -> None:
+        import torch
+
+        case = self._case
+        self._module.eval()
+        with torch.inference_mode():
+            for chosen in torch.arange(case.batch * case.predict_steps).split(case.batch):
+                self._module(self._normalized(self._images[chosen])).numpy()
+
+    def _normalized(self, images: Any) -> Any:
+        # Seen as NCHW, contiguous NHWC is channels_last already.
+        return (images.float() * self._scale - self._offset).permute(0, 3, 1, 2)
+
+
+def _median_after_warming_up(function: Callable[[], Any]) -> float:
+    return statistics.median([seconds_of(function) for _ in range(8)][3:])
+
+
+class TorchProcess:
+    """:class:`TorchSide` in a process of another interpreter: a line of JSON in, a line of JSON out."""
+
+    def __init__(self, python: str, threads: int) -> None:
+        self._python = python
+        self._process = subprocess.Popen(
+            [python, "-m", "benchmarks.train_step", "--worker", "torch", "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+
+    def version(self) -> str:
+        return self._ask("version")
+
+    def matmul(self, size: int) -> float:
+        return self._ask("matmul", size)
+
+    def prepare(self, case: Case) -> int:
+        return self._ask("prepare", dataclasses.asdict(case))
+
+    def run(self, task: str) -> float:
+        return self._ask("run", task)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, which the missing answer says too
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(
+                f"--torch={self._python}: the PyTorch process ended with status {self._process.wait()}; "
+                "give an interpreter that can import torch"
+            )
+        return json.loads(answer)
+
+
+def serve(side: Side, requests: Iterable[str], answers: TextIO) -> None:
+    """The other end of :class:`TorchProcess`."""
+    for line in requests:
+        match json.loads(line):
+            case ["version"]:
+                answer: Any = side.version()
+            case ["matmul", size]:
+                answer = side.matmul(size)
+            case ["prepare", fields]:
+                answer = side.prepare(Case(**fields))
+            case ["run", task]:
+                answer = side.run(task)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def flops_per_image(case: Case, task: str) -> float:
+    """Floating point operations of the network and, for ``train``, of its gradient; 2 per multiply-add."""
+    import jax
+
+    from finetune_jax import losses, models
+
+    network = models.create(case.network, CLASSES, width=case.width)
+    images = jax.ShapeDtypeStruct((case.batch, case.image_size, case.image_size, 3), np.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    labels = jax.ShapeDtypeStruct((case.batch,), np.int32)
+
+    def loss(params: Any, batch_stats: Any, images: Any, labels: Any) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, batch_stats = network.apply(variables, images, train=True)
+        return losses.cross_entropy(logits, labels).mean(), batch_stats
+
+    if task == "train":
+        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        program = gradient.lower(variables["params"], variables["batch_stats"], images, labels)
+    else:
+        program = jax.jit(network.apply).lower(variables, images)
+    return program.cost_analysis()["flops"] / case.batch
+
+
+def compare(
+    cases: Sequence[Case], rounds: int, ours: Side, theirs: Side | None, matmul_size: int = MATMUL_SIZE
+) -> None:
+    """Measure and print, case by case.
+
+    Args:
+        cases: what to run.
+        rounds: of each side, task and case.
+        ours: this package.
+        theirs: what to compare with, if anything.
+        matmul_size: side of the matrices whose product shows what the machine can do.
+    """
+    sides = [ours] if theirs is None else [ours, theirs]
+    operations = 2 * matmul_size**3
+    rates = [operations / side.matmul(matmul_size) / 1e9 for side in sides]
+    print(f"product of two {matmul_size}×{matmul_size} matrices, float32:")
+    for side, rate in zip(sides, rates, strict=True):
+        print(f"  {side.version()}: {rate:.1f} GFLOP/s")
+    print("\n| network | width | pixels | batch | task | ours, images/s | PyTorch, images/s | ratio ", end="")
+    print("| GFLOP per image | ours, GFLOP/s | of our matmul |\n" + "|---" * 11 + "|", flush=True)
+    pairs = []
+    for case in cases:
+        parameters = [side.prepare(case) for side in sides]
+        if len(set(parameters)) > 1:
+            raise SystemExit(f"the two {case.network}s are not the same: {parameters} parameters")
+        for task in TASKS:
+            images = case.batch * case.steps(task)
+            ours_seconds, *theirs_seconds = _alternate(sides, task, rounds)
+            ours_rates = [images / seconds for seconds in ours_seconds]
+            gflop = flops_per_image(case, task) / 1e9
+            speed = statistics.median(ours_rates) * gflop
+            cells = [case.network, f"{case.width:g}", case.image_size, case.batch, task]
+            cells.append(_spread(ours_rates, ".1f"))
+            if theirs_seconds:
+                theirs_rates = [images / seconds for seconds in theirs_seconds[0]]
+                ratios = [mine / other for mine, other in zip(ours_rates, theirs_rates, strict=True)]
+                cells += [_spread(theirs_rates, ".1f"), _spread(ratios, ".2f")]
+                pairs.append(f"  {case.network}, batch {case.batch}, {task}: " + " ".join(map("{:.2f}".format, ratios)))
+            else:
+                cells += ["", ""]
+            cells += [f"{gflop:.3f}", f"{speed:.1f}", f"{speed / rates[0]:.0%}"]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    if pairs:
+        print("\nratio of each pair (above 1, ours is faster):", *pairs, sep="\n")
+
+
+def _alternate(sides: Sequence[Side], task: str, rounds: int) -> list[list[float]]:
+    """Seconds of each round, ``[sides][rounds]``, after one round to compile and warm up."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    for number in range(rounds + 1):
+        for side, own in zip(sides, seconds, strict=True):
+            time.sleep(SECONDS_BETWEEN_ROUNDS)
+            duration = side.run(task)
+            if number:
+                own.append(duration)
+    return seconds
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
+def _torch_process(python: str, threads: int) -> TorchProcess | None:
+    if python == "none":
+        return None
+    if python == "auto":
+        if importlib.util.find_spec("torch") is None:
+            print("PyTorch is left out: it is not installed here, and --torch names no interpreter that has it\n")
+            return None
+        python = sys.executable
+    return TorchProcess(python, threads)
+
+
+def main() -> None:
+    names = tuple(dict.fromkeys(case.network for case in CASES))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", default=",".join(names), help="networks, separated by commas")
+    parser.add_argument("--rounds", type=int, default=5, help="of each side, task and case")
+    parser.add_argument(
+        "--torch",
+        default="auto",
+        help="interpreter that has PyTorch; auto is this one, if it has; none leaves PyTorch out",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of each side; 0 is one per core")
+    parser.add_argument("--worker", choices=["torch"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        serve(TorchSide(arguments.threads), sys.stdin, sys.stdout)
+        return
+    chosen = arguments.cases.split(",")
+    if unknown := set(chosen) - set(names):
+        parser.error(f"--cases: no {', '.join(sorted(unknown))}; choose among {', '.join(names)}")
+    if arguments.rounds < 1 or arguments.threads < 0:
+        parser.error("--rounds starts at 1, --threads at 0")
+
+    import jax
+
+    from finetune_jax.data.parallel import available_cores
+    from finetune_jax.parallel import local_replicas
+
+    threads = arguments.threads or available_cores()
+    # XLA sizes its thread pool by this when its backend starts.
+    os.environ["NPROC"] = str(threads)
+    jax.config.update("jax_platforms", "cpu")
+    theirs = _torch_process(arguments.torch, threads)
+    try:
+        print(f"threads: {threads}")
+        cases = [case for case in CASES if case.network in chosen]
+        compare(cases, arguments.rounds, OurSide(local_replicas()), theirs)
+    finally:
+        if theirs is not None:
+            theirs.close()
+
+
+if __name__ == "__main__":
+    main()

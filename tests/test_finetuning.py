@@ -1,0 +1,218 @@
+"""A whole run on a folder of photographs: training, evaluation, prediction, going on from its result."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from photos import COLOURS, write_photos
+from PIL import Image
+
+import finetune_jax
+from finetune_jax import finetuning, inference, measuring, methods, models
+from finetune_jax.config import FinetuneConfig, validate
+from finetune_jax.data.decode import read_image
+from finetune_jax.errors import UserError
+from finetune_jax.parallel import Replicas
+from finetune_jax.run_directory import RunDirectory, data_config_of
+
+
+@pytest.fixture(scope="module")
+def one():
+    return Replicas((jax.devices()[0],))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    photos = write_photos(root / "photos")
+    return FinetuneConfig(
+        dataset=f"folder:{photos}",
+        cache_dir=str(root / "cache"),
+        image_size=16,
+        batch_size=12,
+        epochs=2,
+        learning_rate=0.02,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(base, one, tmp_path_factory):
+    """A run of standard fine-tuning from the bundled weights, and its summary."""
+    workdir = tmp_path_factory.mktemp("runs") / "standard"
+    return workdir, finetuning.run(dataclasses.replace(base, workdir=str(workdir)), one)
+
+
+def test_a_run_leaves_everything_that_was_promised(finished):
+    workdir, summary = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert {
+        "flags.json",
+        "metrics.csv",
+        "tensorboard",
+        "checkpoints",
+        "summary.json",
+        "report.html",
+        "training.png",
+        "confusion.png",
+    } <= names
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert summary["test_accuracy"] == 1.0  # three plain colours
+    assert summary["images"] == {"train": 43, "validation": 5, "test": 12}
+    assert summary["epochs_trained"] == 2
+    assert summary["parameters_trained"] == summary["parameters"]
+    with Image.open(workdir / "confusion.png") as picture:
+        assert picture.width > 200
+
+
+def test_metrics_have_a_row_per_epoch_and_the_best_one_was_chosen(finished):
+    workdir, summary = finished
+    rows = RunDirectory(workdir).read_metrics()
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    accuracies = [float(row["validation_accuracy"]) for row in rows]
+    assert accuracies[summary["best_epoch"] - 1] == max(accuracies)
+
+
+def test_a_finished_run_is_not_trained_again(finished, base, one, compilations):
+    workdir, summary = finished
+    assert finetuning.run(dataclasses.replace(base, workdir=str(workdir)), one) == summary
+    assert compilations.count == 0
+
+
+def test_a_run_directory_predicts_from_files_and_arrays_alike(finished, base):
+    workdir, _ = finished
+    predictor = finetune_jax.load(workdir)
+    assert predictor.class_names == tuple(COLOURS)
+    folder = base.dataset.removeprefix("folder:")
+    paths = [f"{folder}/{name}/00.png" for name in COLOURS]
+    probabilities = predictor(paths)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert [predictor.class_names[i] for i in probabilities.argmax(1)] == list(COLOURS)
+    np.testing.assert_array_equal(predictor([read_image(path) for path in paths]), probabilities)
+    np.testing.assert_allclose(predictor(paths[1]), probabilities[1:2], rtol=1e-5)
+    assert predictor.embed(paths).shape == (3, 96)
+
+
+def test_prediction_equals_the_network_run_by_hand(finished, base):
+    workdir, _ = finished
+    card, variables = inference.read_best(workdir)
+    path = base.dataset.removeprefix("folder:") + "/leaf/03.png"
+    with Image.open(path) as image:
+        resized = image.convert("RGB").resize((18, 18), Image.Resampling.BICUBIC).crop((1, 1, 17, 17))
+    pixels = (np.asarray(resized, np.float32) / 255 - np.array(card.mean)) / np.array(card.std)
+    logits = card.network().apply(variables, pixels[None].astype(np.float32))
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(finetune_jax.load(workdir)(path), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_measuring_again_gives_the_summary_of_the_run(finished, one):
+    workdir, summary = finished
+    config = data_config_of(workdir)
+    result = measuring.measure(workdir, config, one, split="test", protocol="classification", ks=())
+    assert result["scores"]["accuracy"] == summary["test_accuracy"]
+    assert result["scores"]["cross-entropy"] == pytest.approx(summary["test_loss"], rel=1e-5)
+    assert result["images_per_class"] == dict.fromkeys(COLOURS, 4)
+    assert np.trace(result["confusion"]) == 12
+
+
+def test_measuring_retrieval_gives_recalls(finished, one):
+    workdir, _ = finished
+    config = data_config_of(workdir)
+    result = measuring.measure(workdir, config, one, split="train", protocol="retrieval", ks=(1, 4))
+    assert result["scores"]["Recall@1"] <= result["scores"]["Recall@4"]
+    assert result["scores"]["Recall@1"] > 0.9
+
+
+def test_measuring_on_unknown_classes_names_them(finished, one, tmp_path):
+    workdir, _ = finished
+    photos = write_photos(tmp_path / "photos", per_class=8)
+    (photos / "sky").rename(photos / "sea")
+    config = dataclasses.replace(
+        data_config_of(workdir), dataset=f"folder:{photos}", cache_dir=str(tmp_path / "cache")
+    )
+    with pytest.raises(UserError, match=r"does not know the classes sea"):
+        measuring.measure(workdir, config, one, split="test", protocol="classification", ks=())
+
+
+def test_a_run_is_a_start_for_another_one(finished):
+    workdir, _ = finished
+    network, variables = models.load_pretrained(str(workdir))
+    assert (network.architecture, network.num_classes) == ("resnet26", 3)
+    _, best = inference.read_best(workdir)
+    for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(best), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("settings", [{"method": "feature_extractor"}, {"method": "last_k", "k": 2}])
+def test_frozen_parts_of_a_run_are_bit_identical_to_the_pretrained_ones(settings, base, one, tmp_path):
+    config = dataclasses.replace(base, workdir=str(tmp_path / "run"), epochs=1, **settings)
+    summary = finetuning.run(config, one)
+    _, variables = inference.read_best(tmp_path / "run")
+    network, origin = models.load_pretrained("resnet26_cifar10")
+    trained = methods.trained_parts(network, config.method, config.k)
+    assert summary["parameters_trained"] < summary["parameters"]
+    for kind in ("params", "batch_stats"):
+        for name in network.part_names:
+            same = all(
+                np.array_equal(a, b)
+                for a, b in zip(
+                    jax.tree.leaves(variables[kind][name]), jax.tree.leaves(origin[kind][name]), strict=False
+                )
+            )
+            assert same == (name not in trained), f"{kind} of {name}"
+
+
+def test_training_from_scratch_starts_from_other_weights(base, one, tmp_path):
+    config = dataclasses.replace(
+        base, workdir=str(tmp_path / "run"), method="scratch", seed=5, epochs=1, learning_rate=1e-6
+    )
+    finetuning.run(config, one)
+    _, variables = inference.read_best(tmp_path / "run")
+    _, origin = models.load_pretrained("resnet26_cifar10")
+    ours, theirs = (v["params"]["block_05"]["conv1"]["kernel"] for v in (variables, origin))
+    assert ours.shape == theirs.shape
+    assert abs(np.corrcoef(np.ravel(ours), np.ravel(theirs))[0, 1]) < 0.05
+
+
+def test_class_weights_are_one_on_average_over_the_images():
+    labels = np.array([0] * 6 + [1] * 3 + [3])
+    weights = finetuning.balanced_class_weights(labels, 5)
+    np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 0, 10 / 3, 0], rtol=1e-6)
+    assert weights[labels].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 64}, r"--batch_size=64 is more than the 43 training images"),
+        ({"workdir": ""}, r"--workdir is empty"),
+        ({"method": "last_k", "k": 13}, r"--k=13: resnet26 has only 12 blocks"),
+        ({"network": "resnet18"}, r"--network=resnet18"),
+        ({"validation_fraction": 0.999}, r"no training images"),
+    ],
+)
+def test_settings_that_do_not_go_with_data_or_network_are_named(changes, named, base, one, tmp_path):
+    config = dataclasses.replace(base, **{"workdir": str(tmp_path / "run"), **changes})
+    with pytest.raises(UserError, match=named):
+        finetuning.run(config, one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"epochs": 0}, "--epochs=0"),
+        ({"learning_rate": -0.1}, "--learning_rate=-0.1"),
+        ({"momentum": 1.0}, "--momentum=1.0"),
+        ({"method": "fastest"}, "--method=fastest"),
+        ({"schedule": "step"}, "--schedule=step needs --drop_epochs"),
+        ({"drop_epochs": (3,)}, "--drop_epochs contradicts --schedule=cosine"),
+        ({"schedule": "step", "drop_epochs": (5, 3)}, r"--drop_epochs=\(5, 3\)"),
+        ({"balanced_sampling": True, "class_weights": "balanced"}, "--balanced_sampling and --class_weights"),
+        ({"method": "feature_extractor", "pretrained": "none"}, "--method=feature_extractor needs weights"),
+        ({"validation_fraction": 0.6, "test_fraction": 0.5}, "leave no training images"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(changes, named):
+    with pytest.raises(UserError, match=named):
+        validate(dataclasses.replace(FinetuneConfig(), **changes))

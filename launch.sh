@@ -51,7 +51,11 @@ venv=${VENV:-.venv}
 extras=
 [ "$accelerator" = cpu ] || extras=$accelerator
 [ "$name" != test ] || extras=${extras:+$extras,}dev
-# Installed once per content of the requirements and choice of extras.
+# Installed once per content of the requirements and choice of extras, by one of the processes that start together.
+if command -v flock >/dev/null 2>&1; then
+  exec 9>"$venv.lock"
+  flock 9
+fi
 stamp=$venv/.installed-${extras:-base}
 wanted=$(cat requirements.txt pyproject.toml | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
@@ -60,6 +64,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
   echo "$wanted" >"$stamp"
 fi
+
+if command -v flock >/dev/null 2>&1; then exec 9>&-; fi
 
 # An absent accelerator must not cost a traceback at every start.
 [ "$accelerator" != cpu ] || export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}

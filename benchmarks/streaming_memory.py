@@ -8,7 +8,7 @@ what was written. Every size runs in a process of its own.
 
 Memory is ``VmHWM`` of ``/proc/self/status`` (Linux): the largest resident size the process ever had, pages of
 the mapped file included. The start is the resident size with JAX loaded and the step compiled, before the
-first batch. What the feed holds shows in the growth from there, which has to stay far below the file.
+first batch. What streaming holds shows in the growth from there; it must not rise with the number of images.
 """
 
 import argparse
@@ -94,14 +94,14 @@ def measure(folder: Path, images: int, size: int, batch_size: int, epochs: int) 
 
     start = resident_bytes("VmRSS")
     began = time.perf_counter()
-    total = replicas.replicate(np.uint32(0))
+    state = replicas.replicate(np.uint32(0))
     steps = 0
     for order in orders:
-        for total, taken in train(total, order):
-            steps += taken
+        for total, taken in train(state, order):
+            state, steps = total, steps + taken
             if steps % DISPATCHES_AHEAD == 0:
-                jax.block_until_ready(total)
-    arrived = int(total)
+                jax.block_until_ready(state)
+    arrived = int(state)
     seconds = time.perf_counter() - began
     expected = sum(int(sums[order].sum()) for order in orders) % 2**32
     if arrived != expected:
@@ -115,7 +115,9 @@ def measure(folder: Path, images: int, size: int, batch_size: int, epochs: int) 
 
 
 def print_header() -> None:
-    print("| images | pixels | file | resident at start | resident peak (VmHWM) | growth | under 2 GB | images/s |")
+    print(
+        "| images | pixels | file | resident at start | resident peak (VmHWM) | growth | under 2 GB | images/s |"
+    )
     print("|---|---|---|---|---|---|---|---|", flush=True)
 
 

@@ -157,12 +157,10 @@ class DecathlonResNet(nn.Module):
         return self.classify(self.features(images))
 
 
-def resnet50(num_outputs: int, width: float = 1.0) -> ImageNetResNet:
-    return ImageNetResNet(Bottleneck, (3, 4, 6, 3), num_outputs, width)
-
-
-def resnet26(num_outputs: int, width: float = 1.0) -> DecathlonResNet:
-    return DecathlonResNet(4, num_outputs, width)
-
-
-BY_NAME = {"resnet50": resnet50, "resnet26": resnet26}
+def create(name: str, num_outputs: int, width: float = 1.0) -> nn.Module:
+    """``resnet50`` or ``resnet26``."""
+    if name == "resnet50":
+        return ImageNetResNet(Bottleneck, (3, 4, 6, 3), num_outputs, width)
+    if name == "resnet26":
+        return DecathlonResNet(4, num_outputs, width)
+    raise ValueError(f"no network {name!r}; there are resnet50 and resnet26")

@@ -17,6 +17,7 @@ PyTorch's threads wait for each other, and it loses most of its speed where anot
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -119,7 +120,7 @@ class OurSide:
 
         left, right = (jax.random.uniform(jax.random.key(i), (size, size)) for i in (0, 1))
         product = jax.jit(jnp.matmul)
-        return _median_after_warming_up(lambda: product(left, right).block_until_ready())
+        return _fastest(lambda: product(left, right).block_until_ready())
 
     def prepare(self, case: Case) -> int:
         import jax
@@ -130,7 +131,8 @@ class OurSide:
 
         network = models.create(case.network, CLASSES, width=case.width)
         parts = network.part_names
-        variables = network.init(jax.random.key(0), np.zeros((1, case.image_size, case.image_size, 3)))
+        images = jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32)
+        variables = network.init(jax.random.key(0), images)
         normalize = step.normalizer(MEAN, STD)
         optimizer = optimizers.per_block_sgd(
             dict.fromkeys(parts),
@@ -191,14 +193,14 @@ class TorchSide:
         import torch
 
         left, right = torch.rand(size, size), torch.rand(size, size)
-        return _median_after_warming_up(lambda: left @ right)
+        return _fastest(lambda: left @ right)
 
     def prepare(self, case: Case) -> int:
         import torch
 
         from benchmarks import torch_resnet
 
-        module = torch_resnet.BY_NAME[case.network](CLASSES, case.width)
+        module = torch_resnet.create(case.network, CLASSES, case.width)
         self._module = module.to(memory_format=torch.channels_last)
         head = list(list(module.children())[-1].parameters())
         others = list(module.parameters())[: -len(head)]
@@ -251,8 +253,8 @@ class TorchSide:
         return (images.float() * self._scale - self._offset).permute(0, 3, 1, 2)
 
 
-def _median_after_warming_up(function: Callable[[], Any]) -> float:
-    return statistics.median([seconds_of(function) for _ in range(8)][3:])
+def _fastest(function: Callable[[], Any]) -> float:
+    return min(seconds_of(function) for _ in range(10))
 
 
 class TorchProcess:
@@ -260,13 +262,17 @@ class TorchProcess:
 
     def __init__(self, python: str, threads: int) -> None:
         self._python = python
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.train_step", "--worker", "torch", "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
+        command = [python, "-m", "benchmarks.train_step", "--worker", "torch", "--threads", str(threads)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parents[1],
+            )
+        except OSError as error:
+            raise SystemExit(f"--torch={python} cannot be started ({error.strerror})") from None
 
     def version(self) -> str:
         return self._ask("version")
@@ -284,15 +290,17 @@ class TorchProcess:
         self._process.communicate()
 
     def _ask(self, *request: Any) -> Any:
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, which the missing answer says too
-        answer = self._process.stdout.readline()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # A process that has ended gives no answer either.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        answer = process.stdout.readline()
         if not answer:
             raise SystemExit(
-                f"--torch={self._python}: the PyTorch process ended with status {self._process.wait()}; "
+                f"--torch={self._python}: the PyTorch process ended with status {process.wait()}; "
                 "give an interpreter that can import torch"
             )
         return json.loads(answer)
@@ -334,7 +342,9 @@ def flops_per_image(case: Case, task: str) -> float:
         program = gradient.lower(variables["params"], variables["batch_stats"], images, labels)
     else:
         program = jax.jit(network.apply).lower(variables, images)
-    return program.cost_analysis()["flops"] / case.batch
+    costs = program.cost_analysis()
+    assert costs is not None
+    return costs["flops"] / case.batch
 
 
 def compare(
@@ -374,7 +384,9 @@ def compare(
                 theirs_rates = [images / seconds for seconds in theirs_seconds[0]]
                 ratios = [mine / other for mine, other in zip(ours_rates, theirs_rates, strict=True)]
                 cells += [_spread(theirs_rates, ".1f"), _spread(ratios, ".2f")]
-                pairs.append(f"  {case.network}, batch {case.batch}, {task}: " + " ".join(map("{:.2f}".format, ratios)))
+                pairs.append(
+                    f"  {case.network}, batch {case.batch}, {task}: " + " ".join(map("{:.2f}".format, ratios))
+                )
             else:
                 cells += ["", ""]
             cells += [f"{gflop:.3f}", f"{speed:.1f}", f"{speed / rates[0]:.0%}"]
@@ -404,7 +416,9 @@ def _torch_process(python: str, threads: int) -> TorchProcess | None:
         return None
     if python == "auto":
         if importlib.util.find_spec("torch") is None:
-            print("PyTorch is left out: it is not installed here, and --torch names no interpreter that has it\n")
+            print(
+                "PyTorch is left out: it is not installed here, and --torch names no interpreter that has it\n"
+            )
             return None
         python = sys.executable
     return TorchProcess(python, threads)

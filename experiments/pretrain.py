@@ -31,7 +31,7 @@ def main() -> int:
     replicas = command_line.start_jax()
     from pathlib import Path
 
-    from finetune_jax import finetuning, inference, training
+    from finetune_jax import finetuning, training
     from finetune_jax.models import pretrained
 
     try:
@@ -41,7 +41,7 @@ def main() -> int:
         return training.STOPPED_STATUS
     if replicas.is_primary:
         if flags.FLAGS.export:
-            origin = inference.load_pretrained_run(Path(config.workdir))
+            origin = pretrained.from_run(Path(config.workdir))
             pretrained.export(origin, Path(flags.FLAGS.export), test_accuracy=summary["test_accuracy"])
         print(f"test accuracy {summary['test_accuracy']:.4f}\nrun directory: {config.workdir}")
     return 0

@@ -14,14 +14,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from finetune_jax.errors import UserError
-from finetune_jax.step import TrainState
+
+if TYPE_CHECKING:  # models read checkpoints, and the step knows models
+    from finetune_jax.step import TrainState
 
 # Generous for what a checkpoint holds beside its arrays, bytes.
 _OVERHEAD = 2**20
@@ -43,7 +45,7 @@ class Checkpoints:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 self._manager = _manager(self._directory)
 
-    def save(self, state: TrainState, meta: Mapping[str, Any], *, score: float | None) -> None:
+    def save(self, state: "TrainState", meta: Mapping[str, Any], *, score: float | None) -> None:
         """Save in the background; the latest and the best stay, older ones go.
 
         Args:
@@ -116,7 +118,7 @@ def best_step(directory: Path) -> int | None:
     return max(evaluated)[1] if evaluated else None
 
 
-def restore_state(directory: Path, step: int, like: TrainState) -> TrainState:
+def restore_state(directory: Path, step: int, like: "TrainState") -> "TrainState":
     """The state of a checkpoint, as host arrays.
 
     Args:

@@ -16,7 +16,6 @@ from finetune_jax import (
     checkpoints,
     evaluation,
     figures,
-    inference,
     methods,
     metrics,
     optimizers,
@@ -31,6 +30,7 @@ from finetune_jax.data.feeds import Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.errors import UserError
 from finetune_jax.models import pretrained, registry
+from finetune_jax.models.card import Card
 from finetune_jax.models.network import Network
 from finetune_jax.parallel import AXIS, Replicas
 from finetune_jax.run_directory import RunDirectory
@@ -103,7 +103,7 @@ class _Job:
         self.predict = evaluation.compile_evaluation(
             evaluation.classifier(self.network, self.normalize), replicas, _EVALUATION_BATCH
         )
-        card = inference.Card(
+        card = Card(
             architecture=self.network.architecture,
             width=self.network.width,
             blocks=len(self.network.blocks),
@@ -188,6 +188,15 @@ class _Job:
             raise UserError(
                 f"--batch_size={config.batch_size} is more than the {count} training images of {self.source.name}"
             )
+        names = self.source.class_names
+        absent = np.setdiff1d(np.arange(len(names)), self.splits["train"].labels)
+        if absent.size:
+            raise UserError(
+                f"{self.source.name} has no training images of {', '.join(names[i] for i in absent[:10])}; "
+                "add some, or remove the class"
+            )
+        if len(names) < 2:
+            raise UserError(f"{self.source.name} has only the class {names[0]}; at least two are needed")
         if config.select_on == "validation" and not len(self.splits["validation"].labels):
             raise UserError("the validation split is empty; give --validation_fraction or --select_on=last")
 

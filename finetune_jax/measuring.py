@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from finetune_jax import data as datasets
-from finetune_jax import evaluation, inference, metrics, retrieval, step
+from finetune_jax import evaluation, metrics, retrieval, step
 from finetune_jax.config import DataConfig
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.errors import UserError
+from finetune_jax.models.card import read_best
 from finetune_jax.parallel import Replicas
 
 _BATCH = 256
@@ -36,7 +37,7 @@ def measure(
     Raises:
         UserError: no such run, or the data does not go with it.
     """
-    card, variables = inference.read_best(run)
+    card, variables = read_best(run)
     source = datasets.load_source(config, silent=not replicas.is_primary)
     arrays = datasets.materialise_split(
         config,

@@ -4,9 +4,10 @@ Each process drives its local devices with ``jax.pmap`` over the axis :data:`AXI
 all processes. State is replicated without a leading axis, batches are split.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from finetune_jax.errors import UserError
 
 AXIS = "batch"
+
+# How long a process at its end waits for the others, of which one may have failed.
+_SHUTDOWN_SECONDS = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +96,22 @@ class Replicas:
         width = order.shape[1] // self.process_count
         return order[:, self.process_index * width : (self.process_index + 1) * width]
 
-    def wait_for_all(self, what: str) -> None:
-        """Return once every process of the job has come here, named the same in all of them."""
-        if self.process_count > 1:
-            from jax.experimental import multihost_utils
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that may fail on one process alone, such as writing files; its end is a barrier.
 
-            multihost_utils.sync_global_devices(what)
+        If it does, the others fail too. They would otherwise wait minutes for that process in a collective.
+
+        Raises:
+            UserError: another process failed.
+        """
+        try:
+            yield
+        except Exception:
+            self._any(True)
+            raise
+        if self._any(False):
+            raise UserError("another process of this job failed; see its output")
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuse a batch that the replicas cannot share evenly.
@@ -111,6 +125,13 @@ class Replicas:
             raise UserError(
                 f"--batch_size={batch_size} does not divide by the {self.count} devices; use {nearest}"
             )
+
+    def _any(self, flag: bool) -> bool:
+        if self.process_count == 1:
+            return flag
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
     def _sharding(self, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), spec)
@@ -148,11 +169,13 @@ def join_cluster(coordinator: str, process_count: int, process_index: int) -> No
         UserError: the settings are incomplete.
     """
     if coordinator == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
         return
     if process_count < 1 or not 0 <= process_index < process_count:
         raise UserError(
             f"--process_index={process_index} and --process_count={process_count} do not name one process; "
             "give every process of --coordinator its own index from 0"
         )
-    jax.distributed.initialize(coordinator, process_count, process_index)
+    jax.distributed.initialize(
+        coordinator, process_count, process_index, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
+    )

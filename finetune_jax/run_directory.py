@@ -22,7 +22,7 @@ LOCAL_FLAGS = frozenset({"workdir", "cache_dir", "data_dir", "decode_workers"})
 
 _FLAGS = "flags.json"
 # How long a process waits for process 0 to create the directory; network file systems show it late.
-_CLAIM_SECONDS = 90.0
+_CLAIM_SECONDS = 60.0
 
 
 class RunDirectory:

@@ -1,9 +1,14 @@
-"""Learning rates as functions of the epoch (0-based)."""
+"""Learning rates as functions of the epoch (0-based).
+
+Fractions of an epoch are fine, and so are arrays: the same function gives a number for a number, and an array
+for an array, a JAX one under ``jax.jit`` and ``jax.vmap`` too.
+"""
 
 import math
 from collections.abc import Callable, Collection
+from typing import Any
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[Any], Any]
 
 
 def constant(peak: float) -> Schedule:
@@ -16,6 +21,88 @@ def multi_step(peak: float, drop_epochs: Collection[int], gamma: float) -> Sched
     return lambda epoch: peak * gamma ** sum(epoch >= drop for drop in drop_epochs)
 
 
+def step_decay(peak: float, drop_epoch: int, gamma: float) -> Schedule:
+    """``peak``, multiplied by ``gamma`` from ``drop_epoch`` on ("Step-decay" in Table 5 of AutoLR)."""
+    return multi_step(peak, (drop_epoch,), gamma)
+
+
 def cosine(peak: float, epochs: int) -> Schedule:
     """Half a cosine from ``peak`` in epoch 0 towards 0, which epoch ``epochs`` would reach."""
-    return lambda epoch: peak * 0.5 * (1 + math.cos(math.pi * min(epoch, epochs) / epochs))
+    return lambda epoch: peak * 0.5 * (1 + _cos(math.pi * _until(epoch, epochs) / epochs))
+
+
+def cyclic(low: float, high: float, cycles: int, epochs: int) -> Schedule:
+    """Triangles from ``low`` straight up to ``high`` and back.
+
+    "Triangular" policy of Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017).
+
+    Args:
+        low: rate in epoch 0 and between two cycles, and from epoch ``epochs`` on.
+        high: rate in the middle of each cycle.
+        cycles: their number, at least 1, all of the length ``epochs / cycles``.
+        epochs: length of the training.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    _check_range(low, high, epochs)
+    if cycles < 1:
+        raise ValueError(f"cycles must be at least 1, got {cycles}")
+
+    def schedule(epoch: Any) -> Any:
+        progress = _progress(epoch, cycles, epochs)
+        return low + (high - low) * (1 - abs(2 * progress - 1))
+
+    return schedule
+
+
+def sgdr(low: float, high: float, resets: int, epochs: int) -> Schedule:
+    """Half cosines from ``high`` down to ``low``, each starting again at ``high``.
+
+    Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), Eq. 5, with
+    periods of equal length.
+
+    Args:
+        low: what each period ends towards, and the rate from epoch ``epochs`` on.
+        high: rate in epoch 0 and after each reset.
+        resets: warm restarts; there is one period more, each of the length ``epochs / (resets + 1)``.
+        epochs: length of the training.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    _check_range(low, high, epochs)
+    if resets < 0:
+        raise ValueError(f"resets must be at least 0, got {resets}")
+
+    def schedule(epoch: Any) -> Any:
+        progress = _progress(epoch, resets + 1, epochs)
+        return low + (high - low) * 0.5 * (1 + _cos(math.pi * progress))
+
+    return schedule
+
+
+def _progress(epoch: Any, periods: int, epochs: int) -> Any:
+    """Share of the current period that is over, in [0, 1); 1 from ``epochs`` on."""
+    # Multiplied before it is divided: a period that begins at a whole epoch begins there exactly.
+    within = epoch * periods / epochs % 1.0
+    return within + (1.0 - within) * (epoch >= epochs)
+
+
+def _until(epoch: Any, epochs: int) -> Any:
+    return epoch - (epoch - epochs) * (epoch > epochs)
+
+
+def _cos(x: Any) -> Any:
+    if isinstance(x, int | float):
+        return math.cos(x)
+    import jax.numpy as jnp  # only arrays need it
+
+    return jnp.cos(x)
+
+
+def _check_range(low: float, high: float, epochs: int) -> None:
+    if not low <= high:
+        raise ValueError(f"low must not exceed high, got low={low} and high={high}")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")

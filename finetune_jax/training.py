@@ -4,6 +4,7 @@ It knows no method and no network: what a step does comes in as a function, what
 another, and what is measured as a third.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -114,8 +115,6 @@ def fit(
     """
     with StopRequest(replicas) as stop_requested, _Loop(train, plan, replicas, directory) as loop:
         loop.run(state, stop_requested)
-    # Process 0 has now written what the others are about to read.
-    replicas.wait_for_all("trained")
     return directory.read_metrics()
 
 
@@ -125,7 +124,8 @@ class _Loop:
         self._plan = plan
         self._replicas = replicas
         self._directory = directory
-        self._saver = checkpoints.Checkpoints(directory.checkpoints, writable=replicas.is_primary)
+        with replicas.together():
+            self._saver = checkpoints.Checkpoints(directory.checkpoints, writable=replicas.is_primary)
         self._best_score = -math.inf
         self._best_epoch = -1
 
@@ -133,21 +133,26 @@ class _Loop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Also after an error what was handed over for saving is still written; the first error is the one to
-        # tell. Stopped promises that all is saved, so there a failure counts.
+        # Also after an error what was handed over for saving is still written, but the first error is the one
+        # to tell. Stopped promises that all is saved; afterwards the other processes read it.
+        if kind in (None, Stopped):
+            with self._replicas.together():
+                self._close()
+        else:
+            with contextlib.suppress(UserError):
+                self._close()
+
+    def _close(self) -> None:
         try:
-            try:
-                self._directory.close()
-            finally:
-                self._saver.close()
-        except UserError:
-            if kind in (None, Stopped):
-                raise
+            self._directory.close()
+        finally:
+            self._saver.close()
 
     def run(self, state: TrainState, stop_requested: StopRequest) -> None:
         plan = self._plan
         steps = len(plan.order(0))
-        state = self._resume(state)
+        with self._replicas.together():
+            state = self._resume(state)
         done = int(state.step)
         first, start = divmod(done, steps)
         progress = Progress(
@@ -222,7 +227,6 @@ class _Loop:
         elif score > self._best_score:
             self._best_score, self._best_epoch = score, epoch
         rates = plan.rates(epoch)
-        self._directory.add_scalars({f"rate/{name}": rate for name, rate in rates.items()}, epoch + 1)
         row = {
             "epoch": epoch + 1,
             "step": step,
@@ -231,7 +235,9 @@ class _Loop:
             "learning_rate": max(rates.values()),
             "seconds": round(time.monotonic() - began, 3),
         }
-        self._directory.add_metrics(row)
+        with self._replicas.together():
+            self._directory.add_scalars({f"rate/{name}": rate for name, rate in rates.items()}, epoch + 1)
+            self._directory.add_metrics(row)
         self._save(host, score)
         shown = "  ".join(
             f"{name} {value:.4f}"
@@ -263,7 +269,8 @@ class _Loop:
             "best_score": None if self._best_epoch < 0 else self._best_score,
             "best_epoch": self._best_epoch,
         }
-        self._saver.save(state, meta, score=score)
+        with self._replicas.together():
+            self._saver.save(state, meta, score=score)
 
 
 def _check_finite(what: str, tree: Any, step: int) -> None:

@@ -1,6 +1,5 @@
 """Resident and streamed feeds: the same batches, in the same order, none lost."""
 
-import mmap
 from types import SimpleNamespace
 
 import jax
@@ -23,7 +22,7 @@ def arrays(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.uint8)
     np.save(path, images)
     mapped = np.load(path, mmap_mode="r")
-    assert isinstance(mapped.base, mmap.mmap)
+    assert isinstance(mapped, np.memmap)
     return SimpleNamespace(images=mapped, labels=np.arange(COUNT, dtype=np.int32))
 
 
@@ -77,6 +76,18 @@ def test_several_steps_per_dispatch_equal_single_ones_with_one_compilation(array
     assert compilations.count == before + 1
     np.testing.assert_allclose(single["value"], several["value"], rtol=1e-6)
     np.testing.assert_array_equal(single["seen"], several["seen"])
+
+
+def test_a_cache_file_cut_short_is_an_error_and_not_garbage(tmp_path):
+    path = tmp_path / "images.npy"
+    np.save(path, np.zeros((8, 4, 4, 3), np.uint8))
+    images = np.load(path, mmap_mode="r")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 10)
+    cut = SimpleNamespace(images=images, labels=np.zeros(8, np.int32))
+    feed = create_feed(cut, Replicas((jax.devices()[0],)), resident=False, steps_per_dispatch=1)
+    with pytest.raises(UserError, match="cut short"):
+        list(feed.batches(evaluation_order(8, 4)))
 
 
 @pytest.mark.parametrize("resident", [True, False])

@@ -10,10 +10,11 @@ from photos import COLOURS, write_photos
 from PIL import Image
 
 import finetune_jax
-from finetune_jax import finetuning, inference, measuring, methods, models
+from finetune_jax import finetuning, measuring, methods, models
 from finetune_jax.config import FinetuneConfig, validate
 from finetune_jax.data.decode import read_image
 from finetune_jax.errors import UserError
+from finetune_jax.models.card import read_best
 from finetune_jax.parallel import Replicas
 from finetune_jax.run_directory import RunDirectory, data_config_of
 
@@ -96,7 +97,7 @@ def test_a_run_directory_predicts_from_files_and_arrays_alike(finished, base):
 
 def test_prediction_equals_the_network_run_by_hand(finished, base):
     workdir, _ = finished
-    card, variables = inference.read_best(workdir)
+    card, variables = read_best(workdir)
     path = base.dataset.removeprefix("folder:") + "/leaf/03.png"
     with Image.open(path) as image:
         resized = image.convert("RGB").resize((18, 18), Image.Resampling.BICUBIC).crop((1, 1, 17, 17))
@@ -139,7 +140,7 @@ def test_a_run_is_a_start_for_another_one(finished):
     workdir, _ = finished
     network, variables = models.load_pretrained(str(workdir))
     assert (network.architecture, network.num_classes) == ("resnet26", 3)
-    _, best = inference.read_best(workdir)
+    _, best = read_best(workdir)
     for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(best), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -148,7 +149,7 @@ def test_a_run_is_a_start_for_another_one(finished):
 def test_frozen_parts_of_a_run_are_bit_identical_to_the_pretrained_ones(settings, base, one, tmp_path):
     config = dataclasses.replace(base, workdir=str(tmp_path / "run"), epochs=1, **settings)
     summary = finetuning.run(config, one)
-    _, variables = inference.read_best(tmp_path / "run")
+    _, variables = read_best(tmp_path / "run")
     network, origin = models.load_pretrained("resnet26_cifar10")
     trained = methods.trained_parts(network, config.method, config.k)
     assert summary["parameters_trained"] < summary["parameters"]
@@ -168,11 +169,43 @@ def test_training_from_scratch_starts_from_other_weights(base, one, tmp_path):
         base, workdir=str(tmp_path / "run"), method="scratch", seed=5, epochs=1, learning_rate=1e-6
     )
     finetuning.run(config, one)
-    _, variables = inference.read_best(tmp_path / "run")
+    _, variables = read_best(tmp_path / "run")
     _, origin = models.load_pretrained("resnet26_cifar10")
     ours, theirs = (v["params"]["block_05"]["conv1"]["kernel"] for v in (variables, origin))
     assert ours.shape == theirs.shape
     assert abs(np.corrcoef(np.ravel(ours), np.ravel(theirs))[0, 1]) < 0.05
+
+
+def test_bfloat16_streaming_balancing_and_two_devices_go_together(base, tmp_path):
+    config = dataclasses.replace(
+        base,
+        workdir=str(tmp_path / "run"),
+        bfloat16=True,
+        sync_batch_norm=True,
+        balanced_sampling=True,
+        device_data_gb=0.0,
+        augmentation="pad_crop_flip",
+        select_on="test",
+        epochs=1,
+    )
+    summary = finetuning.run(config, Replicas(tuple(jax.devices()[:2])))
+    assert (summary["devices"], summary["selected_on"]) == (2, "test")
+    assert summary["test_accuracy"] > 0.6
+    _, variables = read_best(tmp_path / "run")
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+
+
+def test_more_epochs_and_new_rates_compile_nothing_more(base, one, tmp_path, compilations):
+    counts = []
+    for epochs in (1, 3):
+        jax.clear_caches()
+        before = compilations.count
+        config = dataclasses.replace(
+            base, workdir=str(tmp_path / str(epochs)), method="feature_extractor", epochs=epochs
+        )
+        finetuning.run(config, one)
+        counts.append(compilations.count - before)
+    assert counts[0] == counts[1]
 
 
 def test_class_weights_are_one_on_average_over_the_images():

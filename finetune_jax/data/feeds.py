@@ -4,13 +4,15 @@ Both feeds run the same per-replica functions over the same index arrays and giv
 same order; only the way of the pixels differs.
 """
 
-import mmap
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from finetune_jax.errors import UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.step import Batch
 
@@ -119,8 +121,10 @@ class StreamedFeed:
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
-            for images, labels in self._read(order):
+            for step, (images, labels) in enumerate(self._read(order)):
                 state = mapped(state, replicas.split(images), replicas.split(labels), slots)
+                if step % _PREFETCHED_BATCHES == 0:
+                    jax.block_until_ready(state)  # batches that wait for the device take memory
                 yield state, 1
 
         return run
@@ -133,35 +137,43 @@ class StreamedFeed:
     def _read(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import grain
 
-        rows = _Rows(self._arrays, self._replicas.own(order))
         options = grain.ReadOptions(num_threads=_PREFETCHED_BATCHES, prefetch_buffer_size=_PREFETCHED_BATCHES)
-        return iter(grain.MapDataset.source(rows).to_iter_dataset(options))
+        with contextlib.ExitStack() as files:
+            rows = _Rows(self._arrays, self._replicas.own(order), files)
+            yield from grain.MapDataset.source(rows).to_iter_dataset(options)
 
 
 class _Rows:
     """Random access to whole batches, the source grain's threads read from."""
 
-    def __init__(self, arrays: Arrays, order: np.ndarray) -> None:
+    def __init__(self, arrays: Arrays, order: np.ndarray, files: contextlib.ExitStack) -> None:
         self._arrays = arrays
         self._order = order
+        # Mapped pages would count as this process's memory, up to the size of the data set; read ones do not.
+        self._file = None
+        if isinstance(arrays.images, np.memmap) and arrays.images.filename is not None:
+            self._file = files.enter_context(open(arrays.images.filename, "rb"))
+            self._offset = arrays.images.offset
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         row = self._order[step]
-        images = np.asarray(self._arrays.images[row])
-        _forget_pages(self._arrays.images)
-        return images, self._arrays.labels[row]
+        return self._images(row), self._arrays.labels[row]
 
-
-def _forget_pages(images: np.ndarray) -> None:
-    """Take the pages just read out of this process; they stay in the system's file cache.
-
-    Otherwise the resident memory of the process grows to the size of the data set within an epoch.
-    """
-    if isinstance(images.base, mmap.mmap):
-        images.base.madvise(mmap.MADV_DONTNEED)
+    def _images(self, row: np.ndarray) -> np.ndarray:
+        images = self._arrays.images
+        if self._file is None:
+            return images[row]
+        out = np.empty((len(row), *images.shape[1:]), images.dtype)
+        size = out[0].nbytes
+        for image, index in zip(out, row, strict=True):
+            if os.preadv(self._file.fileno(), [image], self._offset + int(index) * size) != size:
+                raise UserError(
+                    f"{self._file.name} is cut short; delete its folder to decode the images again"
+                )
+        return out
 
 
 def _slots(replicas: Replicas, order: np.ndarray) -> np.ndarray:

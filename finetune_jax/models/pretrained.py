@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax import weight_files
 from finetune_jax.errors import UserError
 from finetune_jax.models import registry, torch_state
+from finetune_jax.models.card import read_best
 from finetune_jax.models.network import Network, Variables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -91,14 +93,30 @@ def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> P
         return _from_hub(name, **settings)
     path = Path(name).expanduser()
     if path.is_dir():
-        from finetune_jax import inference  # the one reader of run directories; imports models itself
-
-        return inference.load_pretrained_run(path, **settings)
+        return from_run(path, **settings)
     if path.suffix or os.sep in name:
         return _from_file(path, architecture, **settings)
     raise UserError(
         f"--pretrained={name} is neither a file, a run directory, hf:REPO, none, "
         f"nor a bundled name ({', '.join(bundled_names())})"
+    )
+
+
+def from_run(run_directory: Path, **settings: Any) -> Pretrained:
+    """The best checkpoint of a run; ``settings`` of ``models.create``.
+
+    Raises:
+        UserError: the directory holds no checkpoint, or it cannot be read.
+    """
+    card, variables = read_best(run_directory)
+    settings.pop("width", None)
+    return Pretrained(
+        card.network(**settings),
+        jax.tree.map(jnp.asarray, variables),
+        card.mean,
+        card.std,
+        card.preprocessing.image_size,
+        card.class_names,
     )
 
 

@@ -1,0 +1,440 @@
+"""AutoLR: one learning rate per block, tuned until higher blocks move further than lower ones.
+
+Ro and Choi, "AutoLR: Layer-wise Pruning and Auto-tuning of Learning Rates in Fine-tuning of Deep Networks"
+(AAAI 2021); equation numbers are theirs. There are K blocks, the one nearest to the input first, and every
+quantity per block is an array ``[K]`` in that order: float64 where it is given as float64, else float32.
+
+Every epoch is a series of trials from the same start, until `update` accepts one::
+
+    state = autolr.init(config, learning_rates)
+    while state.epoch < epochs:
+        trained = train_one_epoch(start, state.learning_rates)
+        variations = autolr.weight_variation(start, trained)
+        state, outcome = autolr.update(config, state, variations, finite=loss_was_finite)
+        if outcome.stop:
+            raise ...
+        if outcome.accepted:
+            start = trained
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+Include = Callable[[tuple[str, ...], Any], bool]
+"""``(names on the way from the block to the leaf, leaf) → whether the leaf counts``."""
+
+_DIVERGED_FACTOR = 0.1
+_TARGET_FLOOR = 0.1  # share of the smallest variation
+_NOT_KERNELS = re.compile("bias|scale|offset|embed|token", re.IGNORECASE)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class AutoLRConfig:
+    """Settings of AutoLR; a static argument wherever it is handed to a compiled function.
+
+    Attributes:
+        alpha: the first epoch's smallest target is ``alpha`` times the smallest variation, Eq. 11.
+        beta: the first epoch's largest target is ``beta`` times the largest variation.
+        threshold: sorting quality, in [0, 1], from which on a trial of the first epoch is accepted.
+        threshold_decay: factor of the threshold at the start of every later epoch; 1 is the paper's constant.
+        threshold_floor: the threshold decays only while it is above this value (so it ends just below).
+        max_trials: the last of so many trials of one epoch is taken however its variations are ordered.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    alpha: float = 2.0
+    beta: float = 0.4
+    threshold: float = 0.94
+    threshold_decay: float = 0.99
+    threshold_floor: float = 0.8
+    max_trials: int = 5
+
+    def __post_init__(self) -> None:
+        _check_positive(alpha=self.alpha, beta=self.beta)
+        for name in ("threshold", "threshold_floor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0.0 < self.threshold_decay <= 1.0:
+            raise ValueError(f"threshold_decay must be in (0, 1], got {self.threshold_decay}")
+        if self.max_trials != int(self.max_trials) or self.max_trials < 1:
+            raise ValueError(f"max_trials must be a whole number of at least 1, got {self.max_trials}")
+
+
+class AutoLRState(NamedTuple):
+    """What the next trial needs to know.
+
+    Attributes:
+        learning_rates: ``[K]``, rates of the next trial.
+        targets: ``[K]``, variations the next trial aims at; zeros where this epoch has set none yet.
+        threshold: ``[]``, sorting quality from which on the next trial is accepted.
+        epoch: int32 ``[]``, 0-based.
+        trial: int32 ``[]``, 0-based within the epoch.
+    """
+
+    learning_rates: jax.Array
+    targets: jax.Array
+    threshold: jax.Array
+    epoch: jax.Array
+    trial: jax.Array
+
+
+class AutoLROutcome(NamedTuple):
+    """What became of a trial; all ``[]``, boolean but for ``quality``.
+
+    Attributes:
+        accepted: its weights are the start of the next epoch.
+        quality: sorting quality, not rounded; NaN where a variation is.
+        capped: accepted as the last trial allowed, although its quality is below the threshold.
+        fallback: its targets lie between the smallest and the largest variation themselves, since α and β
+            ask for a descending order (the hatched area of Figure 3).
+        diverged: its loss or a variation is not finite; rejected, and all rates divided by 10.
+        stop: it diverged and was the last trial allowed: the run cannot go on.
+    """
+
+    accepted: jax.Array
+    quality: jax.Array
+    capped: jax.Array
+    fallback: jax.Array
+    diverged: jax.Array
+    stop: jax.Array
+
+
+def block_names(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys ``block_*`` of a tree, by their number: ``block_2`` before ``block_10``.
+
+    The order of the keys themselves does not count: JAX sorts the keys of dictionaries as text.
+    """
+
+    def by_number(name: str) -> list[Any]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+    return tuple(sorted((name for name in tree if str(name).startswith("block_")), key=by_number))
+
+
+def is_kernel(path: tuple[str, ...], leaf: Any) -> bool:
+    """Whether a leaf is a weight of a convolution or of a dense layer.
+
+    That is every floating-point leaf called ``kernel``, and every other one with two or more dimensions whose
+    name does not speak of a bias, scale, offset, embedding or token.
+
+    Args:
+        path: names on the way from the block to the leaf, the leaf's own last.
+        leaf: array, or anything with its shape and dtype.
+    """
+    name = path[-1] if path else ""
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        return False
+    return name == "kernel" or (np.ndim(leaf) >= 2 and not _NOT_KERNELS.search(name))
+
+
+def weight_variation(
+    previous: Mapping[str, Any],
+    current: Mapping[str, Any],
+    *,
+    blocks: Sequence[str] | None = None,
+    include: Include = is_kernel,
+) -> jax.Array:
+    """How far the weights of each block moved: ``‖current − previous‖₂ / n``, Eq. 1.
+
+    Args:
+        previous: ``{block name: tree of arrays}``; other names may stand beside the blocks.
+        current: the same later.
+        blocks: names in order; by default those called ``block_*``, see `block_names`.
+        include: which leaves of a block count, for the norm and for their number ``n`` of elements.
+
+    Returns:
+        ``[K]``. The gradient at weights that have not moved is 0.
+
+    Raises:
+        ValueError: no blocks, a block is missing, has no leaf that counts, or differs in structure or shapes.
+    """
+    if blocks is None:
+        names = block_names(current)
+        if names != block_names(previous):
+            raise ValueError(f"blocks differ: {block_names(previous)} before, {names} after")
+        if not names:
+            raise ValueError(f"no key is called block_*; give blocks=, out of {sorted(map(str, current))}")
+    else:
+        names = tuple(blocks)
+        if not names:
+            raise ValueError("blocks must name at least one block, got none")
+    return jnp.stack([_block_variation(name, previous, current, include) for name in names])
+
+
+def sorting_quality(variations: ArrayLike) -> jax.Array:
+    """How nearly the variations ascend, ``1 − 2/K² · Σ |k − rank of v_k|``, Eq. 9.
+
+    Args:
+        variations: ``[K]``; equal ones count as sorted.
+
+    Returns:
+        ``[]`` in [0, 1], 1 where they never descend; NaN where one is NaN, which has no rank.
+    """
+    v = _per_block(variations, "variations")
+    count = v.shape[0]
+    ranks = jnp.argsort(jnp.argsort(v, stable=True))
+    displacement = jnp.abs(ranks - jnp.arange(count)).sum().astype(v.dtype)
+    return jnp.where(jnp.isnan(v).any(), jnp.nan, 1 - 2 * displacement / count**2)
+
+
+def initial_targets(variations: ArrayLike, *, alpha: float = 2.0, beta: float = 0.4) -> jax.Array:
+    """Target variations of the first epoch: equally spaced, ascending, Eq. 10–11.
+
+    From ``alpha · min v`` in the first block to ``beta · max v`` in the last. The first term of Eq. 11 as
+    printed lacks α; the text, Figure 3 and the rates in Table 1 of the supplement have it. Where these two
+    ends do not ascend, they are ``min v`` and ``max v``. A variation of 0 makes the first target 0.
+
+    Args:
+        variations: ``[K]``; a single one is its own target.
+        alpha: factor of the smallest variation, positive.
+        beta: factor of the largest variation, positive.
+
+    Returns:
+        ``[K]``.
+    """
+    _check_positive(alpha=alpha, beta=beta)
+    v = _per_block(variations, "variations")
+    first, last, _ = _ends(v, alpha, beta)
+    count = v.shape[0]
+    return first + jnp.arange(count, dtype=v.dtype) * ((last - first) / max(count - 1, 1))
+
+
+def renewed_targets(variations: ArrayLike) -> jax.Array:
+    """Target variations of all later epochs: those out of order are moved behind their neighbour, Eq. 12–13.
+
+    Starts from the block ``K // 2`` (0-based), which keeps its value, and moves to both ends. The step behind
+    the neighbour is ``(max v − min v) / (K − 1)``. No target is below a tenth of the smallest variation:
+    downwards the equations reach negative values, which would turn descent into ascent.
+
+    Args:
+        variations: ``[K]``.
+
+    Returns:
+        ``[K]``, never descending.
+    """
+    v = _per_block(variations, "variations")
+    count = v.shape[0]
+    centre = count // 2
+    step = (v.max() - v.min()) / max(count - 1, 1)
+
+    def upwards(below: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
+        target = jnp.where(own >= below, own, below + step)
+        return target, target
+
+    def downwards(above: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
+        target = jnp.where(own <= above, own, above - step)
+        return target, target
+
+    _, upper = jax.lax.scan(upwards, v[centre], v[centre + 1 :])
+    _, lower = jax.lax.scan(downwards, v[centre], v[:centre], reverse=True)
+    targets = jnp.concatenate([lower, v[centre : centre + 1], upper])
+    return jnp.maximum(targets, _TARGET_FLOOR * v.min())
+
+
+def renewed_learning_rates(learning_rates: ArrayLike, targets: ArrayLike, variations: ArrayLike) -> jax.Array:
+    """Rates that give the target variations if variations are proportional to rates, Eq. 15–16.
+
+    Args:
+        learning_rates: ``[K]``, rates of the trial.
+        targets: ``[K]``, variations wanted.
+        variations: ``[K]``, variations of the trial; a block that did not move keeps its rate.
+
+    Returns:
+        ``[K]``, ``learning_rates · targets / variations``.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    rates = _per_block(learning_rates, "learning_rates")
+    t = _per_block(targets, "targets")
+    v = _per_block(variations, "variations")
+    if not rates.shape == t.shape == v.shape:
+        raise ValueError(
+            "learning_rates, targets and variations must have one value per block each, "
+            f"got shapes {rates.shape}, {t.shape} and {v.shape}"
+        )
+    unmoved = v == 0
+    return rates * jnp.where(unmoved, 1, t / jnp.where(unmoved, 1, v))
+
+
+def init(config: AutoLRConfig, learning_rates: ArrayLike) -> AutoLRState:
+    """The state before the first trial of the first epoch.
+
+    Args:
+        config: settings.
+        learning_rates: ``[K]``, rates of the first trial; their dtype is that of the whole state.
+
+    Raises:
+        ValueError: not one finite rate of at least 0 per block.
+    """
+    rates = _per_block(learning_rates, "learning_rates")
+    if not isinstance(rates, jax.core.Tracer):
+        values = np.asarray(rates)
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"learning_rates must be finite and at least 0, got {values.tolist()}")
+    return AutoLRState(
+        learning_rates=rates,
+        targets=jnp.zeros_like(rates),
+        threshold=jnp.asarray(config.threshold, rates.dtype),
+        epoch=jnp.zeros((), jnp.int32),
+        trial=jnp.zeros((), jnp.int32),
+    )
+
+
+@jax.jit
+def update(
+    config: AutoLRConfig, state: AutoLRState, variations: ArrayLike, finite: ArrayLike = True
+) -> tuple[AutoLRState, AutoLROutcome]:
+    """Judge a trial, Algorithm 2.
+
+    A trial is accepted if its sorting quality, rounded to three decimals, reaches the threshold, or if it is
+    the last one allowed; the next epoch goes on with its rates. Otherwise the rates are renewed: the first
+    rejected trial of an epoch sets the targets, the further ones keep them. A trial that diverged is never
+    accepted, sets no targets, and only has its rates divided by 10.
+
+    Compiled, with ``config`` static; under ``jax.vmap`` every run has its own state.
+
+    Args:
+        config: settings.
+        state: from `init` or the last call, with the rates the trial was trained with.
+        variations: ``[K]`` of the trial, see `weight_variation`.
+        finite: whether all losses of the trial were finite.
+
+    Returns:
+        The state for the next trial or epoch, of the same shapes and dtypes, and what became of this trial.
+
+    Raises:
+        ValueError: not as many variations as rates.
+    """
+    rates = state.learning_rates
+    v = _per_block(variations, "variations")
+    if v.shape != rates.shape:
+        raise ValueError(
+            f"variations must have one value per block, got shape {v.shape} for rates {rates.shape}"
+        )
+    quality = sorting_quality(v).astype(rates.dtype)
+    v = v.astype(rates.dtype)
+
+    diverged = ~(jnp.asarray(finite, bool) & jnp.isfinite(v).all())
+    last = state.trial + 1 >= config.max_trials
+    ordered = _reaches(quality, state.threshold)
+    accepted = ~diverged & (ordered | last)
+
+    # Zeros are no targets anyone could aim at: a diverged first trial leaves them to the next one.
+    sets_targets = ~accepted & ~diverged & ((state.trial == 0) | (state.targets == 0).all())
+    initial = sets_targets & (state.epoch == 0)
+    new_targets = jnp.where(
+        state.epoch == 0, initial_targets(v, alpha=config.alpha, beta=config.beta), renewed_targets(v)
+    )
+    targets = jnp.where(sets_targets, new_targets, state.targets)
+    renewed = jnp.where(diverged, rates * _DIVERGED_FACTOR, renewed_learning_rates(rates, targets, v))
+    decayed = jnp.where(
+        state.threshold > config.threshold_floor, state.threshold * config.threshold_decay, state.threshold
+    )
+    next_state = AutoLRState(
+        learning_rates=jnp.where(accepted, rates, renewed),
+        targets=jnp.where(accepted, 0, targets),
+        threshold=jnp.where(accepted, decayed, state.threshold),
+        epoch=jnp.where(accepted, state.epoch + 1, state.epoch),
+        trial=jnp.where(accepted, 0, state.trial + 1),
+    )
+    outcome = AutoLROutcome(
+        accepted=accepted,
+        quality=quality,
+        capped=accepted & ~ordered,
+        fallback=initial & _ends(v, config.alpha, config.beta)[2],
+        diverged=diverged,
+        stop=diverged & last,
+    )
+    return next_state, outcome
+
+
+def _block_variation(
+    name: str, previous: Mapping[str, Any], current: Mapping[str, Any], include: Include
+) -> jax.Array:
+    for when, tree in (("before", previous), ("after", current)):
+        if name not in tree:
+            raise ValueError(f"there is no block {name!r} {when}, only {sorted(map(str, tree))}")
+    before, after = _named_leaves(previous[name]), _named_leaves(current[name])
+    if list(before) != list(after):
+        changed = sorted("/".join(path) for path in before.keys() ^ after.keys())
+        raise ValueError(f"block {name!r} does not have the same leaves before and after: {changed}")
+    differences = []
+    for path, leaf in after.items():
+        if not include(path, leaf) or np.size(leaf) == 0:
+            continue
+        if np.shape(before[path]) != np.shape(leaf):
+            raise ValueError(
+                f"block {name!r}: {'/'.join(path)} has the shape {np.shape(before[path])} before "
+                f"and {np.shape(leaf)} after"
+            )
+        differences.append(_floating(leaf) - _floating(before[path]))
+    if not differences:
+        raise ValueError(
+            f"block {name!r} has no kernels among {['/'.join(path) for path in after]}; give include="
+        )
+    return _norm(differences) / sum(difference.size for difference in differences)
+
+
+def _named_leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path): leaf for path, leaf in leaves
+    }
+
+
+def _norm(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Euclidean norm of all elements; finite and exact to rounding wherever the elements are."""
+    # Squares of differences below 1e-19 do not fit into float32, and a variation of 0 would freeze the rate.
+    largest = jax.lax.stop_gradient(jnp.stack([jnp.abs(array).max() for array in arrays]).max())
+    is_zero = largest == 0
+    scale = jnp.where(is_zero, 1, largest)
+    squares = sum(jnp.square(array / scale).sum() for array in arrays)
+    return jnp.where(is_zero, 0, scale * jnp.sqrt(jnp.where(is_zero, 1, squares)))
+
+
+def _ends(v: jax.Array, alpha: float, beta: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """First and last target of the first epoch, and whether they had to leave α and β aside."""
+    first, last = alpha * v.min(), beta * v.max()
+    fallback = (last <= first) | (v.shape[0] == 1)
+    return jnp.where(fallback, v.min(), first), jnp.where(fallback, v.max(), last), fallback
+
+
+def _reaches(quality: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Whether the quality, rounded to three decimals, is at least the threshold."""
+    # In thousandths the rounded quality is exact. The threshold is not (0.94 has no binary form), hence the
+    # slack of a few units in its last place.
+    slack = 4 * float(jnp.finfo(threshold.dtype).eps)
+    return jnp.round(1000 * quality) >= 1000 * threshold * (1 - slack)
+
+
+def _per_block(values: ArrayLike, name: str) -> jax.Array:
+    array = _floating(values)
+    if array.ndim != 1 or array.shape[0] == 0:
+        raise ValueError(
+            f"{name} must be a non-empty array [K], one value per block, got shape {array.shape}"
+        )
+    return array
+
+
+def _floating(values: ArrayLike) -> jax.Array:
+    array = jnp.asarray(values)
+    return array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
+
+
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        # A traced value (of a map over α and β) cannot be looked at.
+        if not isinstance(value, jax.core.Tracer) and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be positive and finite, got {value}")

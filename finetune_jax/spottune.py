@@ -1,0 +1,243 @@
+"""SpotTune: per image and block, the fine-tuned or the frozen copy of the block.
+
+Source: Guo et al., "SpotTune: Transfer Learning through Adaptive Fine-tuning" (CVPR 2019). Shapes: ``B``
+images, ``L`` routed blocks. A decision of 1 takes the fine-tuned copy, 0 the frozen one; so does index 1 or 0
+of the policy's logits.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from finetune_jax.models.network import Network
+
+
+def gumbel_softmax(noise: jax.Array, logits: jax.Array, temperature: float | jax.Array = 5.0) -> jax.Array:
+    """Straight-through Gumbel-softmax over the last axis (Eq. 3 and 4).
+
+    The value is exactly the one-hot of ``argmax(logits + noise)``, the first of equal ones. The derivative with
+    respect to logits and noise is that of ``softmax((logits + noise) / temperature)``; it is finite for logits
+    of any size, infinite ones included. The temperature itself gets no gradient.
+
+    Args:
+        noise: ``[..., C]``, a sample of the standard Gumbel distribution; zeros give the most likely choice.
+        logits: ``[..., C]``, unnormalised log probabilities.
+        temperature: τ > 0. The paper gives none, its authors' code uses 5.
+
+    Returns:
+        ``[..., C]`` of zeros and a single one.
+
+    Raises:
+        ValueError: shapes differ, or the temperature is not positive.
+    """
+    noise, logits = jnp.asarray(noise), jnp.asarray(logits)
+    if noise.shape != logits.shape:
+        raise ValueError(f"noise has the shape {noise.shape}, logits {logits.shape}")
+    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+        raise ValueError(f"the temperature must be positive, not {temperature}")
+    scores = logits + noise
+    return _straight_through(scores, jnp.asarray(temperature, scores.dtype))
+
+
+@jax.custom_jvp
+def _straight_through(scores: jax.Array, temperature: jax.Array) -> jax.Array:
+    del temperature
+    return jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=scores.dtype)
+
+
+@_straight_through.defjvp
+def _straight_through_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    scores, temperature = primals
+    largest = scores.max(-1, keepdims=True)
+    # Subtracting before dividing, and not subtracting infinity from itself, keeps extreme scores finite.
+    below = jnp.where(scores == largest, 0, scores - largest)
+    weights = jnp.exp(below / temperature)
+    soft = weights / weights.sum(-1, keepdims=True)
+    change = tangents[0] / temperature
+    return _straight_through(scores, temperature), soft * (change - (soft * change).sum(-1, keepdims=True))
+
+
+def policy_logits(flat: jax.Array) -> jax.Array:
+    """Outputs ``[..., 2L]`` of a policy network as logits ``[..., L, 2]``, the two of a block side by side.
+
+    Raises:
+        ValueError: an odd number of outputs.
+    """
+    if flat.shape[-1] % 2:
+        raise ValueError(f"a policy has two outputs per block, not {flat.shape[-1]} in all")
+    return flat.reshape(*flat.shape[:-1], -1, 2)
+
+
+def sample_decisions(key: jax.Array, logits: jax.Array, temperature: float | jax.Array = 5.0) -> jax.Array:
+    """Decisions drawn from the policy, with the straight-through gradient of :func:`gumbel_softmax`.
+
+    Args:
+        key: random key; the same key and logits give the same decisions.
+        logits: ``[..., L, 2]``.
+        temperature: of the gradient; the draw does not depend on it.
+
+    Returns:
+        ``[..., L]`` of exact zeros and ones, of the dtype of the logits.
+
+    Raises:
+        ValueError: logits of another shape, or a temperature that is not positive.
+    """
+    _check_logits(logits)
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    return gumbel_softmax(noise, logits, temperature)[..., 1]
+
+
+def likely_decisions(logits: jax.Array) -> jax.Array:
+    """The more likely decision of each block, ``[..., L, 2] → [..., L]``; frozen where both are equally likely.
+
+    What prediction uses; it has no gradient.
+
+    Raises:
+        ValueError: logits of another shape.
+    """
+    _check_logits(logits)
+    return logits.argmax(-1).astype(logits.dtype)
+
+
+def _check_logits(logits: jax.Array) -> None:
+    if logits.ndim < 2 or logits.shape[-1] != 2:
+        raise ValueError(f"policy logits must have the shape [..., L, 2], not {logits.shape}")
+
+
+def route(decisions: jax.Array, tuned: jax.Array, frozen: jax.Array) -> jax.Array:
+    """Eq. 2 for one block, shortcut included: ``d · tuned + (1 − d) · frozen`` per image.
+
+    Decisions of 0 and 1 select the output bit for bit, whatever the other copy holds (the formula as written
+    would lose the sign of zeros and spread infinities). The derivatives are those of the formula: ``d`` and
+    ``1 − d`` for the two outputs, ``Σ (tuned − frozen)`` over an image for its decision. The last is what a
+    straight-through estimator sends to the policy.
+
+    Args:
+        decisions: ``[B]``; any number type, values between 0 and 1 mix.
+        tuned: ``[B, …]``, output of the fine-tuned copy.
+        frozen: ``[B, …]``, output of the frozen copy.
+
+    Returns:
+        ``[B, …]`` of the dtype of ``tuned``.
+
+    Raises:
+        ValueError: shapes or dtypes of the outputs differ, or decisions are not one per image.
+    """
+    if tuned.shape != frozen.shape or tuned.dtype != frozen.dtype:
+        raise ValueError(
+            f"the tuned block returns {tuned.dtype}{list(tuned.shape)}, "
+            f"the frozen one {frozen.dtype}{list(frozen.shape)}"
+        )
+    if decisions.shape != tuned.shape[:1]:
+        raise ValueError(f"decisions have the shape {decisions.shape}, block outputs {tuned.shape}")
+    if not jnp.issubdtype(decisions.dtype, jnp.floating):
+        decisions = decisions.astype(tuned.dtype)
+    return _mix(decisions.reshape(-1, *[1] * (tuned.ndim - 1)), tuned, frozen)
+
+
+@jax.custom_jvp
+def _mix(decisions: jax.Array, tuned: jax.Array, frozen: jax.Array) -> jax.Array:
+    share = decisions.astype(tuned.dtype)
+    mixed = share * tuned + (1 - share) * frozen
+    return jnp.where(share == 1, tuned, jnp.where(share == 0, frozen, mixed))
+
+
+@_mix.defjvp
+def _mix_jvp(
+    primals: tuple[jax.Array, jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    decisions, tuned, frozen = primals
+    share = decisions.astype(tuned.dtype)
+    # A decision's gradient sums over a whole image: not in the half precision of the activations.
+    precise = jnp.promote_types(decisions.dtype, tuned.dtype)
+    moved = tangents[0].astype(precise) * (tuned - frozen).astype(precise)
+    tangent = share * tangents[1] + (1 - share) * tangents[2] + moved.astype(tuned.dtype)
+    return _mix(decisions, tuned, frozen), tangent
+
+
+def apply(
+    network: Network,
+    tuned: Mapping[str, Mapping[str, Any]],
+    frozen: Mapping[str, Mapping[str, Any]],
+    images: jax.Array,
+    decisions: jax.Array,
+    *,
+    routed: Sequence[str] | None = None,
+) -> jax.Array:
+    """Logits of a routed network in evaluation mode (batch norm uses the statistics of each copy).
+
+    With decisions all 1 these are the logits of ``tuned``, with all 0 those of the frozen blocks between stem
+    and head of ``tuned``, bit for bit as the same blocks give them alone.
+
+    Args:
+        network: the network of both copies.
+        tuned: variables of stem, head and (at least) the routed blocks.
+        frozen: variables of (at least) all blocks.
+        images: ``[B, H, W, C]``, normalised.
+        decisions: ``[B, L]``, 1 takes the fine-tuned copy, column ``l`` for block ``routed[l]``.
+        routed: names of ``L`` blocks; all others are frozen (the Visual Decathlon's recipe freezes the first
+            four). None routes every block.
+
+    Returns:
+        ``[B, num_classes]``, differentiable with respect to variables, images and decisions.
+
+    Raises:
+        ValueError: names that are no blocks of the network or given twice, or decisions of another shape.
+    """
+    routed = network.block_names if routed is None else tuple(routed)
+    columns = {name: column for column, name in enumerate(routed)}
+    unknown = sorted(set(routed) - set(network.block_names))
+    if unknown or len(columns) < len(routed):
+        raise ValueError(
+            f"routed blocks must be different ones of {list(network.block_names)}, not {list(routed)}"
+        )
+    if decisions.shape != (images.shape[0], len(routed)):
+        raise ValueError(
+            f"decisions have the shape {decisions.shape}, "
+            f"but there are {images.shape[0]} images and {len(routed)} routed blocks"
+        )
+    features, _ = network.run(("stem",), tuned, images)
+    for name in network.block_names:
+        output, _ = network.run((name,), frozen, features)
+        if name in columns:
+            tuned_output, _ = network.run((name,), tuned, features)
+            output = route(decisions[:, columns[name]], tuned_output, output)
+        features = output
+    logits, _ = network.run(("head",), tuned, features)
+    return logits
+
+
+def usage(decisions: jax.Array) -> jax.Array:
+    """``v``: share of images that take the fine-tuned copy of each block, ``[B, L] → [L]``."""
+    if decisions.ndim != 2:
+        raise ValueError(f"decisions must have the shape [B, L], not {decisions.shape}")
+    return decisions.mean(0)
+
+
+def budget_loss(usage: jax.Array, k: float | jax.Array) -> jax.Array:
+    """``l_k = (Σ v_l − k)²`` (Eq. 5).
+
+    Args:
+        usage: ``[L]``, see :func:`usage`.
+        k: number of blocks to fine-tune.
+    """
+    return (jnp.sum(usage) - k) ** 2
+
+
+def entropy_loss(usage: jax.Array) -> jax.Array:
+    """``l_e = Σ −v_l log v_l`` in nats (Eq. 6), least where every share is 0 or 1.
+
+    At ``v = 0`` the value and the gradient are 0. The true slope there is infinite and would fix for good any
+    block that no image of one batch happens to use.
+
+    Args:
+        usage: ``[L]``, see :func:`usage`.
+    """
+    usage = jnp.asarray(usage)
+    used = usage > 0
+    # The inner choice keeps log(0) out of the gradient, which the outer one alone would not.
+    return -jnp.sum(jnp.where(used, usage * jnp.log(jnp.where(used, usage, 1)), 0))

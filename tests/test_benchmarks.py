@@ -1,0 +1,133 @@
+"""The benchmark scripts at tiny sizes and without PyTorch: they run, count right, and compare the right pairs."""
+
+import importlib.util
+import io
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import streaming_memory, train_step
+from finetune_jax.parallel import local_replicas
+
+TINY = train_step.Case("resnet26_policy", 0.1, image_size=8, batch=4, train_steps=2, predict_steps=3)
+
+
+class ScriptedSide:
+    """Rounds of given length; notes the calls."""
+
+    def __init__(self, name, seconds, calls, parameters=7):
+        self.name, self.seconds, self.calls, self.parameters = name, seconds, calls, parameters
+
+    def version(self):
+        return self.name
+
+    def matmul(self, size):
+        return 2 * size**3 / 5e9
+
+    def prepare(self, case):
+        self.calls.append((self.name, case))
+        self.left = iter(self.seconds * len(train_step.TASKS))
+        return self.parameters
+
+    def run(self, task):
+        self.calls.append((self.name, task))
+        return next(self.left)
+
+
+def table(output):
+    """The Markdown table in ``output`` as a list of ``{column: cell}``."""
+    lines = [line for line in output.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def first_number(cell):
+    return float(cell.split()[0].rstrip("%"))
+
+
+def test_training_and_prediction_of_the_real_step_have_positive_rates(capsys):
+    ours = train_step.OurSide(local_replicas(jax.devices()[:1]))
+    train_step.compare([TINY], rounds=1, ours=ours, theirs=None, matmul_size=64)
+    rows = table(capsys.readouterr().out)
+    assert [row["task"] for row in rows] == ["train", "predict"]
+    for row in rows:
+        assert first_number(row["ours, images/s"]) > 0
+        assert row["PyTorch, images/s"] == ""
+
+
+def test_ratios_compare_the_rounds_of_a_pair_and_leave_out_the_first(capsys, monkeypatch):
+    monkeypatch.setattr(train_step, "SECONDS_BETWEEN_ROUNDS", 0)
+    calls = []
+    ours = ScriptedSide("ours", [100.0, 1.0, 2.0, 4.0], calls)
+    theirs = ScriptedSide("theirs", [0.001, 2.0, 1.0, 2.0], calls)
+    train_step.compare([TINY], rounds=3, ours=ours, theirs=theirs)
+    output = capsys.readouterr().out
+    train, _ = table(output)
+    assert train["ours, images/s"] == "4.0 (2.0–8.0)"
+    assert train["PyTorch, images/s"] == "4.0 (4.0–8.0)"
+    assert train["ratio"] == "0.50 (0.50–2.00)"
+    assert "train: 2.00 0.50 0.50" in output
+    assert "ours: 5.0 GFLOP/s" in output
+    gflops = float(train["GFLOP per image"]) * 4.0
+    assert float(train["ours, GFLOP/s"]) == pytest.approx(gflops, abs=0.051)
+    assert [name for name, what in calls if what == "train"] == ["ours", "theirs"] * 4
+
+
+def test_networks_with_different_numbers_of_parameters_are_not_compared():
+    ours, theirs = ScriptedSide("ours", [1.0], []), ScriptedSide("theirs", [1.0], [], parameters=8)
+    with pytest.raises(SystemExit, match=r"\[7, 8\] parameters"):
+        train_step.compare([TINY], rounds=1, ours=ours, theirs=theirs)
+
+
+def test_worker_answers_each_request_with_one_line():
+    calls, answers = [], io.StringIO()
+    requests = [["version"], ["prepare", vars(TINY)], ["run", "train"], ["matmul", 8]]
+    side = ScriptedSide("theirs", [0.25], calls)
+    train_step.serve(side, [json.dumps(request) + "\n" for request in requests], answers)
+    assert [json.loads(line) for line in answers.getvalue().splitlines()] == ["theirs", 7, 0.25, 1024 / 5e9]
+    assert calls == [("theirs", TINY), ("theirs", "train")]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="this interpreter has PyTorch")
+def test_interpreter_without_pytorch_is_named():
+    process = train_step.TorchProcess(sys.executable, threads=1)
+    try:
+        with pytest.raises(SystemExit, match=r"--torch=.*can import torch"):
+            process.version()
+    finally:
+        process.close()
+
+
+def test_interpreter_that_does_not_exist_is_named():
+    with pytest.raises(SystemExit, match="--torch=no/such/python cannot be started"):
+        train_step.TorchProcess("no/such/python", threads=1)
+
+
+def test_operations_are_those_of_the_literature():
+    # 4.09e9 multiply-adds at 224 pixels with 1000 classes, some percent of them with padding.
+    case = train_step.Case("resnet50", 1.0, image_size=224, batch=2, train_steps=1, predict_steps=1)
+    predict = train_step.flops_per_image(case, "predict")
+    assert 0.93 < predict / (2 * 4.09e9) < 1.01
+    # Each convolution has two gradients, but nobody asks for that of the images.
+    assert 2.8 < train_step.flops_per_image(case, "train") / predict < 3.05
+
+
+def test_streaming_reports_file_memory_and_rate(tmp_path, capsys):
+    result = streaming_memory.measure(tmp_path, images=100, size=8, batch_size=16, epochs=2)
+    streaming_memory.print_header()
+    streaming_memory.print_row(100, 8, result)
+    [row] = table(capsys.readouterr().out)
+    assert first_number(row["images/s"]) > 0
+    assert result["file"] == np.load(tmp_path / "images.npy").size + 128
+    assert 0 < result["start"] <= result["peak"]
+    assert row["under 2 GB"] == ("yes" if result["peak"] < 2e9 else "NO")
+
+
+def test_streaming_refuses_other_pixels_than_were_written(tmp_path, monkeypatch):
+    write = streaming_memory.write_cache
+    monkeypatch.setattr(streaming_memory, "write_cache", lambda *arguments: write(*arguments) + 1)
+    with pytest.raises(RuntimeError, match="add up to"):
+        streaming_memory.measure(tmp_path, images=32, size=8, batch_size=16, epochs=1)

@@ -42,7 +42,8 @@ def main() -> int:
         except training.Stopped:
             print(f"stopped; go on with --workdir={workdir}", file=sys.stderr)
             return training.STOPPED_STATUS
-    print(f"\n{base.dataset}: {summaries['fine-tuned']['images']} images\n")
+    counts = ", ".join(f"{count} {split}" for split, count in summaries["fine-tuned"]["images"].items())
+    print(f"\n{base.dataset}: {counts} images\n")
     print(report.comparison_table(summaries))
     print(f"\nrun directories: {workdir}/{{{','.join(_METHODS.values())}}}  (open report.html in each)")
     return 0

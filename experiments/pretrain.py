@@ -1,6 +1,6 @@
 r"""Train a network from scratch, and export its weights for others to start from.
 
-    python -m experiments.pretrain --dataset=folder:cifar10 --image_size=32 --width=0.25 \
+    python -m experiments.pretrain --dataset=folder:cifar10 --image_size=32 --test_resize=32 --width=0.375 \
         --workdir=runs/cifar10 --export=resnet26_cifar10
 
 This is ``experiments.finetune --method=scratch`` with defaults that suit it; every flag of it works here.

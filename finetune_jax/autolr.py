@@ -33,6 +33,7 @@ Include = Callable[[tuple[str, ...], Any], bool]
 
 _DIVERGED_FACTOR = 0.1
 _TARGET_FLOOR = 0.1  # share of the smallest variation
+_NO_TARGET = -1.0  # below every target, and unlike NaN equal to itself
 _NOT_KERNELS = re.compile("bias|scale|offset|embed|token", re.IGNORECASE)
 
 
@@ -67,7 +68,7 @@ class AutoLRConfig:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0.0 < self.threshold_decay <= 1.0:
             raise ValueError(f"threshold_decay must be in (0, 1], got {self.threshold_decay}")
-        if self.max_trials != int(self.max_trials) or self.max_trials < 1:
+        if not isinstance(self.max_trials, int) or self.max_trials < 1:
             raise ValueError(f"max_trials must be a whole number of at least 1, got {self.max_trials}")
 
 
@@ -76,7 +77,7 @@ class AutoLRState(NamedTuple):
 
     Attributes:
         learning_rates: ``[K]``, rates of the next trial.
-        targets: ``[K]``, variations the next trial aims at; zeros where this epoch has set none yet.
+        targets: ``[K]``, variations the next trial aims at; −1 as long as this epoch has set none.
         threshold: ``[]``, sorting quality from which on the next trial is accepted.
         epoch: int32 ``[]``, 0-based.
         trial: int32 ``[]``, 0-based within the epoch.
@@ -285,7 +286,7 @@ def init(config: AutoLRConfig, learning_rates: ArrayLike) -> AutoLRState:
             raise ValueError(f"learning_rates must be finite and at least 0, got {values.tolist()}")
     return AutoLRState(
         learning_rates=rates,
-        targets=jnp.zeros_like(rates),
+        targets=jnp.full_like(rates, _NO_TARGET),
         threshold=jnp.asarray(config.threshold, rates.dtype),
         epoch=jnp.zeros((), jnp.int32),
         trial=jnp.zeros((), jnp.int32),
@@ -331,8 +332,9 @@ def update(
     ordered = _reaches(quality, state.threshold)
     accepted = ~diverged & (ordered | last)
 
-    # Zeros are no targets anyone could aim at: a diverged first trial leaves them to the next one.
-    sets_targets = ~accepted & ~diverged & ((state.trial == 0) | (state.targets == 0).all())
+    # Not always the epoch's first trial: one that diverged leaves the targets to the next.
+    first = (state.trial == 0) | (state.targets == _NO_TARGET).all()
+    sets_targets = first & ~accepted & ~diverged
     initial = sets_targets & (state.epoch == 0)
     new_targets = jnp.where(
         state.epoch == 0, initial_targets(v, alpha=config.alpha, beta=config.beta), renewed_targets(v)
@@ -344,7 +346,7 @@ def update(
     )
     next_state = AutoLRState(
         learning_rates=jnp.where(accepted, rates, renewed),
-        targets=jnp.where(accepted, 0, targets),
+        targets=jnp.where(accepted, _NO_TARGET, targets),
         threshold=jnp.where(accepted, decayed, state.threshold),
         epoch=jnp.where(accepted, state.epoch + 1, state.epoch),
         trial=jnp.where(accepted, 0, state.trial + 1),

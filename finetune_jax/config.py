@@ -38,6 +38,11 @@ class DataConfig:
     image_size: int = setting(
         0, "Height and width the network sees; 0 is 32 for digits and 224 for everything else."
     )
+    test_resize: int = setting(
+        0,
+        "Validation and test images are resized to this side, then their centre is cropped to --image_size; "
+        "0 is 8/7 of it (AutoLR's 256 for 224), and no crop for digits.",
+    )
     skip_unreadable: bool = setting(False, "Leave out images that cannot be read, with a counted warning.")
     cache_dir: str = setting("", "Decoded images are kept here; empty is ~/.cache/finetune_jax.")
     device_data_gb: float = setting(
@@ -131,6 +136,7 @@ _RANGES = (
     (
         (
             "image_size",
+            "test_resize",
             "decode_workers",
             "early_stopping",
             "checkpoint_steps",

@@ -65,6 +65,7 @@ def proxy_anchor(
 
 
 def _log_one_plus_sum_exp(x: jax.Array, where: jax.Array) -> jax.Array:
-    """``log(1 + Σ exp(x))`` over the first axis; the 1 is one more term exp(0)."""
-    x = jnp.pad(x, ((1, 0), (0, 0)))
-    return jax.nn.logsumexp(x, axis=0, where=jnp.pad(where, ((1, 0), (0, 0)), constant_values=True))
+    """``log(1 + Σ exp(x))`` over the first axis, without overflow, and exact where the sum is tiny."""
+    x = jnp.where(where, x, -jnp.inf)
+    shift = jax.lax.stop_gradient(jnp.maximum(x.max(0), 0))
+    return shift + jnp.log1p(jnp.expm1(-shift) + jnp.exp(x - shift).sum(0))

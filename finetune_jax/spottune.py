@@ -171,7 +171,9 @@ def apply(
     """Logits of a routed network in evaluation mode (batch norm uses the statistics of each copy).
 
     With decisions all 1 these are the logits of ``tuned``, with all 0 those of the frozen blocks between stem
-    and head of ``tuned``, bit for bit as the same blocks give them alone.
+    and head of ``tuned``: the operations on an image are those of the blocks alone, whatever the other copy
+    and the other images do. So they agree bit for bit, unless XLA fuses two separately compiled programs
+    differently and thereby rounds differently.
 
     Args:
         network: the network of both copies.

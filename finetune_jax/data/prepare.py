@@ -8,6 +8,7 @@ from finetune_jax.data import cache, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.data.examples import Examples, Source
+from finetune_jax.errors import UserError
 
 _DIGITS_SIZE = 32
 # Test images are resized to 256 and cropped to 224, as AutoLR does; other sizes keep the proportion.
@@ -36,10 +37,18 @@ def image_size(config: DataConfig, natural_size: int) -> int:
 
 
 def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessing:
-    """How an image becomes ``[size, size, 3]``: stretched, and for evaluation of photos a centre crop."""
-    if train or config.dataset == "digits":
+    """How an image becomes ``[size, size, 3]``: stretched, and for evaluation of photos a centre crop.
+
+    Raises:
+        UserError: ``--test_resize`` is smaller than the crop.
+    """
+    if train:
         return Preprocessing(size, size)
-    return Preprocessing(size, round(size * _RESIZE_FACTOR))
+    default = size if config.dataset == "digits" else round(size * _RESIZE_FACTOR)
+    resize = config.test_resize or default
+    if resize < size:
+        raise UserError(f"--test_resize={resize} is smaller than the {size} pixels that the network sees")
+    return Preprocessing(size, resize)
 
 
 def materialise(config: DataConfig, source: Source, size: int, *, silent: bool = False) -> dict[str, Arrays]:

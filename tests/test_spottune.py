@@ -70,11 +70,11 @@ class TestGumbelSoftmax:
         np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
     def test_a_temperature_that_merges_close_logits_does_not_change_the_choice(self):
-        # Neighbours in float32 that are equal once divided by 3.
-        logits = np.array([np.float32(1.6), np.nextafter(np.float32(1.6), np.float32(2))])
-        assert logits[0] / np.float32(3) == logits[1] / np.float32(3)
-        sample = spottune.gumbel_softmax(np.zeros(2, np.float32), logits, 3.0)
-        np.testing.assert_array_equal(sample, [0, 1])
+        # Neighbours in float32; divided by 3, about half of the pairs are equal.
+        low = np.linspace(1, 2, 500, endpoint=False, dtype=np.float32)
+        logits = np.stack([low, np.nextafter(low, np.float32(2))], 1)
+        sample = spottune.gumbel_softmax(np.zeros_like(logits), logits, 3.0)
+        np.testing.assert_array_equal(sample, np.tile([0, 1], (500, 1)))
 
     @pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.float32(0)])
     def test_a_temperature_that_is_not_positive_is_refused(self, temperature):

@@ -196,12 +196,23 @@ def _restore(directory: Path, step: int, **items: Any) -> Any:
     _hush_orbax()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as reader:
-            return reader.restore(path, args=ocp.args.Composite(**items))
+            restored = reader.restore(path, args=ocp.args.Composite(**items))
+        for name, target in items.items():
+            if isinstance(target, ocp.args.StandardRestore):
+                jax.tree_util.tree_map_with_path(_check_like, target.item, restored[name])
     except Exception as error:  # a missing key, another shape, a damaged file: all kinds of errors
         raise UserError(
             f"checkpoint {path} cannot be read ({_reason(error)}); "
             "if it is damaged, delete its folder to go on from the one before"
         ) from error
+    return restored
+
+
+def _check_like(path: Any, target: np.ndarray, value: np.ndarray) -> None:
+    # Orbax gives host arrays back in the shape in which they were saved, whatever was asked for.
+    if value.shape != target.shape:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        raise ValueError(f"{name} has shape {value.shape} instead of {target.shape}")
 
 
 def _reserve(directory: Path, size: int) -> None:
@@ -226,8 +237,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
-    # Tensorstore appends its settings.
-    return lines[0].split(" [tensorstore_spec")[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    # Tensorstore appends its settings; orbax puts the names that differ on the lines after a colon.
+    first = lines[0].split(" [tensorstore_spec")[0]
+    return f"{first} {lines[1].strip(' :')}" if first.endswith(":") and lines[1:] else first
 
 
 @functools.cache

@@ -239,12 +239,7 @@ class _Loop:
             self._directory.add_scalars({f"rate/{name}": rate for name, rate in rates.items()}, epoch + 1)
             self._directory.add_metrics(row)
         self._save(host, score)
-        shown = "  ".join(
-            f"{name} {value:.4f}"
-            for name, value in row.items()
-            if isinstance(value, float) and name != "seconds"
-        )
-        progress.line(f"epoch {epoch + 1}/{plan.epochs}  {shown}  {row['seconds']:.1f} s")
+        progress.line(f"epoch {epoch + 1}/{plan.epochs}  {_shown(row)}  {row['seconds']:.1f} s")
 
     def _fetch(self, state: TrainState) -> TrainState:
         """The state as host arrays, refused where it is of no use for going on."""
@@ -271,6 +266,17 @@ class _Loop:
         }
         with self._replicas.together():
             self._saver.save(state, meta, score=score)
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    """``train loss 0.12 accuracy 0.95  validation …``: what tells most of a row."""
+    parts = []
+    for split in ("train", "validation", "test"):
+        values = [(name, row.get(f"{split}_{name}")) for name in ("loss", "accuracy")]
+        numbers = " ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
+        if numbers:
+            parts.append(f"{split} {numbers}")
+    return "  ".join(parts)
 
 
 def _check_finite(what: str, tree: Any, step: int) -> None:

@@ -73,7 +73,9 @@ def test_importing_the_package_loads_no_jax_and_its_modules_come_on_demand():
         "import sys, finetune_jax; assert 'jax' not in sys.modules; "
         "print(finetune_jax.retrieval.recall_at_k.__name__, finetune_jax.load.__name__)"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == ["recall_at_k", "load"]
 
 
@@ -109,7 +111,9 @@ def test_training_then_evaluating_then_predicting_from_the_command_line(photos, 
     assert f"cannot read the image {broken}" in result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 12
-    assert all(line.startswith(f"{photos}/sky/") and len(line.split("\t")[1].split("  ")) == 2 for line in lines)
+    assert all(
+        line.startswith(f"{photos}/sky/") and len(line.split("\t")[1].split("  ")) == 2 for line in lines
+    )
 
     features = tmp_path / "features.npz"
     result = run("predict", f"--run={workdir}", f"--embeddings={features}", photos, "--compilation_cache=")
@@ -127,7 +131,9 @@ def test_check_data_lists_what_is_wrong_and_says_so_in_its_status(photos, tmp_pa
     assert result.returncode == 1
     assert "zz.png" in result.stdout
     assert "copy.png" in result.stdout
-    result = run("finetune", f"--dataset=folder:{bad}", f"--cache_dir={tmp_path}", f"--workdir={tmp_path}/run")
+    result = run(
+        "finetune", f"--dataset=folder:{bad}", f"--cache_dir={tmp_path}", f"--workdir={tmp_path}/run"
+    )
     assert fails_with(result, "zz.png", "--skip_unreadable", "check_data")
 
 

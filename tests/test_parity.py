@@ -47,7 +47,9 @@ class Case:
         """The same of losses and logits; of gradients and statistics, the worst parameter's, relative to its norm."""
         errors = {}
         for mode, train in (("eval", False), ("train", True)):
-            loss = jax.jit(jax.value_and_grad(lambda params, train=train: self._loss(params, train), has_aux=True))
+            loss = jax.jit(
+                jax.value_and_grad(lambda params, train=train: self._loss(params, train), has_aux=True)
+            )
             (value, (logits, batch_stats)), gradients = loss(self.variables["params"])
             errors[f"{mode}_loss"] = self._error(f"{mode}_loss", value)
             errors[f"{mode}_logits"] = self._error(f"{mode}_logits", logits)

@@ -87,7 +87,15 @@ def test_the_page_holds_result_epochs_flags_and_figures_and_escapes_names():
     }
     rows = [{"epoch": "1", "train_loss": "0.123456789"}]
     page = report.run_page(summary, {"seed": 7}, rows, {"curves": b"png"})
-    for part in ("0.8750", "folder:&lt;b&gt;", "chosen on test", "--seed", "0.1235", "cG5n", "validation: none"):
+    for part in (
+        "0.8750",
+        "folder:&lt;b&gt;",
+        "chosen on test",
+        "--seed",
+        "0.1235",
+        "cG5n",
+        "validation: none",
+    ):
         assert part in page
     assert "<b>:" not in page
 
@@ -101,6 +109,8 @@ def test_the_confusion_figure_is_darkest_where_the_share_is_largest():
 
 
 def test_curves_are_drawn_for_the_splits_that_were_measured():
-    rows = [{"epoch": str(e), "train_loss": "1.0", "train_accuracy": "0.5", "test_accuracy": ""} for e in (1, 2)]
+    rows = [
+        {"epoch": str(e), "train_loss": "1.0", "train_accuracy": "0.5", "test_accuracy": ""} for e in (1, 2)
+    ]
     with Image.open(io.BytesIO(figures.training_curves(rows, 1))) as picture:
         assert picture.size[0] > picture.size[1] > 100

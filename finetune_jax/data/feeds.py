@@ -152,7 +152,7 @@ class _Rows:
         # Mapped pages would count as this process's memory, up to the size of the data set; read ones do not.
         self._file = None
         if isinstance(arrays.images, np.memmap) and arrays.images.filename is not None:
-            self._file = files.enter_context(open(arrays.images.filename, "rb"))
+            self._file = files.enter_context(open(arrays.images.filename, "rb"))  # noqa: SIM115
             self._offset = arrays.images.offset
 
     def __len__(self) -> int:

@@ -35,7 +35,7 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
                 summary["validation_accuracy"],
                 summary["best_epoch"],
                 summary["epochs_trained"],
-                round(summary["seconds"], 1),
+                round(summary["seconds"]),
                 summary["parameters_trained"],
             ]
             for name, summary in summaries.items()

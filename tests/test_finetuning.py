@@ -186,11 +186,11 @@ def test_bfloat16_streaming_balancing_and_two_devices_go_together(base, tmp_path
         device_data_gb=0.0,
         augmentation="pad_crop_flip",
         select_on="test",
-        epochs=1,
+        epochs=3,
     )
     summary = finetuning.run(config, Replicas(tuple(jax.devices()[:2])))
     assert (summary["devices"], summary["selected_on"]) == (2, "test")
-    assert summary["test_accuracy"] > 0.6
+    assert summary["test_accuracy"] > 0.8
     _, variables = read_best(tmp_path / "run")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 

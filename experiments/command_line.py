@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from finetune_jax.errors import UserError
+from finetune_jax.errors import Stopped, UserError
 
 Config = TypeVar("Config")
+
+STOPPED_STATUS = 143
+"""Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as in shells."""
 
 flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, or auto on Slurm and TPU pods; empty runs a single process."
@@ -107,7 +110,7 @@ def start_jax() -> Any:
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:
-    """Parse the flags and call ``main``; bad input ends with one sentence and status 1.
+    """Parse the flags and call ``main``; bad input ends with one sentence and status 1, SIGTERM with 143.
 
     Args:
         main: gets the positional arguments if there may be any, and returns the exit status.
@@ -124,6 +127,9 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return STOPPED_STATUS
         except KeyboardInterrupt:
             print("interrupted; the last checkpoint is intact", file=sys.stderr)
             return 130

@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import command_line
 from finetune_jax.config import FinetuneConfig
+from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, epochs=6, learning_rate=0.02)
 _METHODS = {
@@ -28,20 +29,16 @@ def main() -> int:
     """Run the three methods, print the table."""
     base = command_line.read_flags(FinetuneConfig)
     if flags.FLAGS["method"].present:
-        raise command_line.UserError("--method has no meaning here: the demo runs three of them")
+        raise UserError("--method has no meaning here: the demo runs three of them")
     workdir = base.workdir or os.path.join("runs", time.strftime("demo-%Y%m%d-%H%M%S"))
     replicas = command_line.start_jax()
-    from finetune_jax import finetuning, report, training
+    from finetune_jax import finetuning, report
 
     summaries = {}
     for name, method in _METHODS.items():
         print(f"{name}:", file=sys.stderr)
-        own = os.path.join(workdir, method)
-        try:
-            summaries[name] = finetuning.run(dataclasses.replace(base, method=method, workdir=own), replicas)
-        except training.Stopped:
-            print(f"stopped; go on with --workdir={workdir}", file=sys.stderr)
-            return training.STOPPED_STATUS
+        own = dataclasses.replace(base, method=method, workdir=os.path.join(workdir, method))
+        summaries[name] = finetuning.run(own, replicas)
     counts = ", ".join(f"{count} {split}" for split, count in summaries["fine-tuned"]["images"].items())
     print(f"\n{base.dataset}: {counts} images\n")
     print(report.comparison_table(summaries))

@@ -5,8 +5,6 @@ r"""Fine-tune a pretrained network.
 Started again with the same flags it goes on where it stopped.
 """
 
-import sys
-
 from experiments import command_line
 from finetune_jax.config import FinetuneConfig
 
@@ -17,13 +15,9 @@ def main() -> int:
     """Run, print the result, return the exit status."""
     config = command_line.read_flags(FinetuneConfig)
     replicas = command_line.start_jax()
-    from finetune_jax import finetuning, training
+    from finetune_jax import finetuning
 
-    try:
-        summary = finetuning.run(config, replicas)
-    except training.Stopped:
-        print(f"stopped; start again with the same flags to go on ({config.workdir})", file=sys.stderr)
-        return training.STOPPED_STATUS
+    summary = finetuning.run(config, replicas)
     if replicas.is_primary:
         print(
             f"test accuracy {summary['test_accuracy']:.4f} "

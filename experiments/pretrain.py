@@ -6,8 +6,6 @@ r"""Train a network from scratch, and export its weights for others to start fro
 This is ``experiments.finetune --method=scratch`` with defaults that suit it; every flag of it works here.
 """
 
-import sys
-
 from absl import flags
 
 from experiments import command_line
@@ -31,14 +29,10 @@ def main() -> int:
     replicas = command_line.start_jax()
     from pathlib import Path
 
-    from finetune_jax import finetuning, training
+    from finetune_jax import finetuning
     from finetune_jax.models import pretrained
 
-    try:
-        summary = finetuning.run(config, replicas)
-    except training.Stopped:
-        print(f"stopped; start again with the same flags to go on ({config.workdir})", file=sys.stderr)
-        return training.STOPPED_STATUS
+    summary = finetuning.run(config, replicas)
     if replicas.is_primary:
         if flags.FLAGS.export:
             origin = pretrained.from_run(Path(config.workdir))

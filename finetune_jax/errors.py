@@ -1,4 +1,4 @@
-"""The one kind of error a user can mend, kept apart from defects of the program."""
+"""What ends a run without being a defect of the program: bad input, and being asked to stop."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one sentence or a short list that names the flag or file and says what to do. Binaries
     print it without a traceback and exit with status 1.
     """
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM) and has saved its state; the same flags go on with it."""

@@ -50,7 +50,7 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        training.Stopped: SIGTERM came; the state is saved.
+        Stopped: SIGTERM came; the state is saved.
     """
     validate(config)
     if not config.workdir:

@@ -18,21 +18,14 @@ import numpy as np
 
 from finetune_jax import checkpoints, optimizers
 from finetune_jax.data.feeds import Training
-from finetune_jax.errors import UserError
+from finetune_jax.errors import Stopped, UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.progress import Progress
 from finetune_jax.run_directory import RunDirectory
 from finetune_jax.step import TrainState
 
-STOPPED_STATUS = 143
-"""Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as in shells."""
-
 # How far the host runs ahead of the devices.
 _DISPATCHES_AHEAD = 32
-
-
-class Stopped(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +162,7 @@ class _Loop:
             start = 0
             self._end_epoch(state, epoch, began, progress)
             if stop_requested.came:
-                raise Stopped
+                raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
 
     def _resume(self, state: TrainState) -> TrainState:
         latest = checkpoints.latest_step(self._directory.checkpoints)
@@ -211,7 +204,7 @@ class _Loop:
             if stopping or (every and step // every > previous // every):
                 self._save(self._fetch(state), None)
             if stopping:
-                raise Stopped
+                raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
         return state
 
     def _end_epoch(self, state: TrainState, epoch: int, began: float, progress: Progress) -> None:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from finetune_jax import checkpoints, models, optimizers, parallel, training
 from finetune_jax.checkpoints import Checkpoints
-from finetune_jax.errors import UserError
+from finetune_jax.errors import Stopped, UserError
 from finetune_jax.run_directory import RunDirectory
 from finetune_jax.step import TrainState, create_state
 
@@ -230,7 +230,7 @@ def test_asked_to_stop_it_saves_that_very_step_and_goes_on_to_the_same_end(
     fit(tmp_path / "undisturbed", plan)
     path = tmp_path / "run"
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(training.Stopped):
+    with pytest.raises(Stopped):
         fit(path, plan, made_up_training(ask_to_stop_at(number)))
     assert signal.getsignal(signal.SIGTERM) == handler
     assert checkpoints.latest_step(path / "checkpoints") == number
@@ -244,7 +244,7 @@ def test_asked_to_stop_during_evaluation_it_stops_after_the_epoch(tmp_path: Path
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(state)
 
-    with pytest.raises(training.Stopped):
+    with pytest.raises(Stopped):
         fit(tmp_path, dataclasses.replace(PLAN, evaluate=interrupted))
     assert checkpoints.latest_step(tmp_path / "checkpoints") == STEPS
 

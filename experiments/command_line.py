@@ -130,6 +130,10 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return STOPPED_STATUS
+        except BrokenPipeError:
+            # The reader of the output (head, less) has seen enough; nor can Python flush into it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except KeyboardInterrupt:
             print("interrupted; the last checkpoint is intact", file=sys.stderr)
             return 130

@@ -184,6 +184,14 @@ def test_bad_input_gets_one_sentence(name, arguments, parts, tmp_path):
     assert len(result.stderr.strip().splitlines()) <= 3
 
 
+def test_a_reader_that_has_seen_enough_causes_no_traceback(photos, tmp_path):
+    command = (
+        f"{sys.executable} -m experiments.check_data --dataset=folder:{photos} --cache_dir={tmp_path} | true"
+    )
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr
+
+
 def test_flags_can_come_from_a_file(tmp_path):
     flagfile = tmp_path / "flags"
     flagfile.write_text("--schedule=step\n")

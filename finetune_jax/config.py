@@ -182,7 +182,18 @@ def _fractions_leave_training_images(values: Mapping[str, Any]) -> None:
         raise UserError("--validation_fraction and --test_fraction together leave no training images")
 
 
+def _no_setting_without_effect(values: Mapping[str, Any]) -> None:
+    method = values.get("method")
+    if values.get("k", 1) != 1 and method != "last_k":
+        raise UserError(f"--k={values['k']} is for --method=last_k and has no meaning with {method}")
+    if values.get("frozen_norm") == "train" and method in ("standard", "scratch"):
+        raise UserError(f"--frozen_norm=train has no meaning with --method={method}, which freezes nothing")
+    if values.get("early_stopping") and values["select_on"] == "last":
+        raise UserError("--early_stopping needs a score; it contradicts --select_on=last")
+
+
 _CONTRADICTIONS = (
+    _no_setting_without_effect,
     _scratch_has_no_pretrained,
     _schedule_needs_drops,
     _one_balance,

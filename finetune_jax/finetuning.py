@@ -57,11 +57,15 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
         raise UserError("--workdir is empty; name a directory for the run")
     replicas.check_batch_size(config.batch_size)
     directory = RunDirectory(Path(config.workdir).expanduser(), primary=replicas.is_primary)
-    directory.claim(dataclasses.asdict(config))
+    flags = dataclasses.asdict(config)
+    directory.check(flags)
     if directory.summary is not None:
         return directory.summary
     began = time.monotonic()
-    job = _Job(config, replicas)
+    with replicas.together():
+        job = _Job(config, replicas)
+    # Only now: a mistake in a flag, found above, must not keep the directory from the corrected command.
+    directory.claim(flags)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
     logits = job.test_logits(directory)
     summary = job.summary(directory, rows, logits, time.monotonic() - began)
@@ -302,6 +306,11 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         network = registry.create(config.network or "resnet26", **settings)
         return pretrained.Pretrained(network, {})
     origin = pretrained.resolve(config.pretrained, architecture=config.network or None, **settings)
+    if config.width not in (1.0, origin.network.width):
+        raise UserError(
+            f"--width={config.width:g} contradicts --pretrained={config.pretrained}, "
+            f"which has width {origin.network.width:g}"
+        )
     if config.network and origin.network.architecture != config.network:
         raise UserError(
             f"--network={config.network} contradicts --pretrained={config.pretrained}, "

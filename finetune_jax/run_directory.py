@@ -52,25 +52,35 @@ class RunDirectory:
         Raises:
             UserError: it cannot be written, holds something else, or a run with other flags (named).
         """
-        wanted = {name: value for name, value in flags.items() if name not in LOCAL_FLAGS}
-        wanted = json.loads(json.dumps(wanted))
         found = self._flags() if self._primary else self._wait_for_flags()
         if found is not None:
-            differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-            if differing:
-                changes = ", ".join(
-                    f"--{name}={wanted.get(name)} (was {found.get(name)})" for name in differing
-                )
-                raise UserError(
-                    f"--workdir={self.path} holds a run with other flags: {changes}; "
-                    "give the same flags to go on with it, or another --workdir"
-                )
+            self._check_same(found, flags)
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be created: {error.strerror}") from error
-        self._write(_FLAGS, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        self._write(_FLAGS, json.dumps(_lasting(flags), indent=2, sort_keys=True) + "\n")
+
+    def check(self, flags: Mapping[str, Any]) -> None:
+        """Whether :meth:`claim` would find a free directory or a run with these flags; changes nothing.
+
+        Raises:
+            UserError: the directory holds something else, or a run with other flags (named).
+        """
+        found = self._flags()
+        if found is not None:
+            self._check_same(found, flags)
+
+    def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+        wanted = _lasting(flags)
+        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        if differing:
+            changes = ", ".join(f"--{name}={wanted.get(name)} (was {found.get(name)})" for name in differing)
+            raise UserError(
+                f"--workdir={self.path} holds a run with other flags: {changes}; "
+                "give the same flags to go on with it, or another --workdir"
+            )
 
     def _flags(self) -> dict[str, Any] | None:
         """Flags of the run that lives here; None for a directory that is free to take."""
@@ -200,6 +210,11 @@ def data_config_of(run: Path) -> DataConfig:
     return DataConfig(
         **{field.name: flags.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
     )
+
+
+def _lasting(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that must not change between two starts, as they come back from JSON."""
+    return json.loads(json.dumps({name: value for name, value in flags.items() if name not in LOCAL_FLAGS}))
 
 
 def _temporary(name: str) -> str:

@@ -222,6 +222,7 @@ def test_class_weights_are_one_on_average_over_the_images():
         ({"workdir": ""}, r"--workdir is empty"),
         ({"method": "last_k", "k": 13}, r"--k=13: resnet26 has only 12 blocks"),
         ({"network": "resnet18"}, r"--network=resnet18"),
+        ({"width": 0.5}, r"--width=0.5 contradicts --pretrained=resnet26_cifar10, which has width 0.375"),
         ({"validation_fraction": 0.999}, r"no training images"),
     ],
 )
@@ -229,12 +230,17 @@ def test_settings_that_do_not_go_with_data_or_network_are_named(changes, named, 
     config = dataclasses.replace(base, **{"workdir": str(tmp_path / "run"), **changes})
     with pytest.raises(UserError, match=named):
         finetuning.run(config, one)
+    # The corrected command may use the same directory.
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"epochs": 0}, "--epochs=0"),
+        ({"k": 2}, "--k=2 is for --method=last_k"),
+        ({"frozen_norm": "train"}, "--frozen_norm=train has no meaning with --method=standard"),
+        ({"early_stopping": 3, "select_on": "last"}, "--early_stopping needs a score"),
         ({"learning_rate": -0.1}, "--learning_rate=-0.1"),
         ({"momentum": 1.0}, "--momentum=1.0"),
         ({"method": "fastest"}, "--method=fastest"),

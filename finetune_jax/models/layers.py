@@ -5,7 +5,6 @@ whatever the compute ``dtype``. Padding is explicit, because ``SAME`` places the
 convolution differently from the origin of the weights.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,17 +47,15 @@ class Conv(nn.Module):
     kernel_size: int
     stride: int = 1
     padding: Padding | None = None
-    groups: int = 1
     dtype: Dtype = jnp.float32
-    kernel_init: Callable[..., jax.Array] = _conv_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Apply the layer; the default padding is ``kernel_size // 2`` on every side."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", _conv_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.kernel_size == 1 and self.groups == 1 and self.padding is None:
+        if self.kernel_size == 1 and self.padding is None:
             # A matrix product over pixels: XLA's weight gradient of a 1×1 convolution is far slower on CPU.
             return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
         padding = symmetric(self.kernel_size // 2) if self.padding is None else self.padding
@@ -68,7 +65,6 @@ class Conv(nn.Module):
             window_strides=(self.stride, self.stride),
             padding=padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
         )
 
 

@@ -125,7 +125,7 @@ class OurSide:
     def prepare(self, case: Case) -> int:
         import jax
 
-        from finetune_jax import augmentation, evaluation, models, optimizers, step
+        from finetune_jax import augmentation, evaluation, models, objectives, optimizers, step
         from finetune_jax.data.feeds import create_feed
         from finetune_jax.parallel import AXIS
 
@@ -140,8 +140,11 @@ class OurSide:
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY,
         )
-        objective = step.classification(
-            network, normalize=normalize, augment=augmentation.flip, batch_norm_parts=parts
+        objective = objectives.objective(
+            objectives.forward(network, parts),
+            objectives.cross_entropy(),
+            normalize=normalize,
+            augment=augmentation.flip,
         )
         train_step = functools.partial(
             step.train_step, objective=objective, optimizer=optimizer, axis_name=AXIS

@@ -2,28 +2,27 @@ r"""Fine-tune a pretrained network.
 
     python -m experiments.finetune --dataset=folder:photos --workdir=runs/photos
 
-Started again with the same flags it goes on where it stopped.
+Started again with the same flags it goes on where it stopped. Flags that are not given have the values of the
+method's paper: ``--method=autolr`` starts its blocks at 1e-3 and trains 50 epochs with batches of 40.
 """
 
+from absl import flags
+
 from experiments import command_line
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config import FinetuneConfig, recipe
 
 command_line.define_flags(FinetuneConfig)
 
 
 def main() -> int:
     """Run, print the result, return the exit status."""
-    config = command_line.read_flags(FinetuneConfig)
+    config = command_line.read_flags(FinetuneConfig, base=recipe(flags.FLAGS.method))
     replicas = command_line.start_jax()
-    from finetune_jax import finetuning
+    from finetune_jax import finetuning, report
 
     summary = finetuning.run(config, replicas)
     if replicas.is_primary:
-        print(
-            f"test accuracy {summary['test_accuracy']:.4f} "
-            f"(epoch {summary['best_epoch']} of {summary['epochs_trained']}, chosen on {summary['selected_on']}; "
-            f"{summary['seconds']:.0f} s)\nrun directory: {config.workdir}"
-        )
+        print(f"{report.result_line(summary)}\nrun directory: {config.workdir}")
     return 0
 
 

@@ -1,8 +1,11 @@
 """Checkpoints of a run: the latest for going on, the best for using.
 
-A checkpoint has three items, restored separately: ``variables`` (the whole network), ``training`` (what only
-training needs) and ``meta`` (JSON: position, scores, and everything prediction needs). Process 0 writes them
-as host arrays, asynchronously; any process, on any number of devices, reads them.
+A checkpoint has these items, restored separately: ``variables`` (the whole network), ``training`` (what only
+training needs), ``meta`` (JSON: scores, and everything prediction needs), and whatever else the loop hands
+over. Process 0 writes them as host arrays, asynchronously; any process, on any number of devices, reads them.
+
+Checkpoints are numbered by the steps trained so far, passes that were thrown away included; where none was,
+that is the step of the state.
 """
 
 import contextlib
@@ -32,8 +35,13 @@ _OVERHEAD = 2**20
 class Checkpoints:
     """The ``checkpoints/`` folder of one run, opened for writing by process 0 and for reading by all."""
 
-    def __init__(self, directory: Path, *, writable: bool) -> None:
+    def __init__(self, directory: Path, *, writable: bool, keep_all: bool = False) -> None:
         """Open the folder.
+
+        Args:
+            directory: of the checkpoints; created where it is to be written.
+            writable: whether this process writes.
+            keep_all: whether all checkpoints stay, instead of the latest and the best.
 
         Raises:
             UserError: it cannot be created or written.
@@ -43,16 +51,26 @@ class Checkpoints:
         if writable:
             with self._explained("opened"):
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._manager = _manager(self._directory)
+                self._manager = _manager(self._directory, keep_all)
 
-    def save(self, state: "TrainState", meta: Mapping[str, Any], *, score: float | None) -> None:
+    def save(
+        self,
+        state: "TrainState",
+        meta: Mapping[str, Any],
+        *,
+        score: float | None,
+        number: int | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         """Save in the background; the latest and the best stay, older ones go.
 
         Args:
-            state: its arrays are copied to the host before this returns. A step that is there already is not
-                written again.
+            state: its arrays are copied to the host before this returns.
             meta: JSON.
             score: larger is better; None where the state was not evaluated.
+            number: of the checkpoint, by default the step of the state. One that is there already is not
+                written again.
+            more: further items, ``{name: tree of arrays}``; those without arrays are left out.
 
         Raises:
             UserError: the disk is full or not writable, now or in the save before; earlier checkpoints are
@@ -62,22 +80,28 @@ class Checkpoints:
         if self._manager is None:
             return
         host = jax.device_get(state)
-        step = int(host.step)
-        if step in self._manager.all_steps():
+        number = int(host.step) if number is None else number
+        items = {"variables": host.variables, "training": _training(host), **(more or {})}
+        self.write(number, items, meta, score=score)
+
+    def write(
+        self, number: int, items: Mapping[str, Any], meta: Mapping[str, Any], *, score: float | None = None
+    ) -> None:
+        """Save any items, ``{name: tree of arrays}``; the rest as of :meth:`save`."""
+        if self._manager is None or number in self._manager.all_steps():
             return
-        if step < (self._manager.latest_step() or 0):
-            raise ValueError(f"step {step} comes after a checkpoint of step {self._manager.latest_step()}")
-        training = {"key": host.key, "opt_state": host.opt_state, "totals": host.totals}
-        items = ocp.args.Composite(
-            variables=ocp.args.StandardSave(host.variables),
-            training=ocp.args.StandardSave(training),
+        if number < (self._manager.latest_step() or 0):
+            raise ValueError(f"step {number} comes after a checkpoint of step {self._manager.latest_step()}")
+        host = {name: jax.device_get(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+        arguments = ocp.args.Composite(
             meta=ocp.args.JsonSave({**meta, "score": score}),
+            **{name: ocp.args.StandardSave(tree) for name, tree in host.items()},
         )
         metrics = None if score is None else {"score": score}
         with self._explained("written"):
             self._manager.wait_until_finished()
             _reserve(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(host)) + _OVERHEAD)
-            self._manager.save(step, args=items, metrics=metrics)
+            self._manager.save(number, args=arguments, metrics=metrics)
 
     def close(self) -> None:
         """Wait until everything is on disk.
@@ -106,14 +130,22 @@ class Checkpoints:
             ) from error
 
 
+def whole_steps(directory: Path) -> list[int]:
+    """Numbers of the whole checkpoints of a folder, ascending; none where there is no such folder."""
+    # A checkpoint gets its final name last; one that a kill cut short still has a temporary name.
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit())
+
+
 def latest_step(directory: Path) -> int | None:
     """Step of the newest whole checkpoint, None without any."""
-    return max(_whole_steps(directory), default=None)
+    return max(whole_steps(directory), default=None)
 
 
 def best_step(directory: Path) -> int | None:
     """Step of the checkpoint with the best score (the latest of equals), None without an evaluated one."""
-    scores = {step: read_meta(directory, step)["score"] for step in _whole_steps(directory)}
+    scores = {step: read_meta(directory, step)["score"] for step in whole_steps(directory)}
     evaluated = [(score, step) for step, score in scores.items() if score is not None]
     return max(evaluated)[1] if evaluated else None
 
@@ -129,21 +161,29 @@ def restore_state(directory: Path, step: int, like: "TrainState") -> "TrainState
     Raises:
         UserError: the checkpoint is of another network or optimiser, or damaged.
     """
-    training = {"key": like.key, "opt_state": like.opt_state, "totals": like.totals}
     restored = _restore(
         directory,
         step,
         variables=ocp.args.StandardRestore(_targets(like.variables)),
-        training=ocp.args.StandardRestore(_targets(training)),
+        training=ocp.args.StandardRestore(_targets(_training(like))),
     )
     params = restored["variables"]["params"]
     return like.replace(
-        step=np.asarray(step, np.int32),
         params={name: params[name] for name in like.params},
         frozen={name: params[name] for name in like.frozen},
         batch_stats=restored["variables"]["batch_stats"],
         **restored["training"],
     )
+
+
+def restore_item(directory: Path, step: int, name: str, like: Any) -> Any:
+    """One of the further items of a checkpoint, as host arrays; None where it was saved without this item.
+
+    Arguments and errors as of :func:`restore_state`.
+    """
+    if not (directory / str(step) / name).is_dir():
+        return None
+    return _restore(directory, step, **{name: ocp.args.StandardRestore(_targets(like))})[name]
 
 
 def restore_variables(directory: Path, step: int, like: Any) -> Any:
@@ -160,16 +200,17 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     return _restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
 
 
-def _manager(directory: Path) -> ocp.CheckpointManager:
+def _manager(directory: Path, keep_all: bool) -> ocp.CheckpointManager:
     _hush_orbax()
     policy = ocp.checkpoint_managers
     best = policy.BestN(
         get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
     )
+    # `max_to_keep` would delete the checkpoint just written unless it is among the best.
+    latest_and_best = policy.AnyPreservationPolicy([policy.LatestN(1), best])
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics["score"],
-        # `max_to_keep` would delete the checkpoint just written unless it is among the best.
-        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), best]),
+        preservation_policy=None if keep_all else latest_and_best,
         create=False,
         cleanup_tmp_directories=True,  # what a kill cut short
         # Host arrays are written by process 0 alone, without barriers between processes.
@@ -180,11 +221,8 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, options=options)
 
 
-def _whole_steps(directory: Path) -> list[int]:
-    # A checkpoint gets its final name last; one that a kill cut short still has a temporary name.
-    if not directory.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit())
+def _training(state: "TrainState") -> dict[str, Any]:
+    return {"step": state.step, "key": state.key, "opt_state": state.opt_state, "totals": state.totals}
 
 
 def _targets(tree: Any) -> Any:

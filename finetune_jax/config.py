@@ -5,15 +5,19 @@ exactly once. No JAX here: ``--help`` must not wait for it.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_jax.errors import UserError
 
-METHODS = ("standard", "feature_extractor", "last_k", "scratch")
+METHODS = ("standard", "feature_extractor", "last_k", "scratch", "autolr")
+PROTOCOLS = ("classification", "retrieval")
 AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip")
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
+OPTIMIZERS = ("sgd", "adamw")
+LOSSES = ("cross_entropy", "proxy_anchor")
 SELECTION = ("validation", "test", "last")
 
 
@@ -27,6 +31,13 @@ class DataConfig:
     """Which images, and how they reach the device."""
 
     dataset: str = setting("digits", "digits, folder:PATH, or tfds:NAME[:CONFIG].")
+    protocol: str = setting(
+        "classification",
+        "Label images (classification), or find those of the same class among others (retrieval), where "
+        "without given class splits the first half of the classes trains and the rest tests.",
+        PROTOCOLS,
+    )
+    ks: tuple[int, ...] = setting((1, 2, 4, 8), "K of the Recall@K that --protocol=retrieval reports.")
     data_dir: str = setting("", "Where prepared TFDS data lies; empty is TFDS's default.")
     validation_fraction: float = setting(
         0.1, "Share of the training images held out where the source has no validation split."
@@ -76,14 +87,39 @@ class NetworkConfig:
 class OptimizerConfig:
     """The optimiser and its rates."""
 
+    optimizer: str = setting("sgd", "SGD with Nesterov momentum, or AdamW.", OPTIMIZERS)
     learning_rate: float = setting(0.01, "Learning rate of the pretrained parts.")
     head_learning_rate: float = setting(0.0, "Learning rate of the head; 0 takes --learning_rate.")
+    layer_decay: float = setting(
+        1.0, "Every part learns at this factor of the rate of the part above it (timm's --layer-decay)."
+    )
+    discriminative_ratio: float = setting(
+        1.0,
+        "Rates fall geometrically from --learning_rate in the head to 1/ratio of it in the stem (fastai's "
+        "slice).",
+    )
     momentum: float = setting(0.9, "Nesterov momentum of SGD.")
-    weight_decay: float = setting(5e-4, "Added to the gradient as weight_decay · w.")
+    weight_decay: float = setting(
+        5e-4, "SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay."
+    )
     batch_size: int = setting(32, "Images per step, over all devices.")
     schedule: str = setting("cosine", "How the learning rates fall.", SCHEDULES)
-    drop_epochs: tuple[int, ...] = setting((), "Epochs at which the step schedule multiplies the rates.")
+    drop_epochs: tuple[int, ...] = setting(
+        (), "Epochs at which the step schedule multiplies the rates; empty is at 4/5 of --epochs."
+    )
     drop_factor: float = setting(0.1, "Factor of the step schedule.")
+    cycles: int = setting(
+        1, "Triangles of the cyclic schedule; periods of the sgdr schedule (its warm restarts plus 1)."
+    )
+    lowest_factor: float = setting(
+        0.1, "Share of the learning rates that the cyclic and sgdr schedules go down to."
+    )
+    loss: str = setting(
+        "cross_entropy", "What is minimised; proxy_anchor is for --protocol=retrieval.", LOSSES
+    )
+    proxy_learning_rate: float = setting(
+        0.0, "Learning rate of the proxies of --loss=proxy_anchor; 0 is 100 times --learning_rate."
+    )
     label_smoothing: float = setting(0.0, "Share of the target spread evenly over all classes.")
     class_weights: str = setting(
         "none", "none, or balanced: loss weights inverse to the class frequencies.", ("none", "balanced")
@@ -92,7 +128,21 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig):
+class TuningConfig:
+    """AutoLR: pruning of the top blocks, and learning rates per block that are tuned in trials."""
+
+    prune_depth: int = setting(0, "Top blocks to leave out of the network.")
+    alpha: float = setting(2.0, "AutoLR aims at alpha times the smallest variation in the first block.")
+    beta: float = setting(0.4, "AutoLR aims at beta times the largest variation in the last block.")
+    threshold: float = setting(0.94, "Sorting quality from which on AutoLR accepts a trial.")
+    threshold_decay: float = setting(0.99, "Factor of the threshold at every later epoch.")
+    threshold_floor: float = setting(0.8, "The threshold decays only while it is above this.")
+    max_trials: int = setting(5, "The last of so many trials of one epoch is taken as it is.")
+    keep_trials: bool = setting(False, "Also keep the weights of every trial, below trials/.")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig):
     """``experiments.finetune``: one run, kept in one directory."""
 
     workdir: str = setting("", "Directory of the run; started again with the same flags it goes on there.")
@@ -109,6 +159,24 @@ class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig):
     steps_per_dispatch: int = setting(
         0, "Steps the device runs per call; 0 is 1 on CPU and 64 on accelerators."
     )
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "autolr": {
+        "learning_rate": 1e-3,
+        "head_learning_rate": 1e-2,
+        "batch_size": 40,
+        "epochs": 50,
+        "schedule": "step",
+        "drop_factor": 0.2,
+    },
+}
+"""Defaults of a method's paper, where they differ from those of everything else."""
+
+
+def recipe(method: str) -> FinetuneConfig:
+    """The config of a method before the user has changed anything."""
+    return FinetuneConfig(method=method, **RECIPES.get(method, {}))
 
 
 def validate(config: Any) -> None:
@@ -132,7 +200,12 @@ def validate(config: Any) -> None:
 
 _RANGES = (
     (("validation_fraction", "test_fraction"), lambda v: 0 < v < 1, "a share between 0 and 1"),
-    (("epochs", "batch_size", "k"), lambda v: v >= 1, "a whole number of at least 1"),
+    (
+        ("epochs", "batch_size", "k", "cycles", "max_trials"),
+        lambda v: v >= 1,
+        "a whole number of at least 1",
+    ),
+    (("ks",), lambda v: len(v) > 0 and min(v) >= 1, "whole numbers of at least 1"),
     (
         (
             "image_size",
@@ -144,13 +217,18 @@ _RANGES = (
             "device_data_gb",
             "weight_decay",
             "head_learning_rate",
+            "proxy_learning_rate",
+            "prune_depth",
             "seed",
             "split_seed",
         ),
         lambda v: v >= 0,
         "0 or more",
     ),
-    (("learning_rate", "drop_factor"), lambda v: v > 0, "a number above 0"),
+    (("learning_rate", "drop_factor", "alpha", "beta"), lambda v: 0 < v < math.inf, "a number above 0"),
+    (("layer_decay", "lowest_factor", "threshold_decay"), lambda v: 0 < v <= 1, "a factor in (0, 1]"),
+    (("discriminative_ratio",), lambda v: 1 <= v < math.inf, "a number of at least 1"),
+    (("threshold", "threshold_floor"), lambda v: 0 <= v <= 1, "a sorting quality in [0, 1]"),
     (("momentum", "norm_momentum", "label_smoothing"), lambda v: 0 <= v < 1, "a number in [0, 1)"),
     (("width",), lambda v: 0 < v <= 8, "a factor in (0, 8]"),
     (("drop_epochs",), lambda v: list(v) == sorted(set(v)) and all(e > 0 for e in v), "rising epochs"),
@@ -165,9 +243,7 @@ def _scratch_has_no_pretrained(values: Mapping[str, Any]) -> None:
         raise UserError("--method=last_k needs weights; give --pretrained something but none")
 
 
-def _schedule_needs_drops(values: Mapping[str, Any]) -> None:
-    if values.get("schedule") == "step" and not values["drop_epochs"]:
-        raise UserError("--schedule=step needs --drop_epochs")
+def _drops_are_of_the_step_schedule(values: Mapping[str, Any]) -> None:
     if values.get("schedule", "step") != "step" and values["drop_epochs"]:
         raise UserError(f"--drop_epochs contradicts --schedule={values['schedule']}; use --schedule=step")
 
@@ -182,7 +258,49 @@ def _fractions_leave_training_images(values: Mapping[str, Any]) -> None:
         raise UserError("--validation_fraction and --test_fraction together leave no training images")
 
 
+def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
+    rules = {name: values.get(name, 1.0) != 1.0 for name in ("layer_decay", "discriminative_ratio")}
+    if all(rules.values()):
+        raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
+    if values.get("method") == "autolr":
+        for name, used in rules.items():
+            if used:
+                raise UserError(f"--{name} contradicts --method=autolr, which finds the rates of the blocks")
+
+
+def _losses_of_protocols(values: Mapping[str, Any]) -> None:
+    if values.get("loss", "cross_entropy") == "cross_entropy":
+        return
+    if values["protocol"] != "retrieval":
+        raise UserError("--loss=proxy_anchor learns embeddings and no classifier; use --protocol=retrieval")
+    for name, neutral in (("label_smoothing", 0.0), ("class_weights", "none")):
+        if values[name] != neutral:
+            raise UserError(f"--{name}={values[name]} has no meaning with --loss=proxy_anchor")
+
+
+_EFFECTS = (
+    (
+        ("alpha", "beta", "threshold", "threshold_decay", "threshold_floor", "max_trials", "keep_trials"),
+        "method",
+        ("autolr",),
+    ),
+    (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
+    (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
+    (("momentum",), "optimizer", ("sgd",)),
+    (("ks",), "protocol", ("retrieval",)),
+)
+"""Settings, and the setting and its values that give them an effect."""
+
+
 def _no_setting_without_effect(values: Mapping[str, Any]) -> None:
+    for names, switch, needed in _EFFECTS:
+        for name in names:
+            changed = switch in values and name in values and values[name] != _DEFAULTS[name]
+            if changed and values[switch] not in needed:
+                raise UserError(
+                    f"--{name}={values[name]} is for --{switch}={' or '.join(needed)} and has no meaning "
+                    f"with --{switch}={values[switch]}"
+                )
     method = values.get("method")
     if values.get("k", 1) != 1 and method != "last_k":
         raise UserError(f"--k={values['k']} is for --method=last_k and has no meaning with {method}")
@@ -192,10 +310,14 @@ def _no_setting_without_effect(values: Mapping[str, Any]) -> None:
         raise UserError("--early_stopping needs a score; it contradicts --select_on=last")
 
 
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(FinetuneConfig)}
+
 _CONTRADICTIONS = (
     _no_setting_without_effect,
     _scratch_has_no_pretrained,
-    _schedule_needs_drops,
+    _drops_are_of_the_step_schedule,
+    _one_rule_of_rates,
+    _losses_of_protocols,
     _one_balance,
     _fractions_leave_training_images,
 )

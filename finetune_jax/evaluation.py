@@ -1,6 +1,6 @@
 """Running a network over whole splits: every example once, whatever the batch size and the devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,17 +49,19 @@ def embedder(
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Per-replica function of variables and uint8 images to embeddings ``[B, D]``.
 
-    As AutoLR tests them: the pooled output of the last block, summed over the image and its mirror image.
+    As AutoLR tests them: the pooled output of the last block, summed over the image and its mirror image. A
+    network with an embedding head gives its outputs instead, which are what its loss compares.
     """
+    embed = network.apply if network.head_name == "embedding" else network.embed
 
-    def embed(variables: Any, images: jax.Array) -> jax.Array:
+    def both(variables: Any, images: jax.Array) -> jax.Array:
         images = normalize(images)
-        return network.embed(variables, images) + network.embed(variables, images[:, :, ::-1])
+        return embed(variables, images) + embed(variables, images[:, :, ::-1])
 
-    return embed
+    return both
 
 
-def classification_scores(logits: np.ndarray, labels: np.ndarray, prefix: str) -> Mapping[str, float]:
+def classification_scores(logits: np.ndarray, labels: np.ndarray, prefix: str) -> dict[str, float]:
     """Loss, accuracy and balanced accuracy of ``logits [N, C]``, named ``PREFIX_loss`` and so on."""
     confusion = metrics.confusion_matrix(logits.argmax(1), labels, logits.shape[1])
     return {

@@ -18,10 +18,11 @@ from finetune_jax import (
     figures,
     methods,
     metrics,
-    optimizers,
+    objectives,
+    pruning,
     report,
-    schedules,
     step,
+    tasks,
     training,
 )
 from finetune_jax import data as datasets
@@ -67,10 +68,12 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
     # Only now: a mistake in a flag, found above, must not keep the directory from the corrected command.
     directory.claim(flags)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
-    logits = job.test_logits(directory)
-    summary = job.summary(directory, rows, logits, time.monotonic() - began)
+    variables = replicas.replicate(job.best_variables(directory))
+    outputs = job.outputs(variables, "test")
+    scores = job.scores(variables, "test", outputs)
+    summary = job.summary(directory, rows, scores, time.monotonic() - began)
     if replicas.is_primary:
-        _write_report(directory, config, summary, rows, logits, job)
+        _write_report(directory, config, summary, rows, outputs, job)
         directory.write_summary(summary)
     return summary
 
@@ -81,109 +84,128 @@ class _Job:
     def __init__(self, config: FinetuneConfig, replicas: Replicas) -> None:
         self.config = config
         self.replicas = replicas
+        self.task = tasks.create(config)
         self.origin = load_origin(config)
         silent = not replicas.is_primary
         self.source = datasets.load_source(config, silent=silent)
+        self.class_names = self.task.class_names(self.source)
         image_size = datasets.image_size(config, self.origin.image_size)
         self.splits = datasets.materialise(config, self.source, image_size, silent=silent)
         self._check_splits()
 
-        classes = self.source.class_names
         self.key = jax.random.key(config.seed)
-        self.network, self.variables = self._starting_point(len(classes))
-        self.trained = methods.trained_parts(self.network, config.method, config.k)
+        self.network, self.variables = self._starting_point()
+        beside = self.task.parts_beside_network(len(self.class_names), jax.random.fold_in(self.key, 2))
+        self.variables = {**self.variables, "params": {**self.variables["params"], **beside}}
+        of_network = methods.trained_parts(self.network, config.method, config.k)
+        self.trained = (*of_network, *beside)
         self.normalize = step.normalizer(self.origin.mean, self.origin.std)
-        self.optimizer = optimizers.per_block_sgd(
-            dict.fromkeys(self.trained),
-            self.rates(0),
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
+        self.tuner = methods.tuner(config, self.trained)
+        self.optimizer = methods.optimizer(config, self.trained)
         self.feeds = self._feeds()
+        objective = objectives.objective(
+            objectives.forward(
+                self.network, self.network.part_names if config.frozen_norm == "train" else of_network
+            ),
+            self.task.loss(self.splits["train"].labels, len(self.class_names)),
+            normalize=self.normalize,
+            augment=augmentation.BY_NAME[_augmentation(config)],
+        )
         train_step = functools.partial(
-            step.train_step, objective=self._objective(), optimizer=self.optimizer, axis_name=AXIS
+            step.train_step, objective=objective, optimizer=self.optimizer, axis_name=AXIS
         )
         self.training = self.feeds["train"].compile_training(train_step)
         self.predict = evaluation.compile_evaluation(
-            evaluation.classifier(self.network, self.normalize), replicas, _EVALUATION_BATCH
+            self.task.outputs(self.network, self.normalize), replicas, _EVALUATION_BATCH
         )
         card = Card(
             architecture=self.network.architecture,
             width=self.network.width,
             blocks=len(self.network.blocks),
-            class_names=classes,
+            class_names=self.class_names,
             preprocessing=datasets.preprocessing(config, image_size, train=False),
             mean=self.origin.mean,
             std=self.origin.std,
             bfloat16=config.bfloat16,
+            head=self.network.head_name,
         )
-        selecting = {"validation": "validation_accuracy", "test": "test_accuracy", "last": ""}
         self.plan = training.Plan(
             epochs=config.epochs,
             batch_size=config.batch_size,
             order=self._order,
-            rates=self.rates,
+            tuner=self.tuner,
             evaluate=self._evaluate,
-            score=selecting[config.select_on],
+            score="" if config.select_on == "last" else f"{config.select_on}_{self.task.score}",
             patience=config.early_stopping,
             checkpoint_steps=config.checkpoint_steps,
+            keep_trials=config.keep_trials,
             card=card.to_json(),
         )
 
     def initial_state(self) -> step.TrainState:
         """The state before the first step."""
+        totals = (
+            ("loss", "examples") if self.config.loss == "proxy_anchor" else ("loss", "correct", "examples")
+        )
         key = jax.random.fold_in(self.key, 1)
-        return step.create_state(self.variables, self.trained, self.optimizer, key=key)
+        return step.create_state(self.variables, self.trained, self.optimizer, key=key, totals=totals)
 
-    def rates(self, epoch: int) -> dict[str, float]:
-        """Learning rates of the trained parts."""
-        config = self.config
-        schedule = {
-            "constant": lambda: schedules.constant(1.0),
-            "step": lambda: schedules.multi_step(1.0, config.drop_epochs, config.drop_factor),
-            "cosine": lambda: schedules.cosine(1.0, config.epochs),
-        }[config.schedule]()
-        head = config.head_learning_rate or config.learning_rate
-        peaks = {name: head if name == "head" else config.learning_rate for name in self.trained}
-        return {name: peak * schedule(epoch) for name, peak in peaks.items()}
-
-    def test_logits(self, directory: RunDirectory) -> np.ndarray:
-        """Logits ``[N, C]`` of the best checkpoint on the test images."""
+    def best_variables(self, directory: RunDirectory) -> Any:
+        """Variables of the best checkpoint, on the host."""
         best = checkpoints.best_step(directory.checkpoints)
         if best is None:
             raise UserError(f"{directory.checkpoints} holds no evaluated checkpoint")
-        variables = checkpoints.restore_variables(directory.checkpoints, best, self.variables)
-        return self._logits(self.replicas.replicate(variables), "test")
+        return checkpoints.restore_variables(directory.checkpoints, best, self.variables)
 
     def summary(
-        self, directory: RunDirectory, rows: list[dict[str, str]], logits: np.ndarray, seconds: float
+        self,
+        directory: RunDirectory,
+        rows: list[dict[str, str]],
+        test_scores: Mapping[str, float],
+        seconds: float,
     ) -> dict[str, Any]:
         """The run in numbers."""
         best = checkpoints.best_step(directory.checkpoints)
         row = next(row for row in rows if int(row["step"]) == best)
-        sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(self.variables["params"])]
-        trained = {name: self.variables["params"][name] for name in self.trained}
+        selected = f"validation_{self.task.score}"
+        params = self.variables["params"]
+        steps = len(self._order(0))
         return {
             "method": self.config.method,
+            "protocol": self.config.protocol,
             "network": self.network.architecture,
+            "blocks": len(self.network.blocks),
             "pretrained": self.config.pretrained if self.config.method != "scratch" else "none",
             "dataset": self.source.name,
-            "classes": len(self.source.class_names),
+            "classes": len(self.class_names),
             "images": {name: len(arrays.labels) for name, arrays in self.splits.items()},
             "notes": list(self.source.notes),
+            "score": f"test_{self.task.score}",
             "selected_on": self.config.select_on,
             "best_epoch": int(row["epoch"]),
             "epochs_trained": len(rows),
-            "validation_accuracy": float(row["validation_accuracy"])
-            if row.get("validation_accuracy")
-            else None,
-            **evaluation.classification_scores(logits, self.splits["test"].labels, "test"),
-            "parameters": sum(sizes),
-            "parameters_trained": sum(int(np.size(leaf)) for leaf in jax.tree.leaves(trained)),
+            # Passes over the training images, those that AutoLR threw away included.
+            "passes": int(rows[-1]["step"]) // steps,
+            selected: float(row[selected]) if row.get(selected) else None,
+            **test_scores,
+            "parameters": _size(params),
+            "parameters_trained": _size({name: params[name] for name in self.trained}),
             "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
             "seconds_of_this_start": round(seconds, 3),
             "devices": self.replicas.count,
         }
+
+    def outputs(self, variables: Any, split: str) -> np.ndarray:
+        """Outputs ``[N, …]`` of a split, given variables on the devices."""
+        return self.predict(variables, self.feeds[split], len(self.splits[split].labels))
+
+    def scores(self, variables: Any, split: str, outputs: np.ndarray | None = None) -> dict[str, float]:
+        """Scores of a split, named after it."""
+        outputs = self.outputs(variables, split) if outputs is None else outputs
+        gallery = None
+        if split == "test" and "gallery" in self.splits:
+            gallery = (self.outputs(variables, "gallery"), self.splits["gallery"].labels)
+        return self.task.scores(outputs, self.splits[split].labels, split, gallery)
 
     def _check_splits(self) -> None:
         config = self.config
@@ -192,24 +214,30 @@ class _Job:
             raise UserError(
                 f"--batch_size={config.batch_size} is more than the {count} training images of {self.source.name}"
             )
-        names = self.source.class_names
-        absent = np.setdiff1d(np.arange(len(names)), self.splits["train"].labels)
-        if absent.size:
-            raise UserError(
-                f"{self.source.name} has no training images of {', '.join(names[i] for i in absent[:10])}; "
-                "add some, or remove the class"
-            )
-        if len(names) < 2:
-            raise UserError(f"{self.source.name} has only the class {names[0]}; at least two are needed")
         if config.select_on == "validation" and not len(self.splits["validation"].labels):
             raise UserError("the validation split is empty; give --validation_fraction or --select_on=last")
 
-    def _starting_point(self, num_classes: int) -> tuple[Network, Any]:
+    def _starting_point(self) -> tuple[Network, Any]:
+        config, origin = self.config, self.origin
         key = jax.random.fold_in(self.key, 0)
-        if self.config.method == "scratch" or self.config.pretrained == "none":
-            network = self.origin.network.with_num_classes(num_classes)
-            return network, network.init(key, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-        return pretrained.replace_head(self.origin.network, self.origin.variables, num_classes, key)
+        if config.prune_depth >= len(origin.network.blocks):
+            raise UserError(
+                f"--prune_depth={config.prune_depth} leaves none of the {len(origin.network.blocks)} blocks "
+                f"of {origin.network.architecture}"
+            )
+        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        if config.method == "scratch" or config.pretrained == "none":
+            network = registry.with_head(origin.network, len(self.class_names), self.task.head)
+            network = pruning.truncate(network, config.prune_depth)
+            return network, network.init(key, images)
+        network, variables = pretrained.replace_head(
+            origin.network, origin.variables, len(self.class_names), key, head=self.task.head
+        )
+        if not config.prune_depth:
+            return network, variables
+        network = pruning.truncate(network, config.prune_depth)
+        variables = pruning.truncate_variables(variables, config.prune_depth)
+        return network, pruning.fit_head(network, variables, key, images)
 
     def _feeds(self) -> dict[str, Feed]:
         config = self.config
@@ -221,23 +249,6 @@ class _Job:
             for name, arrays in self.splits.items()
             if len(arrays.labels)
         }
-
-    def _objective(self) -> step.Objective:
-        config = self.config
-        name = config.augmentation
-        if name == "auto":
-            name = "none" if config.dataset == "digits" else "flip"
-        weights = None
-        if config.class_weights == "balanced":
-            weights = balanced_class_weights(self.splits["train"].labels, len(self.source.class_names))
-        return step.classification(
-            self.network,
-            normalize=self.normalize,
-            augment=augmentation.BY_NAME[name],
-            batch_norm_parts=self.network.part_names if config.frozen_norm == "train" else self.trained,
-            label_smoothing=config.label_smoothing,
-            class_weights=weights,
-        )
 
     def _order(self, epoch: int) -> np.ndarray:
         labels = self.splits["train"].labels
@@ -255,15 +266,18 @@ class _Job:
             splits.append("test")
         scores: dict[str, float] = {}
         for split in splits:
-            scores |= self._scores(state.variables, split)
+            scores |= self.scores(state.variables, split)
         return scores
 
-    def _scores(self, variables: Any, split: str) -> Mapping[str, float]:
-        logits = self._logits(variables, split)
-        return evaluation.classification_scores(logits, self.splits[split].labels, split)
 
-    def _logits(self, variables: Any, split: str) -> np.ndarray:
-        return self.predict(variables, self.feeds[split], len(self.splits[split].labels))
+def _augmentation(config: FinetuneConfig) -> str:
+    if config.augmentation != "auto":
+        return config.augmentation
+    return "none" if config.dataset == "digits" else "flip"
+
+
+def _size(tree: Any) -> int:
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def _write_report(
@@ -271,21 +285,25 @@ def _write_report(
     config: FinetuneConfig,
     summary: Mapping[str, Any],
     rows: list[dict[str, str]],
-    logits: np.ndarray,
+    outputs: np.ndarray,
     job: _Job,
 ) -> None:
-    names = job.source.class_names
-    matrix = metrics.confusion_matrix(logits.argmax(1), job.splits["test"].labels, len(names))
     pictures = {
-        "training": figures.training_curves(rows, summary["best_epoch"]),
-        "confusion": figures.confusion(matrix, names),
+        "training": (
+            "Loss and score per epoch; the dotted line is the epoch chosen",
+            figures.training_curves(rows, summary["best_epoch"]),
+        )
     }
-    for name, picture in pictures.items():
+    if config.protocol == "classification":
+        labels = job.splits["test"].labels
+        matrix = metrics.confusion_matrix(outputs.argmax(1), labels, len(job.class_names))
+        pictures["confusion"] = (
+            "Confusion matrix of the test images",
+            figures.confusion(matrix, job.class_names),
+        )
+    for name, (_, picture) in pictures.items():
         directory.write_file(f"{name}.png", picture)
-    captions = {
-        "Loss and accuracy per epoch; the dotted line is the epoch chosen": pictures["training"],
-        "Confusion matrix of the test images": pictures["confusion"],
-    }
+    captions = dict(pictures.values())
     page = report.run_page(summary, dataclasses.asdict(config), rows, captions)
     directory.write_file("report.html", page.encode())
 
@@ -317,12 +335,3 @@ def load_origin(config: Any) -> pretrained.Pretrained:
             f"which is a {origin.network.architecture}"
         )
     return origin
-
-
-def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Loss weight per class, float32 ``[num_classes]``: inverse to its frequency, 1 on average over images."""
-    counts = np.bincount(labels, minlength=num_classes)
-    present = counts > 0
-    weights = np.zeros(num_classes, np.float32)
-    weights[present] = len(labels) / (present.sum() * counts[present])
-    return weights

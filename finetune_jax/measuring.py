@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from finetune_jax import data as datasets
-from finetune_jax import evaluation, metrics, retrieval, step
+from finetune_jax import evaluation, metrics, step, tasks
 from finetune_jax.config import DataConfig
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import create_feed
@@ -19,17 +19,17 @@ _BATCH = 256
 
 
 def measure(
-    run: Path, config: DataConfig, replicas: Replicas, *, split: str, protocol: str, ks: tuple[int, ...]
+    run: Path, config: DataConfig, replicas: Replicas, *, split: str, protocol: str
 ) -> dict[str, Any]:
     """Scores of a run's best checkpoint.
 
     Args:
         run: its directory.
-        config: the data to measure on; images are prepared as the run's checkpoint says.
+        config: the data to measure on, and the ``ks`` of Recall@K; images are prepared as the run's checkpoint
+            says.
         replicas: the devices to run on.
         split: ``train``, ``validation`` or ``test``.
-        protocol: ``classification`` or ``retrieval``.
-        ks: of Recall@K.
+        protocol: ``classification`` or ``retrieval``; it may differ from the one the data are split for.
 
     Returns:
         JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
@@ -39,32 +39,35 @@ def measure(
     """
     card, variables = read_best(run)
     source = datasets.load_source(config, silent=not replicas.is_primary)
-    arrays = datasets.materialise_split(
-        config,
-        source.splits[split],
-        card.preprocessing,
-        silent=not replicas.is_primary,
-        title=f"decoding {split} images",
-    )
-    if not len(arrays.labels):
-        raise UserError(f"--split={split} of {source.name} has no images")
-    feed = create_feed(
-        arrays, replicas, resident=arrays.images.nbytes <= config.device_data_gb * 1e9, steps_per_dispatch=1
-    )
     network = card.network()
     normalize = step.normalizer(card.mean, card.std)
     variables = replicas.replicate(variables)
-    result = {"run": str(run), "dataset": source.name, "split": split, "images": len(arrays.labels)}
+    if protocol == "classification" and card.head == "embedding":
+        raise UserError(f"--run={run} learned embeddings and no classifier; use --protocol=retrieval")
+    part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
+    run_network = evaluation.compile_evaluation(part(network, normalize), replicas, _BATCH)
+
+    def outputs_of(split: str) -> tuple[np.ndarray, np.ndarray]:
+        arrays = datasets.materialise_split(
+            config,
+            source.splits[split],
+            card.preprocessing,
+            silent=not replicas.is_primary,
+            title=f"decoding {split} images",
+        )
+        if not len(arrays.labels):
+            raise UserError(f"--split={split} of {source.name} has no images")
+        resident = arrays.images.nbytes <= config.device_data_gb * 1e9
+        feed = create_feed(arrays, replicas, resident=resident, steps_per_dispatch=1)
+        return run_network(variables, feed, len(arrays.labels)), arrays.labels
+
+    outputs, labels = outputs_of(split)
+    result = {"run": str(run), "dataset": source.name, "split": split, "images": len(labels)}
     if protocol == "retrieval":
-        run_network = evaluation.compile_evaluation(evaluation.embedder(network, normalize), replicas, _BATCH)
-        embeddings = run_network(variables, feed, len(arrays.labels))
-        recalls = retrieval.recall_at_k(embeddings, arrays.labels, ks)
-        scores = {f"Recall@{k}": recall for k, recall in recalls.items()}
-        return {**result, "scores": {**scores, "MAP@R": retrieval.map_at_r(embeddings, arrays.labels)}}
-    labels = labels_of_run(arrays.labels, source, card.class_names)
-    run_network = evaluation.compile_evaluation(evaluation.classifier(network, normalize), replicas, _BATCH)
-    logits = run_network(variables, feed, len(labels))
-    return {**result, **classification_details(logits, labels, card.class_names)}
+        gallery = outputs_of("gallery") if split == "test" and "gallery" in source.splits else None
+        return {**result, "scores": tasks.retrieval_scores(config, outputs, labels, gallery)}
+    labels = labels_of_run(labels, source, card.class_names)
+    return {**result, **classification_details(outputs, labels, card.class_names)}
 
 
 def labels_of_run(labels: np.ndarray, source: Source, class_names: tuple[str, ...]) -> np.ndarray:

@@ -4,6 +4,7 @@ The rates are arrays in the optimiser's state (``optax.inject_hyperparams`` insi
 ``optax.multi_transform``): an epoch with new rates is the same program with other inputs.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -97,6 +98,17 @@ def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
     return opt_state._replace(inner_states=inner_states)
 
 
+def reset(opt_state: Any) -> Any:
+    """The optimiser state as before its first step, with rates of 0 (to be set): no momentum, no moments.
+
+    Placement is kept, so steps compiled for the old state run it as it is.
+
+    Args:
+        opt_state: of an optimiser of this module, as arrays on devices.
+    """
+    return _zeros(jax.tree.map(lambda leaf: leaf.sharding, opt_state))(opt_state)
+
+
 def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:
     """``{block name: scalar}``, the rates the next step will use."""
     return {
@@ -122,6 +134,20 @@ def _per_block(
         return {name: jax.tree.map(lambda _, name=name: name, tree[name]) for name in tree}
 
     return optax.multi_transform(transforms, labels)
+
+
+def _zeros(shardings: Any) -> Callable[[Any], Any]:
+    leaves, structure = jax.tree.flatten(shardings)
+    return _compiled_zeros(tuple(leaves), structure)
+
+
+@functools.cache
+def _compiled_zeros(shardings: tuple[Any, ...], structure: Any) -> Callable[[Any], Any]:
+    # Zeros depend on no input, so without being told JAX would place them somewhere of its own choice.
+    return jax.jit(
+        lambda tree: jax.tree.map(jnp.zeros_like, tree),
+        out_shardings=jax.tree.unflatten(structure, shardings),
+    )
 
 
 def _placed_like(value: Any, old: Any) -> Any:

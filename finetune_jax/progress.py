@@ -28,6 +28,10 @@ class Progress:
         self._shown = time.monotonic()
         self._open_line = False
 
+    def expect(self, images: int) -> None:
+        """There are this many images more to train on."""
+        self._total += images
+
     def advance(self, images: int) -> bool:
         """Count images; True when it is time to :meth:`show`."""
         now = time.monotonic()

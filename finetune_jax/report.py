@@ -24,15 +24,31 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def result_line(summary: Mapping[str, Any]) -> str:
+    """A run in one line: its score on the test images, and how it came about."""
+    name = summary["score"]
+    return (
+        f"{spoken(name)} {summary[name]:.4f} (epoch {summary['best_epoch']} of {summary['epochs_trained']}, "
+        f"chosen on {summary['selected_on']}; {summary['seconds']:.0f} s)"
+    )
+
+
+def spoken(name: str) -> str:
+    """A number's name as people write it: ``test_recall_at_1`` is ``test Recall@1``."""
+    words = name.replace("recall_at_", "Recall@").replace("map_at_r", "MAP@R")
+    return words.replace("_", " ")
+
+
 def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row per run: accuracies, epochs, seconds, parameters."""
+    """One row per run: scores, epochs, seconds, parameters; all runs have the same score."""
+    score = next(iter(summaries.values()))["score"]
     return table(
-        ["", "test accuracy", "validation", "best epoch", "epochs", "seconds", "trained parameters"],
+        ["", spoken(score), "validation", "best epoch", "epochs", "seconds", "trained parameters"],
         [
             [
                 name,
-                summary["test_accuracy"],
-                summary["validation_accuracy"],
+                summary[score],
+                summary[score.replace("test", "validation")],
                 summary["best_epoch"],
                 summary["epochs_trained"],
                 round(summary["seconds"]),
@@ -92,8 +108,7 @@ tr:nth-child(even) {{ background: #f4f6f8 }} figure {{ margin: 1.5rem 0 }} img {
 .result {{ font-size: 1.3rem }} .scroll {{ overflow-x: auto }}
 </style>
 <h1>{html.escape(title)}</h1>
-<p class="result">Test accuracy <b>{summary["test_accuracy"]:.4f}</b>, epoch {summary["best_epoch"]} of
-{summary["epochs_trained"]}, chosen on {html.escape(summary["selected_on"])}</p>
+<p class="result">{html.escape(result_line(summary).capitalize())}</p>
 <ul>{notes}</ul>
 {pictures}
 <h2>Result</h2>{_html_table(("", ""), facts)}

@@ -39,6 +39,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def trials(self) -> Path:
+        """The folder of recorded trials."""
+        return self.path / "trials"
+
+    @property
     def summary(self) -> dict[str, Any] | None:
         """The summary, if the run has ended."""
         file = self.path / "summary.json"
@@ -110,19 +115,20 @@ class RunDirectory:
         return found
 
     def read_metrics(self) -> list[dict[str, str]]:
-        """Rows of ``metrics.csv``, as text."""
-        file = self.path / "metrics.csv"
-        if not file.exists():
-            return []
-        with file.open(newline="") as lines:
-            return list(csv.DictReader(lines))
+        """Rows of ``metrics.csv``, one per epoch, as text."""
+        return self._rows("metrics.csv")
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget rows of epochs that a restored checkpoint does not know, and rows cut short."""
-        rows = self.read_metrics()
-        kept = [row for row in rows if None not in row.values() and int(row["step"]) <= step]
-        if self._primary and len(kept) < len(rows):
-            self._write("metrics.csv", _as_csv(kept, list(rows[0])))
+    def read_passes(self) -> list[dict[str, str]]:
+        """Rows of ``passes.csv``, one per pass over the training images, as text."""
+        return self._rows("passes.csv")
+
+    def drop_rows_after(self, step: int) -> None:
+        """Forget rows of epochs and passes that a restored checkpoint does not know, and rows cut short."""
+        for name in ("metrics.csv", "passes.csv"):
+            rows = self._rows(name)
+            kept = [row for row in rows if None not in row.values() and int(row["step"]) <= step]
+            if self._primary and len(kept) < len(rows):
+                self._write(name, _as_csv(kept, list(rows[0])))
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``metrics.csv`` and to TensorBoard.
@@ -133,10 +139,24 @@ class RunDirectory:
         Raises:
             UserError: a file cannot be written.
         """
+        self._append("metrics.csv", row)
+        self.add_scalars(row, int(row["epoch"]))
+
+    def add_pass(self, row: Mapping[str, Any]) -> None:
+        """Append a row to ``passes.csv``; arguments and errors as of :meth:`add_metrics`."""
+        self._append("passes.csv", row)
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        file = self.path / name
+        if not file.exists():
+            return []
+        with file.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
         cells = {name: _cell(value) for name, value in row.items()}
         # All of it, so that a kill or a full disk leaves the old file or the new one.
-        self._write("metrics.csv", _as_csv([*self.read_metrics(), cells], list(row)))
-        self.add_scalars(row, int(row["epoch"]))
+        self._write(name, _as_csv([*self._rows(name), cells], list(row)))
 
     def add_scalars(self, values: Mapping[str, Any], epoch: int) -> None:
         """Write numbers to TensorBoard only.
@@ -207,9 +227,10 @@ def data_config_of(run: Path) -> DataConfig:
         flags = json.loads((run / _FLAGS).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"--run={run} is no run directory: flags.json cannot be read ({error})") from error
-    return DataConfig(
-        **{field.name: flags.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
-    )
+    fields = dataclasses.fields(DataConfig)
+    values: dict[str, Any] = {field.name: flags.get(field.name, field.default) for field in fields}
+    values["ks"] = tuple(values["ks"])
+    return DataConfig(**values)
 
 
 def _lasting(flags: Mapping[str, Any]) -> dict[str, Any]:

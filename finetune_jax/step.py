@@ -1,6 +1,6 @@
-"""The train step and the prediction step: pure functions of one replica.
+"""The train step: a pure function of one replica.
 
-They know no devices, files or flags. ``axis_name`` names the mapped axis to average over (``jax.pmap`` or
+It knows no network, devices, files or flags. ``axis_name`` names the mapped axis to average over (``jax.pmap`` or
 ``jax.shard_map(check_vma=False)``); None runs on a single device under plain ``jax.jit``.
 """
 
@@ -10,12 +10,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-
-from finetune_jax import losses
-from finetune_jax.augmentation import Augmentation
-from finetune_jax.models.network import Network
 
 Tree = Any
 
@@ -76,48 +71,6 @@ class Outcome(NamedTuple):
 
 Objective = Callable[[Tree, Tree, Tree, Batch, jax.Array], tuple[jax.Array, Outcome]]
 """``(params, frozen, batch_stats, batch, key) → (loss, Outcome)``: what a method minimises."""
-
-
-def classification(
-    network: Network,
-    *,
-    normalize: Callable[[jax.Array], jax.Array],
-    augment: Augmentation,
-    batch_norm_parts: tuple[str, ...],
-    label_smoothing: float = 0.0,
-    class_weights: np.ndarray | None = None,
-) -> Objective:
-    """Mean cross-entropy of augmented images.
-
-    Args:
-        network: gives the logits.
-        normalize: uint8 or float images of 0 to 255 to the network's input.
-        augment: of one image, before normalisation.
-        batch_norm_parts: parts that normalise with batch statistics; the others keep theirs.
-        label_smoothing: see ``losses.cross_entropy``.
-        class_weights: ``[num_classes]``, factor of an example's loss by its class.
-    """
-
-    def objective(
-        params: Tree, frozen: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, Outcome]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.slots)
-        images = jax.vmap(augment)(keys, batch.images.astype(jnp.float32))
-        variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        logits, batch_stats = network.apply(variables, normalize(images), train=batch_norm_parts)
-        batch_stats = {name: batch_stats[name] for name in batch_norm_parts}
-        example_losses = losses.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        if class_weights is not None:
-            example_losses *= jnp.asarray(class_weights)[batch.labels]
-        correct = logits.argmax(-1) == batch.labels
-        totals = {
-            "loss": example_losses.sum(),
-            "correct": correct.sum(dtype=jnp.float32),
-            "examples": jnp.float32(batch.labels.size),
-        }
-        return example_losses.mean(), Outcome(batch_stats, totals)
-
-    return objective
 
 
 def train_step(

@@ -1,7 +1,8 @@
 """The loop over epochs: rates, steps, evaluation, selection, checkpoints.
 
-It knows no method and no network: what a step does comes in as a function, what an epoch's rates are as
-another, and what is measured as a third.
+It knows no method and no network: what a step does comes in as a function, what is measured as another, and a
+tuner decides the rates of every pass over the images and whether the pass counts. The weights that an epoch
+starts from stay on the devices, so throwing a pass away costs no disk access.
 """
 
 import contextlib
@@ -11,18 +12,21 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax import checkpoints, optimizers
+from finetune_jax import autolr, checkpoints, optimizers
 from finetune_jax.data.feeds import Training
 from finetune_jax.errors import Stopped, UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.progress import Progress
 from finetune_jax.run_directory import RunDirectory
 from finetune_jax.step import TrainState
+from finetune_jax.trials import Trial, Trials
+from finetune_jax.tuning import Pass, Tuner, TunerState, Verdict
 
 # How far the host runs ahead of the devices.
 _DISPATCHES_AHEAD = 32
@@ -36,23 +40,25 @@ class Plan:
         epochs: at most this many.
         batch_size: images per step over all replicas.
         order: epoch to index array ``[steps, batch_size]``, the same number of steps every epoch.
-        rates: epoch to ``{part: learning rate}``.
+        tuner: decides the learning rates of each pass, and whether it counts.
         evaluate: state to measured numbers; the one named ``score`` decides.
         score: name of the number that chooses the best checkpoint (larger is better); empty takes the last.
         patience: stop after this many epochs without a better score; 0 never.
         checkpoint_steps: also save every this many steps; 0 only after epochs.
+        keep_trials: also record the weights of every pass that a tuner may throw away.
         card: what prediction needs beside the variables, JSON.
     """
 
     epochs: int
     batch_size: int
     order: Callable[[int], np.ndarray]
-    rates: Callable[[int], Mapping[str, float]]
+    tuner: Tuner
     evaluate: Callable[[TrainState], Mapping[str, float]]
     score: str
     patience: int
     checkpoint_steps: int
     card: Mapping[str, Any]
+    keep_trials: bool = False
 
 
 class StopRequest:
@@ -111,16 +117,30 @@ def fit(
     return directory.read_metrics()
 
 
+class _Start(NamedTuple):
+    """Where the passes of an epoch start: what the steps change and a tuner may want back."""
+
+    params: Any
+    batch_stats: Any
+
+
 class _Loop:
     def __init__(self, train: Training, plan: Plan, replicas: Replicas, directory: RunDirectory) -> None:
         self._train = train
         self._plan = plan
         self._replicas = replicas
         self._directory = directory
+        self._steps = len(plan.order(0))
+        self._tuning: TunerState = plan.tuner.initial()
+        self._passes = 0  # over the training images so far, those thrown away included
         with replicas.together():
             self._saver = checkpoints.Checkpoints(directory.checkpoints, writable=replicas.is_primary)
+            self._trials = Trials(directory.trials, writable=replicas.is_primary and plan.tuner.rejects)
         self._best_score = -math.inf
         self._best_epoch = -1
+        self._progress = Progress(0, silent=not replicas.is_primary)
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        self._measure = jax.jit(self._variations_and_finite)
 
     def __enter__(self) -> "_Loop":
         return self
@@ -136,82 +156,131 @@ class _Loop:
                 self._close()
 
     def _close(self) -> None:
-        try:
-            self._directory.close()
-        finally:
-            self._saver.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._saver.close)
+            closing.callback(self._trials.close)
+            closing.callback(self._directory.close)
 
     def run(self, state: TrainState, stop_requested: StopRequest) -> None:
-        plan = self._plan
-        steps = len(plan.order(0))
+        plan, steps = self._plan, self._steps
         with self._replicas.together():
-            state = self._resume(state)
-        done = int(state.step)
-        first, start = divmod(done, steps)
-        progress = Progress(
-            (plan.epochs * steps - done) * plan.batch_size, silent=not self._replicas.is_primary
-        )
+            state, start = self._resume(state)
+        epoch, step = divmod(int(state.step), steps)
+        self._progress.expect(((plan.epochs - epoch) * steps - step) * plan.batch_size)
         state = self._replicas.replicate(state)
-        for epoch in range(first, plan.epochs):
+        start = None if start is None else self._replicas.replicate(start)
+        while epoch < plan.epochs:
             if plan.patience and epoch - self._best_epoch > plan.patience:
-                progress.line(f"stopped early: no better {plan.score} for {plan.patience} epochs")
+                self._progress.line(f"stopped early: no better {plan.score} for {plan.patience} epochs")
                 break
             began = time.monotonic()
-            state = self._begin_epoch(state, epoch, fresh=start == 0)
-            state = self._steps(state, epoch, start, progress, stop_requested)
-            start = 0
-            self._end_epoch(state, epoch, began, progress)
-            if stop_requested.came:
-                raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
+            while True:
+                if start is None:
+                    state, start = self._begin_pass(state)
+                state = self._take_steps(state, start, epoch, step, stop_requested)
+                state, verdict, row = self._end_pass(state, start, epoch)
+                start, step = None, 0
+                if verdict.accepted:
+                    break
+                self._stop_if(stop_requested)
+            self._end_epoch(state, epoch, row, began)
+            self._stop_if(stop_requested)
+            epoch += 1
 
-    def _resume(self, state: TrainState) -> TrainState:
-        latest = checkpoints.latest_step(self._directory.checkpoints)
-        if latest is None:
-            self._directory.drop_metrics_after(0)
-            return state
-        meta = checkpoints.read_meta(self._directory.checkpoints, latest)
-        if meta["best_score"] is not None:
-            self._best_score, self._best_epoch = meta["best_score"], meta["best_epoch"]
-        self._directory.drop_metrics_after(latest)
-        return checkpoints.restore_state(self._directory.checkpoints, latest, state)
+    def _resume(self, state: TrainState) -> tuple[TrainState, _Start | None]:
+        """The state to go on with, and, in the middle of a pass, where that pass started."""
+        folder, number = self._directory.checkpoints, checkpoints.latest_step(self._directory.checkpoints)
+        start = None
+        if number is not None:
+            meta = checkpoints.read_meta(folder, number)
+            if meta["best_score"] is not None:
+                self._best_score, self._best_epoch = meta["best_score"], meta["best_epoch"]
+            state = checkpoints.restore_state(folder, number, state)
+            like = _Start(state.params, state.batch_stats)
+            start = checkpoints.restore_item(folder, number, "start", like)
+            self._passes = number // self._steps
+            if jax.tree.leaves(self._tuning):
+                self._tuning = checkpoints.restore_item(folder, number, "tuning", self._tuning)
+        self._directory.drop_rows_after(number or 0)
+        # Passes that were thrown away since then need not be trained again.
+        epoch = int(state.step) // self._steps
+        while (trial := self._trials.read(self._passes, self._tuning)) is not None and not trial.accepted:
+            if start is not None:
+                state = state.replace(params=start.params, batch_stats=start.batch_stats)
+                start = None
+            state = state.replace(step=np.asarray(epoch * self._steps, np.int32))
+            self._tuning = trial.tuning
+            self._passes += 1
+            self._directory.add_pass(trial.row)
+        return state, start
 
-    def _begin_epoch(self, state: TrainState, epoch: int, *, fresh: bool) -> TrainState:
-        rates = self._plan.rates(epoch)
-        state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
-        if fresh:
-            zeros = {name: np.zeros((), np.float32) for name in state.totals}
-            state = state.replace(totals=self._replicas.replicate(zeros))
-        return state
+    def _begin_pass(self, state: TrainState) -> tuple[TrainState, _Start]:
+        tuner = self._plan.tuner
+        start = _Start(*self._copy((state.params, state.batch_stats)))
+        opt_state = optimizers.reset(state.opt_state) if tuner.rejects else state.opt_state
+        zeros = {name: np.zeros((), np.float32) for name in state.totals}
+        return state.replace(opt_state=opt_state, totals=self._replicas.replicate(zeros)), start
 
-    def _steps(
-        self, state: TrainState, epoch: int, start: int, progress: Progress, stop_requested: StopRequest
+    def _take_steps(
+        self, state: TrainState, start: _Start, epoch: int, step: int, stop_requested: StopRequest
     ) -> TrainState:
+        """The steps of a pass from ``step`` on."""
         plan = self._plan
+        rates = plan.tuner.rates(self._tuning, epoch)
+        state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
         order = plan.order(epoch)
-        step = epoch * len(order) + start
+        label = f"epoch {epoch + 1}/{plan.epochs}"
         dispatches = 0
-        for after, taken in self._train(state, order[start:]):
+        for after, taken in self._train(state, order[step:]):
             state = after
             previous, step, dispatches = step, step + taken, dispatches + 1
-            if progress.advance(taken * plan.batch_size):
-                progress.show(f"epoch {epoch + 1}/{plan.epochs}", self._means(state, step))
+            if self._progress.advance(taken * plan.batch_size):
+                self._progress.show(label, self._means(state, epoch, step))
             elif dispatches % _DISPATCHES_AHEAD == 0:
                 jax.block_until_ready(state.step)
             stopping = stop_requested()
-            if step % len(order) == 0:
-                continue  # the end of an epoch is saved with its evaluation
-            every = plan.checkpoint_steps
-            if stopping or (every and step // every > previous // every):
-                self._save(self._fetch(state), None)
+            if step == self._steps:
+                continue  # the end of a pass is judged, and an epoch saved with its evaluation
+            every, before = plan.checkpoint_steps, self._passes * self._steps
+            if stopping or (every and (before + step) // every > (before + previous) // every):
+                host = jax.device_get(state)
+                if not plan.tuner.rejects:  # a tuner that can, judges for itself
+                    _refuse_if_not_finite(host, epoch * self._steps + step)
+                self._save(host, None, before + step, start=start)
             if stopping:
-                raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
+                self._stop_if(stop_requested)
         return state
 
-    def _end_epoch(self, state: TrainState, epoch: int, began: float, progress: Progress) -> None:
+    def _end_pass(
+        self, state: TrainState, start: _Start, epoch: int
+    ) -> tuple[TrainState, Verdict, dict[str, Any]]:
+        """The state to go on with, what the tuner says of the pass, and its row of ``passes.csv``."""
+        plan, tuner = self._plan, self._plan.tuner
+        rates = tuner.rates(self._tuning, epoch)
+        variations, finite = jax.device_get(self._measure(start, state))
+        outcome = Pass(epoch, variations, bool(finite))
+        if not (outcome.finite or tuner.rejects):
+            _refuse_if_not_finite(jax.device_get(state), epoch * self._steps + self._steps)
+        self._tuning, verdict = tuner.judge(self._tuning, outcome)
+        self._passes += 1
+        row = _pass_row(epoch, self._passes * self._steps, verdict, rates, tuner.blocks, outcome)
+        with self._replicas.together():
+            self._directory.add_pass(row)
+            if tuner.rejects:
+                weights = state.variables if plan.keep_trials else None
+                self._trials.add(self._passes - 1, Trial(verdict.accepted, self._tuning, row), weights)
+        if tuner.rejects:
+            self._progress.line(_trial_line(epoch, plan.epochs, verdict))
+        if not verdict.accepted:
+            self._progress.expect(self._steps * plan.batch_size)
+            position = self._replicas.replicate(np.asarray(epoch * self._steps, np.int32))
+            state = state.replace(params=start.params, batch_stats=start.batch_stats, step=position)
+        return state, verdict, row
+
+    def _end_epoch(self, state: TrainState, epoch: int, passed: Mapping[str, Any], began: float) -> None:
         plan = self._plan
-        step = int(state.step)
-        host = self._fetch(state)
-        means = self._means(host, step)
+        host = jax.device_get(state)
+        means = self._means(host, epoch, self._steps)
         measured = plan.evaluate(state)
         # Without a score the latest epoch counts as the best.
         score: float | None = measured[plan.score] if plan.score else float(epoch)
@@ -219,57 +288,106 @@ class _Loop:
             score = None
         elif score > self._best_score:
             self._best_score, self._best_epoch = score, epoch
-        rates = plan.rates(epoch)
+        number = self._passes * self._steps
         row = {
             "epoch": epoch + 1,
-            "step": step,
+            "step": number,
             **{f"train_{name}": value for name, value in means.items()},
             **measured,
-            "learning_rate": max(rates.values()),
+            "learning_rate": max(rate for name, rate in passed.items() if name.startswith("rate/")),
+            "sorting_quality": passed["sorting_quality"],
+            "trials": passed["trial"],
             "seconds": round(time.monotonic() - began, 3),
         }
         with self._replicas.together():
-            self._directory.add_scalars({f"rate/{name}": rate for name, rate in rates.items()}, epoch + 1)
+            per_part = {name: value for name, value in passed.items() if "/" in name}
+            self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
-        self._save(host, score)
-        progress.line(f"epoch {epoch + 1}/{plan.epochs}  {_shown(row)}  {row['seconds']:.1f} s")
+        self._save(host, score, number)
+        self._progress.line(f"epoch {epoch + 1}/{plan.epochs}  {_shown(row)}  {row['seconds']:.1f} s")
 
-    def _fetch(self, state: TrainState) -> TrainState:
-        """The state as host arrays, refused where it is of no use for going on."""
-        host = jax.device_get(state)
-        _check_finite("training loss is", host.totals["loss"], host.step)
-        # The weights fail one step before the loss does.
-        _check_finite("weights are", host.variables, host.step)
-        return host
+    def _variations_and_finite(self, start: _Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        blocks = self._plan.tuner.blocks
+        variations = jnp.zeros(0)
+        if blocks:
+            variations = autolr.weight_variation(start.params, state.params, blocks=blocks)
+        checked = (state.totals["loss"], state.params, state.batch_stats)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
+        return variations, finite
 
-    def _means(self, state: TrainState, step: int) -> dict[str, float]:
+    def _means(self, state: TrainState, epoch: int, step: int) -> dict[str, float]:
         totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
-        _check_finite("training loss is", totals["loss"], step)
+        if not self._plan.tuner.rejects:
+            _check_finite("training loss is", totals["loss"], epoch * self._steps + step)
         examples = max(totals["examples"], 1.0)
         means = {"loss": totals["loss"] / examples}
         if "correct" in totals:
             means["accuracy"] = totals["correct"] / examples
         return means
 
-    def _save(self, state: TrainState, score: float | None) -> None:
+    def _save(self, state: TrainState, score: float | None, number: int, start: _Start | None = None) -> None:
         meta = {
             **self._plan.card,
             "best_score": None if self._best_epoch < 0 else self._best_score,
             "best_epoch": self._best_epoch,
         }
+        more = {"tuning": self._tuning} | ({} if start is None else {"start": start})
         with self._replicas.together():
-            self._saver.save(state, meta, score=score)
+            self._saver.save(state, meta, score=score, number=number, more=more)
+
+    def _stop_if(self, stop_requested: StopRequest) -> None:
+        if stop_requested.came:
+            raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
+
+
+def _pass_row(
+    epoch: int,
+    step: int,
+    verdict: Verdict,
+    rates: Mapping[str, float],
+    blocks: tuple[str, ...],
+    outcome: Pass,
+) -> dict[str, Any]:
+    """A row of ``passes.csv``; a target is empty where none was set for the next pass."""
+    return {
+        "epoch": epoch + 1,
+        "step": step,
+        "trial": verdict.trial,
+        "accepted": int(verdict.accepted),
+        "finite": int(outcome.finite),
+        "sorting_quality": verdict.quality,
+        "threshold": verdict.threshold,
+        **{f"rate/{name}": rate for name, rate in rates.items()},
+        **{f"variation/{name}": float(v) for name, v in zip(blocks, outcome.variations, strict=True)},
+        **{f"target/{name}": verdict.targets.get(name) for name in blocks if verdict.threshold is not None},
+    }
+
+
+def _trial_line(epoch: int, epochs: int, verdict: Verdict) -> str:
+    said = "accepted" if verdict.accepted else "rejected"
+    line = (
+        f"epoch {epoch + 1}/{epochs}  trial {verdict.trial} {said}: sorting quality {verdict.quality:.3f}, "
+        f"wanted {verdict.threshold:.3f}"
+    )
+    return f"{line} ({verdict.remark})" if verdict.remark else line
 
 
 def _shown(row: Mapping[str, Any]) -> str:
     """``train loss 0.12 accuracy 0.95  validation …``: what tells most of a row."""
     parts = []
+    told = {"loss": "loss", "accuracy": "accuracy", "recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
     for split in ("train", "validation", "test"):
-        values = [(name, row.get(f"{split}_{name}")) for name in ("loss", "accuracy")]
-        numbers = " ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
+        values = [(spoken, row.get(f"{split}_{name}")) for name, spoken in told.items()]
+        numbers = " ".join(f"{spoken} {value:.4f}" for spoken, value in values if value is not None)
         if numbers:
             parts.append(f"{split} {numbers}")
     return "  ".join(parts)
+
+
+def _refuse_if_not_finite(state: TrainState, step: int) -> None:
+    _check_finite("training loss is", state.totals["loss"], step)
+    # The weights fail one step before the loss does.
+    _check_finite("weights are", state.variables, step)
 
 
 def _check_finite(what: str, tree: Any, step: int) -> None:

@@ -10,7 +10,7 @@ from photos import COLOURS, write_photos
 from PIL import Image
 
 import finetune_jax
-from finetune_jax import finetuning, measuring, methods, models
+from finetune_jax import finetuning, measuring, methods, models, tasks
 from finetune_jax.config import FinetuneConfig, validate
 from finetune_jax.data.decode import read_image
 from finetune_jax.errors import UserError
@@ -110,7 +110,7 @@ def test_prediction_equals_the_network_run_by_hand(finished, base):
 def test_measuring_again_gives_the_summary_of_the_run(finished, one):
     workdir, summary = finished
     config = data_config_of(workdir)
-    result = measuring.measure(workdir, config, one, split="test", protocol="classification", ks=())
+    result = measuring.measure(workdir, config, one, split="test", protocol="classification")
     assert result["scores"]["accuracy"] == summary["test_accuracy"]
     assert result["scores"]["cross-entropy"] == pytest.approx(summary["test_loss"], rel=1e-5)
     assert result["images_per_class"] == dict.fromkeys(COLOURS, 4)
@@ -119,8 +119,8 @@ def test_measuring_again_gives_the_summary_of_the_run(finished, one):
 
 def test_measuring_retrieval_gives_recalls(finished, one):
     workdir, _ = finished
-    config = data_config_of(workdir)
-    result = measuring.measure(workdir, config, one, split="train", protocol="retrieval", ks=(1, 4))
+    config = dataclasses.replace(data_config_of(workdir), ks=(1, 4))
+    result = measuring.measure(workdir, config, one, split="train", protocol="retrieval")
     assert result["scores"]["Recall@1"] <= result["scores"]["Recall@4"]
     assert result["scores"]["Recall@1"] > 0.9
 
@@ -133,7 +133,7 @@ def test_measuring_on_unknown_classes_names_them(finished, one, tmp_path):
         data_config_of(workdir), dataset=f"folder:{photos}", cache_dir=str(tmp_path / "cache")
     )
     with pytest.raises(UserError, match=r"does not know the classes sea"):
-        measuring.measure(workdir, config, one, split="test", protocol="classification", ks=())
+        measuring.measure(workdir, config, one, split="test", protocol="classification")
 
 
 def test_a_run_is_a_start_for_another_one(finished):
@@ -210,7 +210,7 @@ def test_more_epochs_and_new_rates_compile_nothing_more(base, one, tmp_path, com
 
 def test_class_weights_are_one_on_average_over_the_images():
     labels = np.array([0] * 6 + [1] * 3 + [3])
-    weights = finetuning.balanced_class_weights(labels, 5)
+    weights = tasks.balanced_class_weights(labels, 5)
     np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 0, 10 / 3, 0], rtol=1e-6)
     assert weights[labels].mean() == pytest.approx(1)
 
@@ -244,7 +244,21 @@ def test_settings_that_do_not_go_with_data_or_network_are_named(changes, named, 
         ({"learning_rate": -0.1}, "--learning_rate=-0.1"),
         ({"momentum": 1.0}, "--momentum=1.0"),
         ({"method": "fastest"}, "--method=fastest"),
-        ({"schedule": "step"}, "--schedule=step needs --drop_epochs"),
+        ({"alpha": 3.0}, "--alpha=3.0 is for --method=autolr and has no meaning with --method=standard"),
+        ({"method": "autolr", "threshold": 1.5}, "--threshold=1.5 is out of range"),
+        ({"method": "autolr", "alpha": 0.0}, "--alpha=0.0 is out of range"),
+        ({"method": "autolr", "beta": -1.0}, "--beta=-1.0 is out of range"),
+        ({"method": "autolr", "threshold_decay": 0.0}, "--threshold_decay=0.0 is out of range"),
+        ({"method": "autolr", "threshold_floor": -0.1}, "--threshold_floor=-0.1 is out of range"),
+        ({"method": "autolr", "max_trials": 0}, "--max_trials=0 is out of range"),
+        ({"method": "autolr", "layer_decay": 0.7}, "--layer_decay contradicts --method=autolr"),
+        ({"layer_decay": 0.7, "discriminative_ratio": 10.0}, "give one"),
+        ({"discriminative_ratio": 0.5}, "--discriminative_ratio=0.5"),
+        ({"cycles": 3}, "--cycles=3 is for --schedule=cyclic or sgdr"),
+        ({"loss": "proxy_anchor"}, "--loss=proxy_anchor learns embeddings"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "--momentum=0.5 is for --optimizer=sgd"),
+        ({"ks": (1,)}, r"--ks=\(1,\) is for --protocol=retrieval"),
+        ({"protocol": "retrieval", "ks": (0,)}, r"--ks=\(0,\) is out of range"),
         ({"drop_epochs": (3,)}, "--drop_epochs contradicts --schedule=cosine"),
         ({"schedule": "step", "drop_epochs": (5, 3)}, r"--drop_epochs=\(5, 3\)"),
         ({"balanced_sampling": True, "class_weights": "balanced"}, "--balanced_sampling and --class_weights"),

@@ -78,7 +78,9 @@ def test_the_page_holds_result_epochs_flags_and_figures_and_escapes_names():
     summary = {
         "method": "standard",
         "dataset": "folder:<b>",
+        "score": "test_accuracy",
         "test_accuracy": 0.875,
+        "seconds": 3.0,
         "best_epoch": 2,
         "epochs_trained": 3,
         "selected_on": "test",

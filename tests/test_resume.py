@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from finetune_jax import checkpoints, models, optimizers, parallel, training
+from finetune_jax import checkpoints, models, optimizers, parallel, training, tuning
 from finetune_jax.checkpoints import Checkpoints
 from finetune_jax.errors import Stopped, UserError
 from finetune_jax.run_directory import RunDirectory
@@ -89,7 +89,7 @@ PLAN = training.Plan(
     epochs=3,
     batch_size=4,
     order=order,
-    rates=rates,
+    tuner=tuning.FixedRates((), rates),
     evaluate=evaluate,
     score="accuracy",
     patience=0,

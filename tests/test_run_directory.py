@@ -166,9 +166,9 @@ def test_metrics_come_back_exactly(directory: RunDirectory) -> None:
 def test_rows_after_the_checkpoint_are_dropped(directory: RunDirectory) -> None:
     for epoch in (1, 2, 3):
         directory.add_metrics(row(epoch))
-    directory.drop_metrics_after(100)
+    directory.drop_rows_after(100)
     assert len(directory.read_metrics()) == 3
-    directory.drop_metrics_after(45)  # a checkpoint in the middle of epoch 3
+    directory.drop_rows_after(45)  # a checkpoint in the middle of epoch 3
     assert [line["epoch"] for line in directory.read_metrics()] == ["1", "2"]
     directory.add_metrics(row(3))
     directory.close()
@@ -184,10 +184,10 @@ def test_every_half_written_last_line_is_dropped(directory: RunDirectory) -> Non
     start = whole.index(b"2,40")
     for end in range(start, len(whole) - len("3.25\r\n")):
         file.write_bytes(whole[:end])
-        directory.drop_metrics_after(20)
+        directory.drop_rows_after(20)
         assert [line["step"] for line in directory.read_metrics()] == ["20"], whole[start:end]
     file.write_bytes(whole[:3])  # of the header
-    directory.drop_metrics_after(0)
+    directory.drop_rows_after(0)
     assert directory.read_metrics() == []
     directory.add_metrics(row(1))
     directory.close()
@@ -217,7 +217,7 @@ def test_other_processes_write_nothing(directory: RunDirectory) -> None:
     other.claim(FLAGS)
     other.add_metrics(row(2))
     other.add_scalars({"x": 1.0}, 2)
-    other.drop_metrics_after(0)
+    other.drop_rows_after(0)
     other.write_summary({"done": True})
     other.write_file("x.png", b"x")
     other.close()

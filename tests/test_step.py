@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from finetune_jax import augmentation, losses, models, optimizers, step
+from finetune_jax import augmentation, losses, models, objectives, optimizers, step
 from finetune_jax.parallel import AXIS, Replicas
 from finetune_jax.step import Batch
 
@@ -32,12 +32,11 @@ def training(network, trained=None, axis_name=AXIS, rate=0.01, **options):
     """State and per-replica step."""
     trained = trained or network.part_names
     optimizer = optimizers.per_block_sgd(dict.fromkeys(trained), dict.fromkeys(trained, rate))
-    objective = step.classification(
-        network,
+    objective = objectives.objective(
+        objectives.forward(network, options.pop("batch_norm_parts", trained)),
+        objectives.cross_entropy(**options),
         normalize=NORMALIZE,
         augment=augmentation.pad_crop_flip,
-        batch_norm_parts=options.pop("batch_norm_parts", trained),
-        **options,
     )
     state = step.create_state(variables(), trained, optimizer, key=jax.random.key(1))
     run = functools.partial(step.train_step, objective=objective, optimizer=optimizer, axis_name=axis_name)

@@ -86,7 +86,8 @@ class Source:
       name: As on the command line, e.g. ``folder:photos``.
       class_names: Name of every class. Where some classes are not trained on (retrieval), the classes of
         the training split come first, so that its labels are ``0 … num_train_classes - 1``.
-      splits: ``train``, ``validation`` and ``test``. What a reader of one kind of data set returns has only
+      splits: ``train``, ``validation`` and ``test``, for retrieval perhaps a ``gallery`` in which the images
+        of ``test`` are searched for instead of among each other. What a reader of one kind of data set returns has only
         the splits that were there; `sources.load` adds the others.
       notes: What was made up or left out, one sentence each, for the log.
     """

@@ -1,4 +1,7 @@
-"""Images in one folder per class, optionally below ``train/``, ``validation/`` (or ``val/``), ``test/``."""
+"""Images in one folder per class, optionally below ``train/``, ``validation/`` (or ``val/``), ``test/``.
+
+Retrieval may have its test images in two folders: ``query/`` (or ``test/``), and ``gallery/`` to search in.
+"""
 
 import hashlib
 import os
@@ -35,6 +38,7 @@ SUFFIXES = frozenset(  # of what decode.py reads
     )
 )
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_RETRIEVAL_SPLITS = {**_SPLITS, "query": "test", "gallery": "gallery"}
 _RACY_NS = 2_000_000_000  # a file changed less than two seconds ago may change again within one clock tick
 
 
@@ -81,7 +85,7 @@ def read(
         )
     files: dict[str, dict[str, list[_File]]] = {}
     ignored: Counter[str] = Counter()
-    for split, split_folder in _split_folders(folder).items():
+    for split, split_folder in _split_folders(folder, _RETRIEVAL_SPLITS if open_classes else _SPLITS).items():
         files[split] = _class_files(split_folder, ignored)
     class_names, notes = _class_names(folder, files, open_classes)
     if ignored:
@@ -103,11 +107,16 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"--dataset: cannot list the folder {folder}: {error.strerror}") from error
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split; of the training split alone where classes lie at the top."""
+def _split_folders(root: Path, known: Mapping[str, str]) -> dict[str, Path]:
+    """The folder of each split; of the training split alone where classes lie at the top.
+
+    Args:
+      root: of the data set.
+      known: folder name in small letters to split.
+    """
     names = [entry.name for entry in _visible(root) if entry.is_dir()]
-    of_splits = [name for name in names if name.lower() in _SPLITS]
-    others = [name for name in names if name.lower() not in _SPLITS]
+    of_splits = [name for name in names if name.lower() in known]
+    others = [name for name in names if name.lower() not in known]
     # A class may be called "train" too, between "tram" and "truck".
     if not of_splits or (others and not any(_has_folders(root / name) for name in of_splits)):
         return {"train": root}
@@ -118,13 +127,16 @@ def _split_folders(root: Path) -> dict[str, Path]:
         )
     folders: dict[str, Path] = {}
     for name in of_splits:
-        split = _SPLITS[name.lower()]
+        split = known[name.lower()]
         if split in folders:
             raise UserError(f"{root} has both {folders[split].name}/ and {name}/: keep one of them")
         folders[split] = root / name
     if "train" not in folders:
         raise UserError(f"{root} has {', '.join(of_splits)} but no train/: add it")
-    return {split: folders[split] for split in ("train", "validation", "test") if split in folders}
+    if "gallery" in folders and "test" not in folders:
+        raise UserError(f"{root} has gallery/ but no query/: add the images that are searched for")
+    order = dict.fromkeys(known.values())
+    return {split: folders[split] for split in order if split in folders}
 
 
 def _has_folders(folder: Path) -> bool:

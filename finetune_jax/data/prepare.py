@@ -19,6 +19,7 @@ def load_source(config: DataConfig, *, silent: bool = False) -> Source:
     """The data set with its three splits; errors as of ``sources.load``."""
     return sources.load(
         config.dataset,
+        protocol="retrieval" if config.protocol == "retrieval" else "classification",
         seed=config.split_seed,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,

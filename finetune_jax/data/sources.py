@@ -84,7 +84,8 @@ def load(
 def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float = 0.1) -> Source:
     """Splits a source by classes: those of the test are not trained on.
 
-    A test split whose classes are all unknown to the training split is a given class split and is kept.
+    A test split whose classes are all unknown to the training split is a given class split and is kept, with
+    the gallery that belongs to it.
     Otherwise all splits are pooled; the first half of the classes trains, the rest tests. Validation gets
     the last of the training classes, or, where these are too few, a part of each.
 
@@ -97,15 +98,28 @@ def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float =
       A source whose training classes are ``0 … num_train_classes - 1``.
 
     Raises:
-      UserError: Fewer than four classes, or a test split that shares only some classes with training.
+      UserError: Fewer than four classes, a test split that shares only some classes with training, or a
+        gallery that lacks a class of the test split.
     """
     test = source.splits.get("test")
     trained = set(source.splits["train"].labels.tolist())
     tested = set() if test is None else set(test.labels.tolist())
     if tested and trained.isdisjoint(tested):
+        gallery = source.splits.get("gallery")
+        missing = set() if gallery is None else tested - set(gallery.labels.tolist())
+        if missing:
+            raise UserError(
+                f"--dataset={source.name}: the gallery has no images of {source.class_names[min(missing)]}, "
+                "which is searched for"
+            )
         source = _training_classes_first(source)
         note = f"test: {len(tested)} classes that are not trained on, as given"
         source = dataclasses.replace(source, notes=(*source.notes, note))
+    elif "gallery" in source.splits:
+        raise UserError(
+            f"--dataset={source.name} --protocol=retrieval: with a gallery, query must have only classes that "
+            "train has not"
+        )
     elif tested - trained:
         raise UserError(
             f"--dataset={source.name} --protocol=retrieval: train and test share some classes but not "
@@ -153,7 +167,7 @@ def _split_by_class(source: Source) -> Source:
 def _training_classes_first(source: Source) -> Source:
     """Renumbers the classes: first those of training, then those only other splits have."""
     order: list[int] = []
-    for split in ("train", "validation", "test"):
+    for split in ("train", "validation", "test", "gallery"):
         if split in source.splits:
             order += sorted(set(source.splits[split].labels.tolist()) - set(order))
     order += [number for number in range(len(source.class_names)) if number not in set(order)]

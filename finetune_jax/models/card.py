@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from finetune_jax import checkpoints
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import UserError
-from finetune_jax.models import registry
+from finetune_jax.models import heads, registry
 from finetune_jax.models.network import Network, Variables
 
 
@@ -25,6 +28,7 @@ class Card:
         mean: of each channel, images scaled to [0, 1].
         std: likewise.
         bfloat16: whether it computes in bfloat16.
+        head: name of its head, see ``models.heads``.
     """
 
     architecture: str
@@ -35,6 +39,7 @@ class Card:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bfloat16: bool
+    head: str = heads.OWN
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -43,6 +48,7 @@ class Card:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Card":
         """Back from :meth:`to_json`; other entries are ignored."""
+        values = {"head": heads.OWN, **values}  # checkpoints without this entry have no other head
         own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         own["preprocessing"] = Preprocessing(**own["preprocessing"])
         for name in ("class_names", "mean", "std"):
@@ -51,8 +57,17 @@ class Card:
 
     def network(self, **settings: Any) -> Network:
         """The network, without parameters; ``settings`` of ``models.create`` beside those of the card."""
-        network = registry.create(self.architecture, len(self.class_names), width=self.width, **settings)
+        settings = {"head": self.head, "width": self.width, **settings}
+        network = registry.create(self.architecture, len(self.class_names), **settings)
         return dataclasses.replace(network, blocks=network.blocks[: self.blocks])
+
+    def saved_shapes(self) -> Variables:
+        """The variables in the checkpoint as ``jax.ShapeDtypeStruct``; a loss may have parts of its own there."""
+        shapes = self.network().shapes()
+        if self.head != "embedding":
+            return shapes
+        proxies = jax.ShapeDtypeStruct((len(self.class_names), heads.EMBEDDING_SIZE), jnp.float32)
+        return {**shapes, "params": {**shapes["params"], "proxies": {"kernel": proxies}}}
 
 
 def read_best(run_directory: Path) -> tuple[Card, Variables]:
@@ -69,4 +84,6 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
         card = Card.from_json(checkpoints.read_meta(folder, best))
     except (KeyError, TypeError) as error:
         raise UserError(f"checkpoint {folder / str(best)} lacks {error}") from error
-    return card, checkpoints.restore_variables(folder, best, card.network().shapes())
+    variables = checkpoints.restore_variables(folder, best, card.saved_shapes())
+    parts = card.network().part_names
+    return card, {kind: {name: tree[name] for name in parts} for kind, tree in variables.items()}

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.layers import global_average
+from finetune_jax.models.layers import Numerics, global_average
 
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
@@ -48,6 +48,8 @@ class Network:
         width: factor on all channel numbers.
         num_classes: outputs of the head.
         torch_names: names of the same layers in a PyTorch state.
+        head_name: ``classifier`` for the architecture's own head, else one of ``models.heads``.
+        numerics: how its layers compute.
     """
 
     architecture: str
@@ -57,6 +59,8 @@ class Network:
     blocks: tuple[nn.Module, ...]
     head: nn.Module
     torch_names: "TorchNames" = dataclasses.field(repr=False, compare=False)
+    head_name: str = "classifier"
+    numerics: Numerics = dataclasses.field(default_factory=Numerics)
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -99,8 +103,12 @@ class Network:
 
     def init_head(self, key: jax.Array) -> Any:
         """Parameters of the head alone, equal to those :meth:`init` gives for the same key."""
+        return self.fresh_head(key)["params"]
+
+    def fresh_head(self, key: jax.Array) -> dict[str, Any]:
+        """``{"params": tree, "batch_stats": tree}`` of the head alone, as :meth:`init` gives it."""
         (own,) = self._init_parts(("head",), key, _ANY_IMAGES)
-        return own["params"]
+        return {"params": own["params"], "batch_stats": own.get("batch_stats", {})}
 
     def _init_parts(self, names: Sequence[str], key: jax.Array, shape: tuple[int, ...]) -> list[Any]:
         # On CPU every threefry draw of a new shape is compiled for about half a second; "rbg" is ten times

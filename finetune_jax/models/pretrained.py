@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_jax import weight_files
 from finetune_jax.errors import UserError
-from finetune_jax.models import registry, torch_state
+from finetune_jax.models import heads, registry, torch_state
 from finetune_jax.models.card import read_best
 from finetune_jax.models.network import Network, Variables
 
@@ -70,15 +70,27 @@ def load_pretrained(
 
 
 def replace_head(
-    network: Network, variables: Variables, num_classes: int, key: jax.Array
+    network: Network, variables: Variables, num_classes: int, key: jax.Array, *, head: str = heads.OWN
 ) -> tuple[Network, Variables]:
-    """The network with a freshly initialised classifier of ``num_classes`` outputs.
+    """The network with a freshly initialised head of ``num_classes`` outputs.
 
-    What else the head holds (the final norm of ResNet-26) is kept.
+    Args:
+        network: with any head.
+        variables: of it.
+        num_classes: outputs of the new head.
+        key: random key of the fresh parameters.
+        head: name of the new head. Where both are the architecture's own, only the classifier is fresh, and
+            what else it holds (the final norm of ResNet-26) is kept.
     """
-    network = network.with_num_classes(num_classes)
-    head = {**variables["params"]["head"], "classifier": network.init_head(key)["classifier"]}
-    return network, {**variables, "params": {**variables["params"], "head": head}}
+    changed = registry.with_head(network, num_classes, head)
+    fresh = changed.fresh_head(key)
+    if head == network.head_name == heads.OWN:
+        kept = variables["params"]["head"]
+        fresh = {
+            "params": {**kept, "classifier": fresh["params"]["classifier"]},
+            "batch_stats": variables["batch_stats"]["head"],
+        }
+    return changed, {kind: {**tree, "head": fresh[kind]} for kind, tree in variables.items()}
 
 
 def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> Pretrained:

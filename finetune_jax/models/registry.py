@@ -1,9 +1,11 @@
 """Networks by name."""
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from finetune_jax.errors import UserError
-from finetune_jax.models import resnet
+from finetune_jax.models import heads, resnet
 from finetune_jax.models.layers import Dtype, Numerics
 from finetune_jax.models.network import Network
 
@@ -19,6 +21,7 @@ def create(
     name: str,
     num_classes: int = 1000,
     *,
+    head: str = heads.OWN,
     width: float = 1.0,
     dtype: Dtype = jnp.float32,
     norm_momentum: float = 0.9,
@@ -29,6 +32,7 @@ def create(
     Args:
         name: one of :func:`names`.
         num_classes: outputs of the head.
+        head: ``classifier`` for the architecture's own, else one of ``models.heads``.
         width: factor on all channel numbers (rounded); 1.0 is the published network.
         dtype: compute type; parameters, norm statistics and logits stay float32.
         norm_momentum: share of the old running statistics kept in each training step.
@@ -45,4 +49,28 @@ def create(
         raise UserError(f"--width={width:g} is out of range; give a factor in (0, 8]")
     if not 0.0 <= norm_momentum < 1.0:
         raise UserError(f"--norm_momentum={norm_momentum:g} is out of range; give a value in [0, 1)")
-    return _BUILDERS[name](name, num_classes, width, Numerics(dtype, norm_momentum, norm_axis))
+    numerics = Numerics(dtype, norm_momentum, norm_axis)
+    network = dataclasses.replace(_BUILDERS[name](name, num_classes, width, numerics), numerics=numerics)
+    if head == heads.OWN:
+        return network
+    return dataclasses.replace(
+        network,
+        head=heads.build(head, num_classes, numerics),
+        head_name=head,
+        torch_names=dataclasses.replace(network.torch_names, head=heads.TORCH_NAMES[head]),
+    )
+
+
+def with_head(network: Network, num_classes: int, head: str) -> Network:
+    """The network, pruned as it is, with another head; arguments as of :func:`create`."""
+    numerics = network.numerics
+    whole = create(
+        network.architecture,
+        num_classes,
+        head=head,
+        width=network.width,
+        dtype=numerics.dtype,
+        norm_momentum=numerics.norm_momentum,
+        norm_axis=numerics.norm_axis,
+    )
+    return dataclasses.replace(whole, blocks=network.blocks)

@@ -1,0 +1,45 @@
+"""Learning rates that differ from part to part by a rule, the usual alternatives to AutoLR.
+
+Parts are given in network order, the one nearest to the input first. Both rules below are geometric: over
+``P`` parts, ``layer_decay`` with ``d`` is ``discriminative`` with the ratio ``d ** (1 − P)``.
+"""
+
+from collections.abc import Sequence
+
+
+def layer_decay(parts: Sequence[str], learning_rate: float, decay: float) -> dict[str, float]:
+    """``learning_rate`` at the top and ``decay`` times the rate of the next higher part elsewhere.
+
+    As timm's ``--layer-decay``, with a block as a layer; Clark et al., "ELECTRA" (ICLR 2020).
+
+    Args:
+        parts: names, the top one last.
+        learning_rate: of the top part.
+        decay: in (0, 1]; 1 is one rate for all.
+
+    Raises:
+        ValueError: ``decay`` is out of range.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be in (0, 1], got {decay}")
+    return {name: learning_rate * decay ** (len(parts) - 1 - i) for i, name in enumerate(parts)}
+
+
+def discriminative(parts: Sequence[str], learning_rate: float, ratio: float) -> dict[str, float]:
+    """``learning_rate`` at the top, ``learning_rate / ratio`` at the bottom, geometric in between.
+
+    As fastai's ``slice(learning_rate / ratio, learning_rate)``, with a block as a layer group; Howard and
+    Ruder, "ULMFiT" (ACL 2018).
+
+    Args:
+        parts: names, the top one last; a single one has ``learning_rate``.
+        learning_rate: of the top part.
+        ratio: at least 1; 1 is one rate for all.
+
+    Raises:
+        ValueError: ``ratio`` is out of range.
+    """
+    if ratio < 1:
+        raise ValueError(f"ratio must be at least 1, got {ratio}")
+    last = max(len(parts) - 1, 1)
+    return {name: learning_rate * ratio ** ((i - len(parts) + 1) / last) for i, name in enumerate(parts)}

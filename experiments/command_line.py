@@ -86,6 +86,26 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
     return config
 
 
+def numbers(flag: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The values of a list flag, ascending.
+
+    Args:
+        flag: its name.
+        kind: ``int`` or ``float``.
+
+    Raises:
+        UserError: there is none, or one is no such number, negative, or there twice.
+    """
+    texts: list[str] = getattr(flags.FLAGS, flag)
+    try:
+        values = tuple(sorted(kind(text) for text in texts))
+    except ValueError:
+        raise UserError(f"--{flag}={','.join(texts)}: give numbers separated by commas") from None
+    if not values or values[0] < 0 or len(set(values)) < len(values):
+        raise UserError(f"--{flag}={','.join(texts)}: give one or more numbers, none negative, none twice")
+    return values
+
+
 def start_jax() -> Any:
     """Join the cluster, set the compilation cache, and return the ``Replicas`` of this job.
 

@@ -18,6 +18,7 @@ AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip")
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
 OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
+RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 SELECTION = ("validation", "test", "last")
 
 
@@ -150,6 +151,9 @@ class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig):
     k: int = setting(1, "Number of top blocks that --method=last_k trains, with the head.")
     epochs: int = setting(20, "Passes over the training images.")
     augmentation: str = setting("auto", "Applied on the device in every training step.", AUGMENTATIONS)
+    retrieval_score: str = setting(
+        "recall_at_1", "Number by which --protocol=retrieval compares epochs and runs.", RETRIEVAL_SCORES
+    )
     early_stopping: int = setting(0, "Stop after this many epochs without a better score; 0 never stops.")
     select_on: str = setting(
         "validation", "Split that chooses the best checkpoint; the papers use test.", SELECTION
@@ -199,7 +203,8 @@ def validate(config: Any) -> None:
 
 
 _RANGES = (
-    (("validation_fraction", "test_fraction"), lambda v: 0 < v < 1, "a share between 0 and 1"),
+    (("test_fraction",), lambda v: 0 < v < 1, "a share between 0 and 1"),
+    (("validation_fraction",), lambda v: 0 <= v < 1, "a share from 0 to below 1"),
     (
         ("epochs", "batch_size", "k", "cycles", "max_trials"),
         lambda v: v >= 1,
@@ -268,6 +273,13 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
                 raise UserError(f"--{name} contradicts --method=autolr, which finds the rates of the blocks")
 
 
+def _score_is_measured(values: Mapping[str, Any]) -> None:
+    if values.get("retrieval_score") == "recall_at_1" and 1 not in values["ks"]:
+        raise UserError(
+            f"--retrieval_score=recall_at_1 needs 1 among --ks={','.join(map(str, values['ks']))}"
+        )
+
+
 def _losses_of_protocols(values: Mapping[str, Any]) -> None:
     if values.get("loss", "cross_entropy") == "cross_entropy":
         return
@@ -287,7 +299,7 @@ _EFFECTS = (
     (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
     (("momentum",), "optimizer", ("sgd",)),
-    (("ks",), "protocol", ("retrieval",)),
+    (("ks", "retrieval_score"), "protocol", ("retrieval",)),
 )
 """Settings, and the setting and its values that give them an effect."""
 
@@ -318,6 +330,7 @@ _CONTRADICTIONS = (
     _drops_are_of_the_step_schedule,
     _one_rule_of_rates,
     _losses_of_protocols,
+    _score_is_measured,
     _one_balance,
     _fractions_leave_training_images,
 )

@@ -9,5 +9,9 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """Losses or weights are no longer finite: the learning rates were too high, or the images are bad."""
+
+
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM) and has saved its state; the same flags go on with it."""

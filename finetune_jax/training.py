@@ -20,7 +20,7 @@ import numpy as np
 
 from finetune_jax import autolr, checkpoints, optimizers
 from finetune_jax.data.feeds import Training
-from finetune_jax.errors import Stopped, UserError
+from finetune_jax.errors import Diverged, Stopped, UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.progress import Progress
 from finetune_jax.run_directory import RunDirectory
@@ -109,7 +109,8 @@ def fit(
         The rows of ``metrics.csv``.
 
     Raises:
-        UserError: the loss is not finite, or a file cannot be written.
+        Diverged: the loss or a weight is not finite.
+        UserError: a file cannot be written.
         Stopped: SIGTERM came; the state is saved.
     """
     with StopRequest(replicas) as stop_requested, _Loop(train, plan, replicas, directory) as loop:
@@ -392,7 +393,7 @@ def _refuse_if_not_finite(state: TrainState, step: int) -> None:
 
 def _check_finite(what: str, tree: Any, step: int) -> None:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
-        raise UserError(
+        raise Diverged(
             f"the {what} not finite by step {step}: lower --learning_rate (or check the images with "
             "experiments.check_data); the last checkpoint is from before and intact"
         )

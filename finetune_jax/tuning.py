@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from finetune_jax import autolr
-from finetune_jax.errors import UserError
+from finetune_jax.errors import Diverged, UserError
 
 TunerState = Any
 """Pytree of host arrays; ``{}`` where a tuner remembers nothing."""
@@ -73,7 +73,7 @@ class Tuner(Protocol):
         """The state for the next pass, and what becomes of this one.
 
         Raises:
-            UserError: the run cannot go on.
+            Diverged: the run cannot go on.
         """
 
 
@@ -170,12 +170,12 @@ class AutoLR:
         """Accepted where the variations are sorted well enough.
 
         Raises:
-            UserError: the last trial allowed diverged.
+            Diverged: so did the last trial allowed.
         """
         following, said = autolr.update(self.config, state.blocks, outcome.variations, outcome.finite)
         blocks, said = _on_host(following), _on_host(said)
         if said.stop:
-            raise UserError(
+            raise Diverged(
                 f"--method=autolr: trial {int(state.blocks.trial) + 1} of epoch {outcome.epoch + 1} diverged "
                 f"like the others and was the last allowed (--max_trials={self.config.max_trials}); lower "
                 "--learning_rate or --head_learning_rate; the last accepted epoch is saved"

@@ -1,0 +1,149 @@
+"""AutoLR against single rates, schedules and geometric rates: the paper's Tables 2 and 5 on any data set.
+
+Classification: each method's rate is chosen on the validation split, and of the chosen runs the epoch too; the
+test split is looked at once. Retrieval: rates are chosen by retrieving training classes that are held out;
+the chosen ones then train on all training classes and are tested after the last epoch.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_jax.config import FinetuneConfig
+from finetune_jax.errors import UserError
+from finetune_jax.studies import comparison, prune
+from finetune_jax.studies.comparison import Choice, Entry, Protocol, Train
+
+SINGLE_RATE = "single rate"
+AUTOLR = "AutoLR"
+
+_ALTERNATIVES: Mapping[str, Mapping[str, Any]] = {
+    "layer decay 0.75": {"layer_decay": 0.75},
+    "discriminative 1/100": {"discriminative_ratio": 100.0},
+}
+# The best of each kind in the paper (supplement, Table 4), as shares of the run where they are epochs.
+_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "step decay": {"schedule": "step", "drop_factor": 0.5},
+    "cyclic, 7 cycles": {"schedule": "cyclic", "cycles": 7, "lowest_factor": 0.1},
+    "SGDR, 8 resets": {"schedule": "sgdr", "cycles": 9, "lowest_factor": 0.1},
+}
+
+
+def entries(depth: int, *, compare: bool, schedules: bool) -> list[Entry]:
+    """The methods of the study.
+
+    Args:
+        depth: top blocks that pruning leaves out; 0 gives no pruned methods.
+        compare: geometric rates and AutoLR without pruning too, instead of the paper's ablation (Table 2).
+        schedules: also the schedules of the paper's Table 5, on the pruned network.
+    """
+    methods = {SINGLE_RATE: {}, **(_ALTERNATIVES if compare else {}), AUTOLR: {"method": "autolr"}}
+    whole = methods if compare or not depth else {SINGLE_RATE: {}}
+    pruned = {**methods, **(_SCHEDULES if schedules else {})} if depth else {}
+    if schedules and not depth:
+        whole = {**whole, **_SCHEDULES}
+    return [
+        *[Entry(name, settings) for name, settings in whole.items()],
+        *[Entry(f"{name}, pruned {depth}", {**s, "prune_depth": depth}) for name, s in pruned.items()],
+    ]
+
+
+def run(
+    base: FinetuneConfig,
+    train: Train,
+    protocol: Protocol,
+    *,
+    compare: bool,
+    schedules: bool,
+    max_depth: int | None,
+) -> dict[str, Any]:
+    """Search the pruning depth, choose the rates, test.
+
+    Args:
+        base: what all methods share, of ``--method=standard``; its own starting rate and seed do not count.
+        train: trains one config.
+        protocol: rates and seeds.
+        compare: see :func:`entries`.
+        schedules: see :func:`entries`.
+        max_depth: largest pruning depth to try; None has no limit.
+
+    Returns:
+        JSON: ``pruning`` of ``studies.prune``, ``entries`` (per method: settings, everything tried, the
+        chosen rate, test scores of every seed, passes, seconds) and ``configurations``, how many were tried.
+
+    Raises:
+        UserError: a method diverged at every rate.
+    """
+    selecting = _selecting(base)
+
+    def score(entry: Entry, rate: float, seed: int) -> float:
+        config = comparison.configured(selecting, entry, rate, seed)
+        return comparison.validation_score(train, config, f"select/{_slug(entry)}-lr{rate:g}-seed{seed}")
+
+    def choose(of: Sequence[Entry]) -> list[Choice]:
+        try:
+            return comparison.choose(of, protocol, score)
+        except ValueError as error:
+            raise UserError(f"{error}; give lower --rates") from error
+
+    # Algorithm 1 prunes with a single rate: the one that is best without pruning.
+    (single,) = choose([Entry(SINGLE_RATE, {})])
+    found = prune.search(
+        dataclasses.replace(selecting, learning_rate=single.rate),
+        train,
+        seeds=protocol.selection_seeds,
+        max_depth=max_depth,
+    )
+    choices = choose(entries(found["best_depth"], compare=compare, schedules=schedules))
+    results = [_tested(choice, base, train, protocol) for choice in choices]
+    tried = sum(len(choice.tried) for choice in choices)
+    return {
+        "dataset": base.dataset,
+        "protocol": dataclasses.asdict(protocol),
+        "pruning": found,
+        "entries": results,
+        "configurations": tried + len(found["depths"]),
+    }
+
+
+def _tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protocol) -> dict[str, Any]:
+    reporting = _reporting(base)
+    summaries = [
+        train(
+            comparison.configured(reporting, choice.entry, choice.rate, seed),
+            f"report/{_slug(choice.entry)}-lr{choice.rate:g}-seed{seed}",
+        )
+        for seed in protocol.seeds
+    ]
+    metrics = [name for name in summaries[0] if name.startswith("test_")]
+    return {
+        "name": choice.entry.name,
+        "settings": dict(choice.entry.settings),
+        "tried": [
+            {"rate": rate, "validation": [None if math.isnan(s) else s for s in scores]}
+            for rate, scores in sorted(choice.tried.items())
+        ],
+        "rate": choice.rate,
+        "at_edge": choice.at_edge,
+        "score": summaries[0]["score"],
+        "test": {name: [summary[name] for summary in summaries] for name in metrics},
+        "epochs": [summary["epochs_trained"] for summary in summaries],
+        "passes": [summary["passes"] for summary in summaries],
+        "seconds": [summary["seconds"] for summary in summaries],
+        "parameters": summaries[0]["parameters"],
+    }
+
+
+def _selecting(base: FinetuneConfig) -> FinetuneConfig:
+    return dataclasses.replace(base, select_on="last") if base.protocol == "retrieval" else base
+
+
+def _reporting(base: FinetuneConfig) -> FinetuneConfig:
+    if base.protocol == "retrieval":
+        return dataclasses.replace(base, select_on="last", validation_fraction=0.0)
+    return base
+
+
+def _slug(entry: Entry) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in entry.name.replace(", ", "-"))

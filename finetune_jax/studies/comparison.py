@@ -1,0 +1,148 @@
+"""Comparing methods fairly.
+
+Every method is tried from the same starting rates. Where the best rate of one of them lies at an edge of the
+grid, the grid is widened there, for all. A method's rate is the one with the best mean validation score over
+the selection seeds; then it is trained with each of the reporting seeds and tested once. Everything tried is
+kept, not only what was chosen.
+
+This module knows no files: it is handed a function that trains one config.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from finetune_jax.config import FinetuneConfig
+from finetune_jax.errors import Diverged
+
+Train = Callable[[FinetuneConfig, str], Mapping[str, Any]]
+"""``(config, name of the run) → summary`` of the run; raises ``Diverged``."""
+
+_WIDENINGS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A method to compare.
+
+    Attributes:
+        name: for the table.
+        settings: what sets it apart, fields of the config.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a comparison is run.
+
+    Attributes:
+        rates: starting rates, ascending; a single one means that rates are not chosen.
+        selection_seeds: of the runs that choose a rate.
+        seeds: of the runs that are reported.
+        widen: whether to widen the grid where a best rate lies at its edge.
+    """
+
+    rates: tuple[float, ...]
+    selection_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    widen: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was tried of one method, and what was chosen.
+
+    Attributes:
+        entry: the method.
+        tried: ``{rate: validation score of each selection seed}``, NaN where the run diverged.
+        rate: the chosen one.
+    """
+
+    entry: Entry
+    tried: Mapping[float, tuple[float, ...]]
+    rate: float
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether a rate beyond those tried could be better still."""
+        return len(self.tried) > 1 and self.rate in (min(self.tried), max(self.tried))
+
+
+def choose(
+    entries: Sequence[Entry], protocol: Protocol, score: Callable[[Entry, float, int], float]
+) -> list[Choice]:
+    """The best rate of each entry.
+
+    Args:
+        entries: the methods.
+        protocol: rates and seeds.
+        score: validation score of an entry, a rate and a seed, larger is better; NaN where it diverged.
+    """
+    rates = list(protocol.rates)
+    tried: dict[str, dict[float, tuple[float, ...]]] = {entry.name: {} for entry in entries}
+    for _ in range(_WIDENINGS + 1):
+        for entry in entries:
+            for rate in rates:
+                if rate not in tried[entry.name]:
+                    tried[entry.name][rate] = tuple(
+                        score(entry, rate, seed) for seed in protocol.selection_seeds
+                    )
+        choices = [Choice(entry, tried[entry.name], best_rate(tried[entry.name])) for entry in entries]
+        if not protocol.widen or len(rates) < 2:
+            break
+        lowest = any(choice.rate == rates[0] for choice in choices)
+        highest = any(choice.rate == rates[-1] for choice in choices)
+        if not lowest and not highest:
+            break
+        rates = [*[_beyond(rates[::-1])] * lowest, *rates, *[_beyond(rates)] * highest]
+    return choices
+
+
+def best_rate(tried: Mapping[float, Sequence[float]]) -> float:
+    """The rate with the best mean score, the smallest of equals; a rate that diverged once is no choice.
+
+    Raises:
+        ValueError: all diverged.
+    """
+    means = {rate: statistics.fmean(scores) for rate, scores in sorted(tried.items())}
+    finite = {rate: mean for rate, mean in means.items() if math.isfinite(mean)}
+    if not finite:
+        raise ValueError(f"training diverged at every rate tried: {', '.join(f'{rate:g}' for rate in means)}")
+    return max(finite, key=finite.__getitem__)
+
+
+def configured(base: FinetuneConfig, entry: Entry, rate: float, seed: int) -> FinetuneConfig:
+    """The config of one run of an entry."""
+    return dataclasses.replace(base, **{**entry.settings, "learning_rate": rate, "seed": seed})
+
+
+def validation_score(train: Train, config: FinetuneConfig, name: str) -> float:
+    """Of one run; NaN where it diverged."""
+    try:
+        summary = train(config, name)
+    except Diverged:
+        return math.nan
+    return float(summary[summary["score"].replace("test", "validation")])
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def is_tie(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether two means differ by no more than the larger of the two standard deviations."""
+    (a, spread_a), (b, spread_b) = mean_and_spread(ours), mean_and_spread(theirs)
+    return abs(a - b) <= max(spread_a, spread_b)
+
+
+def _beyond(rates: Sequence[float]) -> float:
+    """The rate after the last one: 0.01, 0.03, 0.1 go on with 0.3."""
+    if len(rates) == 2:
+        return float(f"{rates[-1] * rates[-1] / rates[-2]:.1g}")
+    return float(f"{rates[-2] * rates[-1] / rates[-3]:.2g}")

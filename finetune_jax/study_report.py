@@ -1,0 +1,108 @@
+"""Results of studies for people: text tables, Markdown and JSON beside the runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_jax.report import spoken, table
+from finetune_jax.studies.comparison import is_tie, mean_and_spread
+from finetune_jax.studies.runs import Runs
+
+
+def write_autolr(result: Mapping[str, Any], runs: Runs) -> None:
+    """Write ``results.json`` and ``results.txt`` of ``studies.autolr`` into the study's directory."""
+    runs.write_json("results.json", result)
+    runs.write("results.txt", autolr_text(result) + "\n")
+
+
+def autolr_text(result: Mapping[str, Any]) -> str:
+    """Pruning depths, the table of methods, and everything that was tried."""
+    return "\n\n".join(
+        [
+            f"{result['dataset']}, {result['configurations']} configurations tried",
+            prune_table(result["pruning"]),
+            methods_table(result["entries"]),
+            tried_table(result["entries"]),
+        ]
+    )
+
+
+def prune_table(found: Mapping[str, Any]) -> str:
+    """One row per pruning depth; the chosen one is marked."""
+    whole = found["depths"][0]
+    rows = [
+        [
+            f"{row['depth']}{' *' if row['depth'] == found['best_depth'] else ''}",
+            _with_spread(row["scores"]),
+            row["parameters"],
+            _saved(row["parameters"], whole["parameters"]),
+            f"{row['flops'] / 1e6:.0f}",
+            _saved(row["flops"], whole["flops"]),
+            f"{row['seconds']:.1f}",
+            _saved(row["seconds"], whole["seconds"]),
+        ]
+        for row in found["depths"]
+    ]
+    columns = ["blocks pruned", spoken(found["score"]), "parameters", "saved", "MFLOPs", "saved"]
+    return table([*columns, "seconds/epoch", "saved"], rows)
+
+
+def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """One row per method: the chosen rate, test scores with their spread, what they cost.
+
+    A method whose first score is within the spread of the best one's is marked as a tie with it.
+    """
+    names = list(entries[0]["test"])
+    score = entries[0]["score"]
+    shown = [score, *[name for name in names if name != score and "recall" in name]]
+    if "test_map_at_r" in names:
+        shown.append("test_map_at_r")
+    best = max(entries, key=lambda entry: mean_and_spread(entry["test"][score])[0])
+    rows = []
+    for entry in entries:
+        mark = ""
+        if entry is best:
+            mark = "best"
+        elif is_tie(entry["test"][score], best["test"][score]):
+            mark = "tie"
+        edge = " (edge)" if entry["at_edge"] else ""
+        rows.append(
+            [
+                entry["name"],
+                f"{entry['rate']:g}{edge}",
+                *[_with_spread(entry["test"][name]) for name in shown],
+                mark,
+                _mean(entry["epochs"]),
+                _mean(entry["passes"]),
+                f"{mean_and_spread(entry['seconds'])[0]:.0f}",
+            ]
+        )
+    columns = ["method", "rate", *map(spoken, shown), "", "epochs", "epochs with rejected trials", "seconds"]
+    return table(columns, rows)
+
+
+def tried_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Validation score of every method at every starting rate; the chosen one is marked."""
+    rates = sorted({tried["rate"] for entry in entries for tried in entry["tried"]})
+    rows = []
+    for entry in entries:
+        found = {tried["rate"]: tried["validation"] for tried in entry["tried"]}
+        cells = []
+        for rate in rates:
+            scores = found.get(rate)
+            text = "–" if scores is None else "diverged" if None in scores else _with_spread(scores)
+            cells.append(text + (" *" if rate == entry["rate"] else ""))
+        rows.append([entry["name"], *cells])
+    return table(["validation at the starting rate", *[f"{rate:g}" for rate in rates]], rows)
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    mean, spread = mean_and_spread(values)
+    return f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if len(values) > 1 else "")
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{mean_and_spread(values)[0]:.1f}".removesuffix(".0")
+
+
+def _saved(part: float, whole: float) -> str:
+    return f"{100 * (1 - part / whole):.0f} %"

@@ -197,15 +197,10 @@ def _map(name: str, output: jax.Array, gradient: jax.Array) -> jax.Array:
     if output.ndim != 4:
         raise ValueError(f"Grad-CAM needs an output [B, h, w, C], but that of {name} is {output.shape}")
     weights = gradient.astype(jnp.float32).mean((1, 2), keepdims=True)
-    # Their size is lost in the end, but products of gradients of 1e-30 would not fit into float32.
-    weights = weights / _or_one(jnp.abs(weights).max(3, keepdims=True))
-    summed = jax.nn.relu((weights * output.astype(jnp.float32)).sum(3))
-    return summed / _or_one(summed.max((1, 2), keepdims=True))
+    summed = jax.nn.relu((weights * output).sum(3))
+    largest = summed.max((1, 2), keepdims=True)
+    return summed / jnp.where(largest == 0, 1, largest)
 
 
 def _of_class(logits: jax.Array, classes: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
-
-
-def _or_one(largest: jax.Array) -> jax.Array:
-    return jnp.where(largest == 0, 1, largest)

@@ -12,7 +12,24 @@ from typing import Any
 
 from finetune_jax.errors import UserError
 
-METHODS = ("standard", "feature_extractor", "last_k", "scratch", "autolr")
+METHODS = (
+    "standard",
+    "feature_extractor",
+    "last_k",
+    "stochastic",
+    "l2_sp",
+    "scratch",
+    "autolr",
+    "spottune",
+    "spottune_tuned",
+    "spottune_global",
+    "random_policy",
+)
+WITH_POLICY = ("spottune", "spottune_tuned", "spottune_global")
+"""Methods that train a policy network."""
+ROUTED = (*WITH_POLICY, "random_policy")
+"""Methods with two copies of each block."""
+_TUNES_EVERYTHING = ("standard", "l2_sp", "scratch", "autolr")
 PROTOCOLS = ("classification", "retrieval")
 AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip")
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
@@ -79,8 +96,9 @@ class NetworkConfig:
     sync_batch_norm: bool = setting(False, "Average batch statistics over all devices.")
     frozen_norm: str = setting(
         "eval",
-        "Batch norm of frozen parts: running statistics, unchanged (eval), or batch statistics (train).",
-        ("eval", "train"),
+        "Batch norm of frozen parts: running statistics, unchanged (eval), batch statistics (train), or batch "
+        "statistics with trained scales and biases, as in SpotTune's own code (learn).",
+        ("eval", "train", "learn"),
     )
 
 
@@ -143,12 +161,35 @@ class TuningConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig):
+class RoutingConfig:
+    """SpotTune: which copy of a block an image takes; and the penalty of L2-SP."""
+
+    frozen_first: int = setting(0, "Lowest blocks that are frozen and not routed (Visual Decathlon: 4).")
+    policy_network: str = setting(
+        "", "Architecture of the policy; empty is resnet26_policy for resnet26, else resnet50_policy."
+    )
+    policy_learning_rate: float = setting(0.01, "Learning rate of the policy; it falls with the others.")
+    policy_momentum: float = setting(0.9, "Momentum of the policy's SGD, without Nesterov's look ahead.")
+    policy_weight_decay: float = setting(1e-3, "Weight decay of the policy's SGD.")
+    temperature: float = setting(5.0, "Of the Gumbel-softmax through which the policy learns.")
+    eval_samples: int = setting(
+        0, "Also test this many policies drawn from the policy network, and report mean and spread."
+    )
+    budget_weight: float = setting(0.1, "Weight of (tuned blocks - k)², SpotTune's Eq. 5.")
+    entropy_weight: float = setting(0.1, "Weight of the entropy of the blocks' usage, SpotTune's Eq. 6.")
+    lambda_shared: float = setting(0.01, "L2-SP: pull of pretrained parameters towards where they started.")
+    lambda_novel: float = setting(0.01, "L2-SP: pull of new parameters towards zero.")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, RoutingConfig):
     """``experiments.finetune``: one run, kept in one directory."""
 
     workdir: str = setting("", "Directory of the run; started again with the same flags it goes on there.")
     method: str = setting("standard", "What is trained.", METHODS)
-    k: int = setting(1, "Number of top blocks that --method=last_k trains, with the head.")
+    k: int = setting(
+        1, "Blocks that are fine-tuned with the head: the top ones (last_k), any (spottune_global)."
+    )
     epochs: int = setting(20, "Passes over the training images.")
     augmentation: str = setting("auto", "Applied on the device in every training step.", AUGMENTATIONS)
     retrieval_score: str = setting(
@@ -174,6 +215,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "schedule": "step",
         "drop_factor": 0.2,
     },
+    # The penalty takes the place of weight decay; the paper fine-tunes three blocks.
+    "l2_sp": {"weight_decay": 0.0},
+    "spottune_global": {"k": 3},
 }
 """Defaults of a method's paper, where they differ from those of everything else."""
 
@@ -226,26 +270,39 @@ _RANGES = (
             "prune_depth",
             "seed",
             "split_seed",
+            "frozen_first",
+            "policy_weight_decay",
+            "eval_samples",
+            "budget_weight",
+            "entropy_weight",
+            "lambda_shared",
+            "lambda_novel",
         ),
-        lambda v: v >= 0,
+        lambda v: 0 <= v < math.inf,
         "0 or more",
     ),
-    (("learning_rate", "drop_factor", "alpha", "beta"), lambda v: 0 < v < math.inf, "a number above 0"),
+    (
+        ("learning_rate", "drop_factor", "alpha", "beta", "temperature", "policy_learning_rate"),
+        lambda v: 0 < v < math.inf,
+        "a number above 0",
+    ),
     (("layer_decay", "lowest_factor", "threshold_decay"), lambda v: 0 < v <= 1, "a factor in (0, 1]"),
     (("discriminative_ratio",), lambda v: 1 <= v < math.inf, "a number of at least 1"),
     (("threshold", "threshold_floor"), lambda v: 0 <= v <= 1, "a sorting quality in [0, 1]"),
-    (("momentum", "norm_momentum", "label_smoothing"), lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    (
+        ("momentum", "policy_momentum", "norm_momentum", "label_smoothing"),
+        lambda v: 0 <= v < 1,
+        "a number in [0, 1)",
+    ),
     (("width",), lambda v: 0 < v <= 8, "a factor in (0, 8]"),
     (("drop_epochs",), lambda v: list(v) == sorted(set(v)) and all(e > 0 for e in v), "rising epochs"),
 )
 
 
 def _scratch_has_no_pretrained(values: Mapping[str, Any]) -> None:
-    method, pretrained = values.get("method"), values.get("pretrained")
-    if method == "feature_extractor" and pretrained == "none":
-        raise UserError("--method=feature_extractor needs weights; give --pretrained something but none")
-    if method == "last_k" and pretrained == "none":
-        raise UserError("--method=last_k needs weights; give --pretrained something but none")
+    method = values.get("method", "scratch")
+    if values.get("pretrained") == "none" and method not in ("standard", "scratch", "autolr"):
+        raise UserError(f"--method={method} needs weights; give --pretrained something but none")
 
 
 def _drops_are_of_the_step_schedule(values: Mapping[str, Any]) -> None:
@@ -300,6 +357,16 @@ _EFFECTS = (
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
     (("momentum",), "optimizer", ("sgd",)),
     (("ks", "retrieval_score"), "protocol", ("retrieval",)),
+    (("k",), "method", ("last_k", "spottune_global")),
+    (("frozen_first",), "method", ROUTED),
+    (
+        ("policy_network", "policy_learning_rate", "policy_momentum", "policy_weight_decay", "temperature"),
+        "method",
+        WITH_POLICY,
+    ),
+    (("eval_samples",), "method", ("spottune", "random_policy")),
+    (("budget_weight", "entropy_weight"), "method", ("spottune_global",)),
+    (("lambda_shared", "lambda_novel"), "method", ("l2_sp",)),
 )
 """Settings, and the setting and its values that give them an effect."""
 
@@ -314,10 +381,12 @@ def _no_setting_without_effect(values: Mapping[str, Any]) -> None:
                     f"with --{switch}={values[switch]}"
                 )
     method = values.get("method")
-    if values.get("k", 1) != 1 and method != "last_k":
-        raise UserError(f"--k={values['k']} is for --method=last_k and has no meaning with {method}")
-    if values.get("frozen_norm") == "train" and method in ("standard", "scratch"):
-        raise UserError(f"--frozen_norm=train has no meaning with --method={method}, which freezes nothing")
+    if values.get("frozen_norm", "eval") != "eval" and method in _TUNES_EVERYTHING:
+        raise UserError(
+            f"--frozen_norm={values['frozen_norm']} has no meaning with --method={method}, which freezes nothing"
+        )
+    if values.get("frozen_norm") == "learn" and method is not None and method not in ROUTED:
+        raise UserError(f"--frozen_norm=learn is for --method={' or '.join(ROUTED)}, not {method}")
     if values.get("early_stopping") and values["select_on"] == "last":
         raise UserError("--early_stopping needs a score; it contradicts --select_on=last")
 

@@ -9,7 +9,7 @@ import numpy as np
 from finetune_jax import metrics
 from finetune_jax.data.feeds import Feed
 from finetune_jax.data.order import evaluation_order
-from finetune_jax.models.network import Network
+from finetune_jax.models.network import Model
 from finetune_jax.parallel import AXIS, Replicas
 
 Evaluation = Callable[[Any, Feed, int], np.ndarray]
@@ -38,14 +38,14 @@ def compile_evaluation(
 
 
 def classifier(
-    network: Network, normalize: Callable[[jax.Array], jax.Array]
+    network: Model, normalize: Callable[[jax.Array], jax.Array]
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Per-replica function of variables and uint8 images to logits ``[B, num_classes]``."""
     return lambda variables, images: network.apply(variables, normalize(images))
 
 
 def embedder(
-    network: Network, normalize: Callable[[jax.Array], jax.Array]
+    network: Model, normalize: Callable[[jax.Array], jax.Array]
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Per-replica function of variables and uint8 images to embeddings ``[B, D]``.
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +21,10 @@ from finetune_jax import (
     methods,
     metrics,
     objectives,
+    policies,
     pruning,
     report,
+    spottune,
     step,
     tasks,
     training,
@@ -31,8 +35,9 @@ from finetune_jax.data.feeds import Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.errors import UserError
 from finetune_jax.models import pretrained, registry
-from finetune_jax.models.card import Card
+from finetune_jax.models.card import Card, shapes_of
 from finetune_jax.models.network import Network
+from finetune_jax.models.routed import RoutedNetwork
 from finetune_jax.parallel import AXIS, Replicas
 from finetune_jax.run_directory import RunDirectory
 
@@ -68,10 +73,13 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
     # Only now: a mistake in a flag, found above, must not keep the directory from the corrected command.
     directory.claim(flags)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
-    variables = replicas.replicate(job.best_variables(directory))
+    best = job.best_variables(directory, rows)
+    job.write_compact(directory, best)
+    variables = replicas.replicate(best)
     outputs = job.outputs(variables, "test")
     scores = job.scores(variables, "test", outputs)
     summary = job.summary(directory, rows, scores, time.monotonic() - began)
+    summary |= job.policy_summary(variables, directory, rows)
     if replicas.is_primary:
         _write_report(directory, config, summary, rows, outputs, job)
         directory.write_summary(summary)
@@ -94,19 +102,20 @@ class _Job:
         self._check_splits()
 
         self.key = jax.random.key(config.seed)
-        self.network, self.variables = self._starting_point()
+        self.setup = methods.setup(
+            config, *self._starting_point(), jax.random.fold_in(self.key, 3), axis_name=AXIS
+        )
+        self.network = self.setup.network
         beside = self.task.parts_beside_network(len(self.class_names), jax.random.fold_in(self.key, 2))
-        self.variables = {**self.variables, "params": {**self.variables["params"], **beside}}
-        of_network = methods.trained_parts(self.network, config.method, config.k)
-        self.trained = (*of_network, *beside)
+        variables = self.setup.variables
+        self.variables = {**variables, "params": {**variables["params"], **beside}}
+        self.trained = (*self.setup.trained, *beside)
         self.normalize = step.normalizer(self.origin.mean, self.origin.std)
         self.tuner = methods.tuner(config, self.trained)
         self.optimizer = methods.optimizer(config, self.trained)
         self.feeds = self._feeds()
         objective = objectives.objective(
-            objectives.forward(
-                self.network, self.network.part_names if config.frozen_norm == "train" else of_network
-            ),
+            self.setup.forward,
             self.task.loss(self.splits["train"].labels, len(self.class_names)),
             normalize=self.normalize,
             augment=augmentation.BY_NAME[_augmentation(config)],
@@ -116,9 +125,9 @@ class _Job:
         )
         self.training = self.feeds["train"].compile_training(train_step)
         self.predict = evaluation.compile_evaluation(
-            self.task.outputs(self.network, self.normalize), replicas, _EVALUATION_BATCH
+            self.task.outputs(self.setup.measured, self.normalize), replicas, _EVALUATION_BATCH
         )
-        card = Card(
+        self.card = Card(
             architecture=self.network.architecture,
             width=self.network.width,
             blocks=len(self.network.blocks),
@@ -128,6 +137,8 @@ class _Job:
             std=self.origin.std,
             bfloat16=config.bfloat16,
             head=self.network.head_name,
+            composition=self.setup.composition,
+            beside=shapes_of({name: self.variables["params"][name] for name in self.setup.references}),
         )
         self.plan = training.Plan(
             epochs=config.epochs,
@@ -139,7 +150,7 @@ class _Job:
             patience=config.early_stopping,
             checkpoint_steps=config.checkpoint_steps,
             keep_trials=config.keep_trials,
-            card=card.to_json(),
+            card=self.card.to_json(),
         )
 
     def initial_state(self) -> step.TrainState:
@@ -148,14 +159,29 @@ class _Job:
             ("loss", "examples") if self.config.loss == "proxy_anchor" else ("loss", "correct", "examples")
         )
         key = jax.random.fold_in(self.key, 1)
+        totals = (*totals, *self.setup.totals)
         return step.create_state(self.variables, self.trained, self.optimizer, key=key, totals=totals)
 
-    def best_variables(self, directory: RunDirectory) -> Any:
-        """Variables of the best checkpoint, on the host."""
+    def best_variables(self, directory: RunDirectory, rows: list[dict[str, str]]) -> Any:
+        """Variables of the best checkpoint as prediction uses them, on the host."""
         best = checkpoints.best_step(directory.checkpoints)
         if best is None:
             raise UserError(f"{directory.checkpoints} holds no evaluated checkpoint")
-        return checkpoints.restore_variables(directory.checkpoints, best, self.variables)
+        variables = checkpoints.restore_variables(directory.checkpoints, best, self.variables)
+        return self.setup.result(variables, self._usage(_row_of(rows, best)))
+
+    def write_compact(self, directory: RunDirectory, variables: Any) -> None:
+        """Save the result, where it holds less than what was trained."""
+        if self.setup.tuned_blocks is None:
+            return
+        best = checkpoints.best_step(directory.checkpoints)
+        assert best is not None
+        score = checkpoints.read_meta(directory.checkpoints, best)["score"]
+        card = dataclasses.replace(self.card, composition={})
+        with self.replicas.together():
+            saver = checkpoints.Checkpoints(directory.compact, writable=self.replicas.is_primary)
+            saver.write(best, {"variables": variables}, card.to_json(), score=score)
+            saver.close()
 
     def summary(
         self,
@@ -166,9 +192,12 @@ class _Job:
     ) -> dict[str, Any]:
         """The run in numbers."""
         best = checkpoints.best_step(directory.checkpoints)
-        row = next(row for row in rows if int(row["step"]) == best)
+        assert best is not None
+        row = _row_of(rows, best)
         selected = f"validation_{self.task.score}"
-        params = self.variables["params"]
+        params = {
+            name: tree for name, tree in self.variables["params"].items() if name not in self.setup.references
+        }
         steps = len(self._order(0))
         return {
             "method": self.config.method,
@@ -195,17 +224,103 @@ class _Job:
             "devices": self.replicas.count,
         }
 
-    def outputs(self, variables: Any, split: str) -> np.ndarray:
-        """Outputs ``[N, …]`` of a split, given variables on the devices."""
-        return self.predict(variables, self.feeds[split], len(self.splits[split].labels))
+    def policy_summary(
+        self, variables: Any, directory: RunDirectory, rows: list[dict[str, str]]
+    ) -> dict[str, Any]:
+        """What the policy does, for ``summary.json``; nothing for methods without one."""
+        model = self.setup.model
+        if not isinstance(model, RoutedNetwork):
+            return {}
+        notes = list(self.source.notes)
+        if self.setup.tuned_blocks is not None:
+            best = checkpoints.best_step(directory.checkpoints)
+            assert best is not None
+            usage = self._usage(_row_of(rows, best))
+            chosen = spottune.most_used(usage, self.setup.tuned_blocks)
+            whole = self.network.shapes()["params"]
+            own = _size({name: whole[name] for name in (*chosen, "head")})
+            return {
+                "usage": usage,
+                "tuned_blocks": list(chosen),
+                "parameters": _size(whole),
+                # What a further task costs beside the pretrained network, and what fine-tuning all of it costs.
+                "parameters_of_task": own,
+                "parameters_of_full_fine_tuning": _size(whole),
+                "notes": notes,
+            }
+        decisions = self._decisions(variables)
+        remark = policies.collapse(decisions)
+        if remark:
+            self.replicas.is_primary and print(f"warning: {remark}", file=sys.stderr)
+            notes.append(remark)
+        sampled = {}
+        if self.config.eval_samples:
+            name = f"test_{self.task.score}"
+            scores = [self._sampled_scores(variables, draw)[name] for draw in range(self.config.eval_samples)]
+            mean, spread = policies.mean_and_spread(scores)
+            sampled = {
+                f"sampled_{name}": mean,
+                f"sampled_{name}_deviation": spread,
+                f"sampled_{name}_values": scores,
+            }
+        if self.replicas.is_primary:
+            tables = policies.tables(
+                decisions, self.splits["test"].labels, self.source.class_names, model.routed
+            )
+            for file, text in tables.items():
+                directory.write_file(file, text.encode())
+        return {
+            "usage": dict(zip(model.routed, map(float, decisions.mean(0)), strict=True)),
+            "notes": notes,
+            **sampled,
+        }
 
-    def scores(self, variables: Any, split: str, outputs: np.ndarray | None = None) -> dict[str, float]:
+    def outputs(self, variables: Any, split: str, run: evaluation.Evaluation | None = None) -> np.ndarray:
+        """Outputs ``[N, …]`` of a split, given variables on the devices; ``run`` in place of the usual way."""
+        return (run or self.predict)(variables, self.feeds[split], len(self.splits[split].labels))
+
+    def scores(
+        self,
+        variables: Any,
+        split: str,
+        outputs: np.ndarray | None = None,
+        run: evaluation.Evaluation | None = None,
+    ) -> dict[str, float]:
         """Scores of a split, named after it."""
-        outputs = self.outputs(variables, split) if outputs is None else outputs
+        outputs = self.outputs(variables, split, run) if outputs is None else outputs
         gallery = None
         if split == "test" and "gallery" in self.splits:
-            gallery = (self.outputs(variables, "gallery"), self.splits["gallery"].labels)
+            gallery = (self.outputs(variables, "gallery", run), self.splits["gallery"].labels)
         return self.task.scores(outputs, self.splits[split].labels, split, gallery)
+
+    def _usage(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """``{block: share}`` of the images of an epoch that were fine-tuned, from its row of metrics."""
+        return {name.removeprefix("usage/"): float(row[f"train_{name}"]) for name in self.setup.totals}
+
+    def _decisions(self, variables: Any) -> np.ndarray:
+        """Of the test images, ``[N, L]``."""
+        model = self.setup.model
+        assert isinstance(model, RoutedNetwork)
+        decide = evaluation.compile_evaluation(
+            lambda variables, images: model.decisions(variables, self.normalize(images)),
+            self.replicas,
+            _EVALUATION_BATCH,
+        )
+        return decide(variables, self.feeds["test"], len(self.splits["test"].labels))
+
+    def _sampled_scores(self, variables: Any, draw: int) -> dict[str, float]:
+        """Scores of the test split under a policy drawn from the policy network."""
+        drawn = self.replicas.replicate(np.uint32(draw))
+        return self.scores({**variables, "draw": drawn}, "test", run=self._predict_sampled)
+
+    @functools.cached_property
+    def _predict_sampled(self) -> evaluation.Evaluation:
+        def outputs(variables: Any, images: jax.Array) -> jax.Array:
+            model = dataclasses.replace(self.setup.model, draw=variables["draw"])  # type: ignore[type-var]
+            own = {kind: tree for kind, tree in variables.items() if kind != "draw"}
+            return self.task.outputs(model, self.normalize)(own, images)
+
+        return evaluation.compile_evaluation(outputs, self.replicas, _EVALUATION_BATCH)
 
     def _check_splits(self) -> None:
         config = self.config
@@ -264,9 +379,12 @@ class _Job:
         splits = [name for name in ("validation",) if name in self.feeds]
         if self.config.select_on == "test":
             splits.append("test")
+        totals = {name: float(state.totals[name]) for name in self.setup.totals}
+        usage = {name.removeprefix("usage/"): total for name, total in totals.items()}
+        variables = self.setup.result(state.variables, usage)
         scores: dict[str, float] = {}
         for split in splits:
-            scores |= self.scores(state.variables, split)
+            scores |= self.scores(variables, split)
         return scores
 
 
@@ -276,8 +394,13 @@ def _augmentation(config: FinetuneConfig) -> str:
     return "none" if config.dataset == "digits" else "flip"
 
 
+def _row_of(rows: list[dict[str, str]], step: int) -> dict[str, str]:
+    """The row of the epoch that ended with this step."""
+    return next(row for row in rows if int(row["step"]) == step)
+
+
 def _size(tree: Any) -> int:
-    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _write_report(

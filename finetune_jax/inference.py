@@ -28,7 +28,7 @@ class Predictor:
     def __init__(self, card: Card, variables: Variables) -> None:
         self.card = card
         self.class_names = card.class_names
-        network = card.network(dtype=jnp.bfloat16 if card.bfloat16 else jnp.float32)
+        network = card.model(dtype=jnp.bfloat16 if card.bfloat16 else jnp.float32)
         normalize = step.normalizer(card.mean, card.std)
         logits = evaluation.classifier(network, normalize)
         self._variables = jax.device_put(variables)

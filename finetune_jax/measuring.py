@@ -39,7 +39,7 @@ def measure(
     """
     card, variables = read_best(run)
     source = datasets.load_source(config, silent=not replicas.is_primary)
-    network = card.network()
+    network = card.model()
     normalize = step.normalizer(card.mean, card.std)
     variables = replicas.replicate(variables)
     if protocol == "classification" and card.head == "embedding":

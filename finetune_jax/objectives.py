@@ -3,6 +3,7 @@
 Both parts are pure functions of one replica, put together by :func:`objective`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax import losses
+from finetune_jax import losses, spottune
 from finetune_jax.augmentation import Augmentation
 from finetune_jax.models.network import Network
+from finetune_jax.models.routed import POLICY, RoutedNetwork, random_decisions
 from finetune_jax.step import Batch, Objective, Outcome
 
 Tree = Any
@@ -37,7 +39,10 @@ class Prediction(NamedTuple):
 
 
 Forward = Callable[[Tree, Tree, Tree, jax.Array, jax.Array], Prediction]
-"""``(params, frozen, batch_stats, images [B, H, W, C], key) → Prediction`` in training mode."""
+"""``(params, frozen, batch_stats, images [B, H, W, C], keys [B]) → Prediction`` in training mode.
+
+Each example has a random key that depends on its place in the batch over all replicas, whatever their number.
+"""
 
 Loss = Callable[[jax.Array, Tree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 """``(outputs [B, …], params, labels [B]) → (loss [], {name: sum over the batch})``."""
@@ -60,9 +65,9 @@ def objective(
     ) -> tuple[jax.Array, Outcome]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.slots)
         images = normalize(jax.vmap(augment)(keys, batch.images.astype(jnp.float32)))
-        # Every replica draws its own: its first slot tells it from the others.
-        forward_key = jax.random.fold_in(jax.random.fold_in(key, _FORWARD_STREAM), batch.slots[0])
-        prediction = forward(params, frozen, batch_stats, images, forward_key)
+        forward_key = jax.random.fold_in(key, _FORWARD_STREAM)
+        forward_keys = jax.vmap(jax.random.fold_in, (None, 0))(forward_key, batch.slots)
+        prediction = forward(params, frozen, batch_stats, images, forward_keys)
         value, totals = loss(prediction.outputs, params, batch.labels)
         totals = {**totals, **prediction.totals, "examples": jnp.float32(batch.labels.size)}
         return value + prediction.penalty, Outcome(prediction.batch_stats, totals)
@@ -80,11 +85,87 @@ def forward(network: Network, batch_norm_parts: tuple[str, ...]) -> Forward:
     """
 
     def function(
-        params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, key: jax.Array
+        params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
     ) -> Prediction:
         variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        outputs, updated = network.apply(variables, images, train=batch_norm_parts, rngs={"dropout": key})
+        # Every replica drops out on its own: its first example tells it from the others.
+        rngs = {"dropout": keys[0]}
+        outputs, updated = network.apply(variables, images, train=batch_norm_parts, rngs=rngs)
         return Prediction(outputs, {name: updated[name] for name in batch_norm_parts})
+
+    return function
+
+
+def routed_forward(
+    model: RoutedNetwork,
+    *,
+    temperature: float = 5.0,
+    train_frozen: bool = False,
+    usage_penalty: Callable[[jax.Array], jax.Array] | None = None,
+    axis_name: str | None = None,
+) -> Forward:
+    """Both copies of a routed network, decisions drawn for every image (SpotTune, sections 3.1 to 3.3).
+
+    Of every routed block it also gives the total ``usage/BLOCK``, the number of images that were fine-tuned.
+
+    Args:
+        model: the routed network; its policy, if it has one, trains through the straight-through estimator.
+        temperature: of that estimator.
+        train_frozen: whether frozen parts normalise with batch statistics.
+        usage_penalty: of the share of images ``v [L]`` that take the fine-tuned copy of each block.
+        axis_name: mapped axis over which ``v`` is a share; None for a single replica.
+    """
+    network, routed = model.network, model.routed
+    below = ("stem", *network.block_names[: model.first])
+    train_tuned = (*routed, *[name for name in below if train_frozen])
+    changing = (*routed, "head", *[name for name in model.frozen_parts if train_frozen])
+
+    def function(
+        params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
+    ) -> Prediction:
+        variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
+        rngs = {"dropout": keys[0]}
+        updated = {}
+        if model.policy is None:
+            decisions = random_decisions(keys, len(routed))
+        else:
+            logits, updated[POLICY] = model.policy_logits(variables, images, train=True)
+            draw = functools.partial(spottune.sample_decisions, temperature=temperature)
+            decisions = jax.vmap(draw)(keys, logits)
+        tuned, pretrained = model.copies(variables)
+        features, statistics = spottune.features(
+            network,
+            tuned,
+            pretrained,
+            images,
+            decisions,
+            routed=routed,
+            train_tuned=train_tuned,
+            train_frozen=network.block_names if train_frozen else (),
+            rngs=rngs,
+        )
+        outputs, of_head = network.run(("head",), tuned, features, train=("head",), rngs=rngs)
+        of_blocks = {**model.new_statistics(statistics), **of_head}
+        updated |= {name: of_blocks[name] for name in changing}
+        used = {f"usage/{name}": decisions[:, column].sum() for column, name in enumerate(routed)}
+        penalty: jax.Array | float = 0.0
+        if usage_penalty is not None:
+            usage = spottune.usage(decisions)
+            # Eq. 5 and 6 are of the whole batch, and not linear in the shares of replicas.
+            penalty = usage_penalty(usage if axis_name is None else jax.lax.pmean(usage, axis_name))
+        return Prediction(outputs, updated, penalty, used)
+
+    return function
+
+
+def penalised(forward: Forward, penalty: Callable[[Tree, Tree], jax.Array]) -> Forward:
+    """``forward`` with a penalty of ``(params, frozen)`` beside its own."""
+
+    def function(
+        params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
+    ) -> Prediction:
+        prediction = forward(params, frozen, batch_stats, images, keys)
+        return prediction._replace(penalty=prediction.penalty + penalty(params, frozen))
 
     return function
 

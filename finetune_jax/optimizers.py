@@ -16,6 +16,9 @@ import optax
 LearningRates = Mapping[str, Any]
 """``{top-level name of the parameters: scalar}``."""
 
+Rule = Callable[[Any], optax.GradientTransformation]
+"""Learning rate to the optimiser of one block."""
+
 
 def per_block_sgd(
     params: Mapping[str, Any],
@@ -40,11 +43,7 @@ def per_block_sgd(
         ValueError: names of ``params`` and ``learning_rates`` differ.
     """
 
-    def block(learning_rate: Any) -> optax.GradientTransformation:
-        sgd = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
-        return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
-
-    return _per_block(params, learning_rates, block)
+    return per_block(params, learning_rates, dict.fromkeys(params, sgd(momentum, nesterov, weight_decay)))
 
 
 def per_block_adamw(
@@ -69,10 +68,54 @@ def per_block_adamw(
         ValueError: names of ``params`` and ``learning_rates`` differ.
     """
 
-    def block(learning_rate: Any) -> optax.GradientTransformation:
+    return per_block(params, learning_rates, dict.fromkeys(params, adamw(b1, b2, eps, weight_decay)))
+
+
+def sgd(momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4) -> Rule:
+    """The rule of :func:`per_block_sgd`."""
+
+    def rule(learning_rate: Any) -> optax.GradientTransformation:
+        plain = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
+        return optax.chain(optax.add_decayed_weights(weight_decay), plain) if weight_decay else plain
+
+    return rule
+
+
+def adamw(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2) -> Rule:
+    """The rule of :func:`per_block_adamw`."""
+
+    def rule(learning_rate: Any) -> optax.GradientTransformation:
         return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
-    return _per_block(params, learning_rates, block)
+    return rule
+
+
+def per_block(
+    params: Mapping[str, Any], learning_rates: LearningRates, rules: Mapping[str, Rule]
+) -> optax.GradientTransformation:
+    """One learning rate and one rule per block.
+
+    Args:
+        params: ``{block name: tree}``; only the names are used.
+        learning_rates: one rate for every name in ``params``, and no other.
+        rules: one for every name in ``params``.
+
+    Raises:
+        ValueError: names of ``params`` and ``learning_rates`` differ.
+    """
+    if set(params) != set(learning_rates):
+        raise ValueError(
+            f"parameters have the blocks {sorted(params)}, learning rates {sorted(learning_rates)}"
+        )
+    transforms = {
+        name: optax.inject_hyperparams(rules[name])(learning_rate=rate)
+        for name, rate in learning_rates.items()
+    }
+
+    def labels(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: jax.tree.map(lambda _, name=name: name, tree[name]) for name in tree}
+
+    return optax.multi_transform(transforms, labels)
 
 
 def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
@@ -115,25 +158,6 @@ def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:
         name: masked.inner_state.hyperparams["learning_rate"]
         for name, masked in opt_state.inner_states.items()
     }
-
-
-def _per_block(
-    params: Mapping[str, Any],
-    learning_rates: LearningRates,
-    block: Callable[..., optax.GradientTransformation],
-) -> optax.GradientTransformation:
-    if set(params) != set(learning_rates):
-        raise ValueError(
-            f"parameters have the blocks {sorted(params)}, learning rates {sorted(learning_rates)}"
-        )
-    transforms = {
-        name: optax.inject_hyperparams(block)(learning_rate=rate) for name, rate in learning_rates.items()
-    }
-
-    def labels(tree: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: jax.tree.map(lambda _, name=name: name, tree[name]) for name in tree}
-
-    return optax.multi_transform(transforms, labels)
 
 
 def _zeros(shardings: Any) -> Callable[[Any], Any]:

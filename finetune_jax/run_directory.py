@@ -39,6 +39,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def compact(self) -> Path:
+        """The folder of the checkpoint that prediction prefers to all others; most methods make none."""
+        return self.path / "compact"
+
+    @property
     def trials(self) -> Path:
         """The folder of recorded trials."""
         return self.path / "trials"

@@ -5,8 +5,8 @@ images, ``L`` routed blocks. A decision of 1 takes the fine-tuned copy, 0 the fr
 of the policy's logits.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +190,46 @@ def apply(
     Raises:
         ValueError: names that are no blocks of the network or given twice, or decisions of another shape.
     """
+    output, _ = features(network, tuned, frozen, images, decisions, routed=routed)
+    logits, _ = network.run(("head",), tuned, output)
+    return logits
+
+
+class NewStatistics(NamedTuple):
+    """Batch statistics after a pass through both copies.
+
+    Attributes:
+        tuned: ``{part: tree}`` of the stem and of the fine-tuned copies.
+        frozen: ``{block: tree}`` of the frozen copies.
+    """
+
+    tuned: dict[str, Any]
+    frozen: dict[str, Any]
+
+
+def features(
+    network: Network,
+    tuned: Mapping[str, Mapping[str, Any]],
+    frozen: Mapping[str, Mapping[str, Any]],
+    images: jax.Array,
+    decisions: jax.Array,
+    *,
+    routed: Sequence[str] | None = None,
+    train_tuned: Collection[str] = (),
+    train_frozen: Collection[str] = (),
+    rngs: dict[str, jax.Array] | None = None,
+) -> tuple[jax.Array, NewStatistics]:
+    """Output of the last block of a routed network; arguments and errors as of :func:`apply`, and:
+
+    Args:
+        train_tuned: the stem and fine-tuned copies that are in training mode. Each normalises over all images
+            of the batch, also those that take the other copy.
+        train_frozen: frozen copies in training mode.
+        rngs: random streams of parts in training mode.
+
+    Returns:
+        ``[B, …]``, and the statistics of both copies, those of parts outside training mode unchanged.
+    """
     routed = network.block_names if routed is None else tuple(routed)
     columns = {name: column for column, name in enumerate(routed)}
     unknown = sorted(set(routed) - set(network.block_names))
@@ -202,15 +242,18 @@ def apply(
             f"decisions have the shape {decisions.shape}, "
             f"but there are {images.shape[0]} images and {len(routed)} routed blocks"
         )
-    features, _ = network.run(("stem",), tuned, images)
+    statistics = NewStatistics({}, {})
+    x, new = network.run(("stem",), tuned, images, train=train_tuned, rngs=rngs)
+    statistics.tuned.update(new)
     for name in network.block_names:
-        output, _ = network.run((name,), frozen, features)
+        output, new = network.run((name,), frozen, x, train=train_frozen, rngs=rngs)
+        statistics.frozen.update(new)
         if name in columns:
-            tuned_output, _ = network.run((name,), tuned, features)
+            tuned_output, new = network.run((name,), tuned, x, train=train_tuned, rngs=rngs)
+            statistics.tuned.update(new)
             output = route(decisions[:, columns[name]], tuned_output, output)
-        features = output
-    logits, _ = network.run(("head",), tuned, features)
-    return logits
+        x = output
+    return x, statistics
 
 
 def usage(decisions: jax.Array) -> jax.Array:
@@ -243,3 +286,18 @@ def entropy_loss(usage: jax.Array) -> jax.Array:
     used = usage > 0
     # The inner choice keeps log(0) out of the gradient, which the outer one alone would not.
     return -jnp.sum(jnp.where(used, usage * jnp.log(jnp.where(used, usage, 1)), 0))
+
+
+def most_used(usage: Mapping[str, float], k: int) -> tuple[str, ...]:
+    """The ``k`` blocks that most images take from the fine-tuned copy: the global policy (section 3.3).
+
+    Args:
+        usage: ``{block: share or number of images}`` in network order.
+        k: at most the number of blocks.
+
+    Returns:
+        Names in network order; of equally used blocks the later ones.
+    """
+    names = list(usage)
+    ranked = sorted(range(len(names)), key=lambda index: (-usage[names[index]], -index))
+    return tuple(names[index] for index in sorted(ranked[:k]))

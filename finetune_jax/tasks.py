@@ -17,7 +17,7 @@ from finetune_jax.data.examples import Source
 from finetune_jax.errors import UserError
 from finetune_jax.methods import PROXIES
 from finetune_jax.models import heads
-from finetune_jax.models.network import Network
+from finetune_jax.models.network import Model
 
 
 class Task(Protocol):
@@ -45,7 +45,7 @@ class Task(Protocol):
         """What is minimised, given the training labels ``[N]``."""
 
     def outputs(
-        self, network: Network, normalize: Callable[[jax.Array], jax.Array]
+        self, network: Model, normalize: Callable[[jax.Array], jax.Array]
     ) -> Callable[[Any, jax.Array], jax.Array]:
         """Per-replica function of variables and uint8 images to what :meth:`scores` takes, ``[B, …]``."""
 
@@ -94,7 +94,7 @@ class Classification:
         return _cross_entropy(self.config, labels, num_classes)
 
     def outputs(
-        self, network: Network, normalize: Callable[[jax.Array], jax.Array]
+        self, network: Model, normalize: Callable[[jax.Array], jax.Array]
     ) -> Callable[[Any, jax.Array], jax.Array]:
         """Logits ``[B, C]``."""
         return evaluation.classifier(network, normalize)
@@ -151,7 +151,7 @@ class Retrieval:
         return _cross_entropy(self.config, labels, num_classes)
 
     def outputs(
-        self, network: Network, normalize: Callable[[jax.Array], jax.Array]
+        self, network: Model, normalize: Callable[[jax.Array], jax.Array]
     ) -> Callable[[Any, jax.Array], jax.Array]:
         """Embeddings ``[B, D]``."""
         return evaluation.embedder(network, normalize)

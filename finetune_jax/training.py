@@ -236,7 +236,8 @@ class _Loop:
             state = after
             previous, step, dispatches = step, step + taken, dispatches + 1
             if self._progress.advance(taken * plan.batch_size):
-                self._progress.show(label, self._means(state, epoch, step))
+                means = self._means(state, epoch, step)
+                self._progress.show(label, {name: v for name, v in means.items() if "/" not in name})
             elif dispatches % _DISPATCHES_AHEAD == 0:
                 jax.block_until_ready(state.step)
             stopping = stop_requested()
@@ -324,7 +325,8 @@ class _Loop:
         means = {"loss": totals["loss"] / examples}
         if "correct" in totals:
             means["accuracy"] = totals["correct"] / examples
-        return means
+        own = {name: total / examples for name, total in totals.items() if "/" in name}
+        return {**means, **own}
 
     def _save(self, state: TrainState, score: float | None, number: int, start: _Start | None = None) -> None:
         meta = {

@@ -7,12 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from finetune_jax import checkpoints
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import UserError
-from finetune_jax.models import heads, registry
-from finetune_jax.models.network import Network, Variables
+from finetune_jax.models import heads, registry, routed
+from finetune_jax.models.network import Model, Network, Variables
+
+COMPACT = "compact"
+"""Folder of the checkpoint that a method leaves behind which trains more than its result needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Card:
         std: likewise.
         bfloat16: whether it computes in bfloat16.
         head: name of its head, see ``models.heads``.
+        composition: what the checkpoint holds around the network, see ``models.routed``; empty for the plain
+            network.
+        beside: shapes of parameters in the checkpoint that only training needs, ``{part: tree of shapes}``.
     """
 
     architecture: str
@@ -40,6 +47,8 @@ class Card:
     std: tuple[float, ...]
     bfloat16: bool
     head: str = heads.OWN
+    composition: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -48,7 +57,8 @@ class Card:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Card":
         """Back from :meth:`to_json`; other entries are ignored."""
-        values = {"head": heads.OWN, **values}  # checkpoints without this entry have no other head
+        # Checkpoints without these entries have nothing else.
+        values = {"head": heads.OWN, "composition": {}, "beside": {}, **values}
         own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         own["preprocessing"] = Preprocessing(**own["preprocessing"])
         for name in ("class_names", "mean", "std"):
@@ -56,27 +66,50 @@ class Card:
         return cls(**own)
 
     def network(self, **settings: Any) -> Network:
-        """The network, without parameters; ``settings`` of ``models.create`` beside those of the card."""
+        """The plain network, without parameters; ``settings`` of ``models.create`` beside those of the card."""
         settings = {"head": self.head, "width": self.width, **settings}
         network = registry.create(self.architecture, len(self.class_names), **settings)
         return dataclasses.replace(network, blocks=network.blocks[: self.blocks])
 
+    def model(self, **settings: Any) -> Model:
+        """What the checkpoint's variables are of: the network, or what is composed around it."""
+        network = self.network(**settings)
+        return routed.from_json(self.composition, network) if self.composition else network
+
     def saved_shapes(self) -> Variables:
-        """The variables in the checkpoint as ``jax.ShapeDtypeStruct``; a loss may have parts of its own there."""
-        shapes = self.network().shapes()
-        if self.head != "embedding":
-            return shapes
-        proxies = jax.ShapeDtypeStruct((len(self.class_names), heads.EMBEDDING_SIZE), jnp.float32)
-        return {**shapes, "params": {**shapes["params"], "proxies": {"kernel": proxies}}}
+        """The variables in the checkpoint as ``jax.ShapeDtypeStruct``, those that only training needs too."""
+        shapes = self.model().shapes()
+        beside = {name: _structs(tree) for name, tree in self.beside.items()}
+        if self.head == "embedding":
+            proxies = jax.ShapeDtypeStruct((len(self.class_names), heads.EMBEDDING_SIZE), jnp.float32)
+            beside["proxies"] = {"kernel": proxies}
+        return {**shapes, "params": {**shapes["params"], **beside}}
+
+
+def shapes_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of parameters as JSON: each array's shape in its place."""
+    return {
+        name: shapes_of(value) if isinstance(value, Mapping) else list(np.shape(value))
+        for name, value in params.items()
+    }
+
+
+def _structs(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _structs(value) if isinstance(value, Mapping) else jax.ShapeDtypeStruct(value, jnp.float32)
+        for name, value in shapes.items()
+    }
 
 
 def read_best(run_directory: Path) -> tuple[Card, Variables]:
-    """Card and variables (host arrays) of a run's best checkpoint.
+    """Card and variables (host arrays) of a run's best checkpoint, the compact one if the method makes one.
 
     Raises:
         UserError: the directory holds no checkpoint, or it cannot be read.
     """
-    folder = run_directory / "checkpoints"
+    folder = run_directory / COMPACT
+    if checkpoints.best_step(folder) is None:
+        folder = run_directory / "checkpoints"
     best = checkpoints.best_step(folder)
     if best is None:
         raise UserError(f"{run_directory} is no run directory with an evaluated checkpoint")
@@ -85,5 +118,5 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
     except (KeyError, TypeError) as error:
         raise UserError(f"checkpoint {folder / str(best)} lacks {error}") from error
     variables = checkpoints.restore_variables(folder, best, card.saved_shapes())
-    parts = card.network().part_names
+    parts = card.model().part_names
     return card, {kind: {name: tree[name] for name in parts} for kind, tree in variables.items()}

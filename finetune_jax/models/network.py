@@ -7,7 +7,7 @@ this sequence and knows nothing of architectures.
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,27 @@ Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
 
 _ANY_IMAGES = (1, 64, 64, 3)  # no parameter depends on the size of the images
+
+
+class Model(Protocol):
+    """What prediction and evaluation ask of a network, or of what is composed of networks."""
+
+    @property
+    def head_name(self) -> str:
+        """``classifier`` for the architecture's own head, else one of ``models.heads``."""
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Keys of both collections of the variables."""
+
+    def shapes(self) -> Variables:
+        """The variables as ``jax.ShapeDtypeStruct``."""
+
+    def apply(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> Any:
+        """Outputs ``[B, …]`` of ``images [B, H, W, C]`` (normalised, float32), evaluation mode."""
+
+    def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
+        """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
 
 
 @dataclasses.dataclass(frozen=True)

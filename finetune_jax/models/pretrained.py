@@ -121,6 +121,11 @@ def from_run(run_directory: Path, **settings: Any) -> Pretrained:
         UserError: the directory holds no checkpoint, or it cannot be read.
     """
     card, variables = read_best(run_directory)
+    if card.composition:
+        raise UserError(
+            f"--pretrained={run_directory} holds a {card.composition['kind']} network, which is more than one "
+            "network; start from the weights it started from, or from a run of --method=spottune_global"
+        )
     settings.pop("width", None)
     return Pretrained(
         card.network(**settings),

@@ -1,0 +1,78 @@
+"""What a trained policy does to the images of a split (SpotTune, Figures 3 and 4), as numbers and as tables."""
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+_NEARLY_ALL = 0.99
+
+
+def collapse(decisions: np.ndarray) -> str:
+    """A sentence if a policy routes nearly all images the same way everywhere, else empty.
+
+    Args:
+        decisions: ``[N, L]`` of 0 (frozen) and 1 (fine-tuned).
+    """
+    share = float(decisions.mean())
+    if share >= _NEARLY_ALL:
+        path, other = "fine-tuned", "standard fine-tuning"
+    elif share <= 1 - _NEARLY_ALL:
+        path, other = "frozen", "a feature extractor"
+    else:
+        return ""
+    return (
+        f"the policy has collapsed: {100 * max(share, 1 - share):.1f} % of its decisions on the test images take "
+        f"the {path} copy, which makes the network {other}; try another --policy_learning_rate or --temperature"
+    )
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def usage_per_class(
+    decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Share of images that are fine-tuned, ``{class: [L]}`` of the classes with images (Figure 3).
+
+    Args:
+        decisions: ``[N, L]``.
+        labels: ``[N]``, places in ``class_names``.
+        class_names: of all classes.
+    """
+    return {class_names[label]: decisions[labels == label].mean(0) for label in np.unique(labels)}
+
+
+def tuned_block_counts(decisions: np.ndarray) -> np.ndarray:
+    """How many images use 0, 1 … L fine-tuned blocks, ``[N, L] → [L + 1]`` (Figure 4)."""
+    return np.bincount(decisions.sum(1).astype(int), minlength=decisions.shape[1] + 1)
+
+
+def tables(
+    decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], blocks: Sequence[str]
+) -> dict[str, str]:
+    """CSV files of a run, ``{file name: text}``: the numbers behind Figures 3 and 4.
+
+    Arguments as of :func:`usage_per_class`; ``blocks`` names the columns of ``decisions``.
+    """
+    per_class = usage_per_class(decisions, labels, class_names)
+    shares: list[list[object]] = [
+        ["class", "images", *blocks],
+        ["all", len(labels), *map(float, decisions.mean(0))],
+    ]
+    for name, usage in per_class.items():
+        images = int((labels == class_names.index(name)).sum())
+        shares.append([name, images, *map(float, usage)])
+    counts: list[Sequence[object]] = [("tuned_blocks", "images")]
+    counts += enumerate(map(int, tuned_block_counts(decisions)))
+    return {"policy_usage.csv": _csv(shares), "policy_counts.csv": _csv(counts)}
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

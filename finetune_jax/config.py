@@ -18,6 +18,7 @@ METHODS = (
     "last_k",
     "stochastic",
     "l2_sp",
+    "progressive",
     "scratch",
     "autolr",
     "spottune",
@@ -225,6 +226,17 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 def recipe(method: str) -> FinetuneConfig:
     """The config of a method before the user has changed anything."""
     return FinetuneConfig(method=method, **RECIPES.get(method, {}))
+
+
+def without_idle_settings(config: FinetuneConfig) -> FinetuneConfig:
+    """The config with its defaults where a setting has no effect, for one of several methods with shared flags."""
+    values = dataclasses.asdict(config)
+    for names, switch, needed in _EFFECTS:
+        if values[switch] not in needed:
+            values |= {name: _DEFAULTS[name] for name in names}
+    if config.method in _TUNES_EVERYTHING or (config.frozen_norm == "learn" and config.method not in ROUTED):
+        values["frozen_norm"] = _DEFAULTS["frozen_norm"]
+    return FinetuneConfig(**values)
 
 
 def validate(config: Any) -> None:

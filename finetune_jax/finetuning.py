@@ -251,7 +251,8 @@ class _Job:
         decisions = self._decisions(variables)
         remark = policies.collapse(decisions)
         if remark:
-            self.replicas.is_primary and print(f"warning: {remark}", file=sys.stderr)
+            if self.replicas.is_primary:
+                print(f"warning: {remark}", file=sys.stderr)
             notes.append(remark)
         sampled = {}
         if self.config.eval_samples:
@@ -263,14 +264,24 @@ class _Job:
                 f"sampled_{name}_deviation": spread,
                 f"sampled_{name}_values": scores,
             }
+        labels, names = self.splits["test"].labels, self.source.class_names
+        usage = decisions.mean(0)
+        counts = policies.tuned_block_counts(decisions)
         if self.replicas.is_primary:
-            tables = policies.tables(
-                decisions, self.splits["test"].labels, self.source.class_names, model.routed
-            )
-            for file, text in tables.items():
-                directory.write_file(file, text.encode())
+            per_class = {"all": usage, **policies.usage_per_class(decisions, labels, names)}
+            files = policies.tables(decisions, labels, names, model.routed)
+            pictures = {
+                "policy_usage.png": figures.policy_usage(per_class, model.routed),
+                "policy_counts.png": figures.policy_counts({self.source.name: counts}),
+            }
+            for file, content in {
+                **{name: text.encode() for name, text in files.items()},
+                **pictures,
+            }.items():
+                directory.write_file(file, content)
         return {
-            "usage": dict(zip(model.routed, map(float, decisions.mean(0)), strict=True)),
+            "usage": dict(zip(model.routed, map(float, usage), strict=True)),
+            "tuned_block_counts": [int(count) for count in counts],
             "notes": notes,
             **sampled,
         }

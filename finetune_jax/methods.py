@@ -15,7 +15,8 @@ from finetune_jax.config import ROUTED, FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.models import registry
 from finetune_jax.models.network import Model, Network, Variables
-from finetune_jax.models.routed import ALWAYS_TUNED, POLICY, RoutedNetwork, policy_for
+from finetune_jax.models.progressive import ProgressiveNetwork
+from finetune_jax.models.routed import ALWAYS_TUNED, NORMS, POLICY, RoutedNetwork, policy_for
 
 PROXIES = "proxies"
 """Name of the part beside the network that ``--loss=proxy_anchor`` trains."""
@@ -26,6 +27,8 @@ _REFERENCE = "reference_"
 
 def trained_parts(network: Network, method: str, k: int = 1, seed: int = 0) -> tuple[str, ...]:
     """Names of the network's parts that ``method`` trains, in network order; all others are frozen.
+
+    Methods that compose a model of several networks have trained parts of their own, see :func:`setup`.
 
     Args:
         network: with blocks ``block_01 … block_KK``.
@@ -85,7 +88,7 @@ class Setup:
     @property
     def composition(self) -> dict[str, Any]:
         """Of ``model``, for the card."""
-        return self.model.to_json() if isinstance(self.model, RoutedNetwork) else {}
+        return self.model.to_json() if isinstance(self.model, RoutedNetwork | ProgressiveNetwork) else {}
 
     def result(self, variables: Variables, usage: Mapping[str, float]) -> Variables:
         """Variables for ``measured``, with what is trained beside the network.
@@ -124,6 +127,10 @@ def setup(
     """
     if config.method in ROUTED:
         return _routed(config, network, variables, key, axis_name)
+    if config.method == "progressive":
+        model = ProgressiveNetwork(network)
+        forward = objectives.progressive_forward(model, train_frozen=config.frozen_norm == "train")
+        return Setup(network, model, model.start(variables), model.trained_parts, forward)
     trained = trained_parts(network, config.method, config.k, config.seed)
     in_training_mode = network.part_names if config.frozen_norm == "train" else trained
     forward = objectives.forward(network, in_training_mode)
@@ -271,7 +278,14 @@ def tuner(config: FinetuneConfig, parts: tuple[str, ...]) -> tuning.Tuner:
     """
     blocks = tuple(name for name in parts if name.startswith("block_"))
     of_network = tuple(name for name in parts if name.startswith(("stem", "block_", "head")))
-    above = {name: config.learning_rate for name in parts if name not in of_network}
+    # What is new learns like the head, norms of frozen parts like the rest of the network.
+    above = {
+        name: config.learning_rate
+        if name.startswith(NORMS)
+        else config.head_learning_rate or config.learning_rate
+        for name in parts
+        if name not in of_network
+    }
     if "head" in parts and (config.head_learning_rate or config.method == "autolr"):
         above["head"] = config.head_learning_rate or config.learning_rate
     if POLICY in parts:

@@ -14,6 +14,7 @@ import numpy as np
 from finetune_jax import losses, spottune
 from finetune_jax.augmentation import Augmentation
 from finetune_jax.models.network import Network
+from finetune_jax.models.progressive import ProgressiveNetwork
 from finetune_jax.models.routed import POLICY, RoutedNetwork, random_decisions
 from finetune_jax.step import Batch, Objective, Outcome
 
@@ -154,6 +155,25 @@ def routed_forward(
             # Eq. 5 and 6 are of the whole batch, and not linear in the shares of replicas.
             penalty = usage_penalty(usage if axis_name is None else jax.lax.pmean(usage, axis_name))
         return Prediction(outputs, updated, penalty, used)
+
+    return function
+
+
+def progressive_forward(model: ProgressiveNetwork, *, train_frozen: bool = False) -> Forward:
+    """Both columns of a progressive network.
+
+    Args:
+        model: the network.
+        train_frozen: whether the frozen column normalises with batch statistics.
+    """
+    changing = (*model.network.part_names, *[name for name in model.frozen_parts if train_frozen])
+
+    def function(
+        params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
+    ) -> Prediction:
+        variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
+        outputs, _, updated = model.run(variables, images, train=changing, rngs={"dropout": keys[0]})
+        return Prediction(outputs, {name: updated[name] for name in changing})
 
     return function
 

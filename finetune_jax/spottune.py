@@ -218,6 +218,7 @@ def features(
     train_tuned: Collection[str] = (),
     train_frozen: Collection[str] = (),
     rngs: dict[str, jax.Array] | None = None,
+    once: bool = False,
 ) -> tuple[jax.Array, NewStatistics]:
     """Output of the last block of a routed network; arguments and errors as of :func:`apply`, and:
 
@@ -226,6 +227,8 @@ def features(
             of the batch, also those that take the other copy.
         train_frozen: frozen copies in training mode.
         rngs: random streams of parts in training mode.
+        once: of a single image run only the copy it takes (paper, section 3.1), where nothing is in training
+            mode. Decisions then have no gradient.
 
     Returns:
         ``[B, …]``, and the statistics of both copies, those of parts outside training mode unchanged.
@@ -242,10 +245,16 @@ def features(
             f"decisions have the shape {decisions.shape}, "
             f"but there are {images.shape[0]} images and {len(routed)} routed blocks"
         )
+    one_copy = once and len(images) == 1 and not train_tuned and not train_frozen
     statistics = NewStatistics({}, {})
     x, new = network.run(("stem",), tuned, images, train=train_tuned, rngs=rngs)
     statistics.tuned.update(new)
     for name in network.block_names:
+        if one_copy and name in columns:
+            statistics.tuned[name] = tuned["batch_stats"][name]
+            statistics.frozen[name] = frozen["batch_stats"][name]
+            x = _one_copy(network, name, tuned, frozen, x, decisions[0, columns[name]])
+            continue
         output, new = network.run((name,), frozen, x, train=train_frozen, rngs=rngs)
         statistics.frozen.update(new)
         if name in columns:
@@ -254,6 +263,21 @@ def features(
             output = route(decisions[:, columns[name]], tuned_output, output)
         x = output
     return x, statistics
+
+
+def _one_copy(
+    network: Network,
+    name: str,
+    tuned: Mapping[str, Mapping[str, Any]],
+    frozen: Mapping[str, Mapping[str, Any]],
+    x: jax.Array,
+    decision: jax.Array,
+) -> jax.Array:
+    def run(variables: Any, x: jax.Array) -> jax.Array:
+        return network.run((name,), {kind: {name: tree} for kind, tree in variables.items()}, x)[0]
+
+    own, other = ({kind: trees[name] for kind, trees in copy.items()} for copy in (tuned, frozen))
+    return jax.lax.cond(decision == 1, lambda x: run(own, x), lambda x: run(other, x), x)
 
 
 def usage(decisions: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import streaming_memory, train_step
+from benchmarks import spottune_step, streaming_memory, train_step
 from finetune_jax.parallel import local_replicas
 
 TINY = train_step.Case("resnet26_policy", 0.1, image_size=8, batch=4, train_steps=2, predict_steps=3)
@@ -131,3 +131,17 @@ def test_streaming_refuses_other_pixels_than_were_written(tmp_path, monkeypatch)
     monkeypatch.setattr(streaming_memory, "write_cache", lambda *arguments: write(*arguments) + 1)
     with pytest.raises(RuntimeError, match="add up to"):
         streaming_memory.measure(tmp_path, images=32, size=8, batch_size=16, epochs=1)
+
+
+def test_routing_is_compared_with_the_network_in_the_same_turn(capsys):
+    sizes = {"width": 0.1, "image_size": 8, "batch": 4, "frozen_first": 10}
+    effort = {"rounds": 2, "train_steps": 1, "predict_steps": 1}
+    spottune_step.main([f"--{name}={value}" for name, value in {**sizes, **effort}.items()])
+    output = capsys.readouterr().out
+    assert [line.split()[0] for line in output.splitlines()] == [
+        *("training", "standard", "spottune"),
+        *("prediction", "plain", "both", "one"),
+    ]
+    assert output.count("ratio 1.00 (1.00–1.00)") == 2
+    measured = spottune_step.Measured({"a": [2.0, 9.0], "b": [1.0, 3.0]})
+    assert measured.ratios("a", "b") == [2.0, 3.0]

@@ -7,12 +7,15 @@ from finetune_jax.figures.confusion_matrix import confusion
 from finetune_jax.figures.curves import training_curves
 from finetune_jax.figures.method_comparison import compare_methods
 from finetune_jax.figures.neighbours import retrieval_strips
+from finetune_jax.figures.policies import policy_counts, policy_usage
 
 __all__ = [
     "alpha_beta_grid",
     "compare_methods",
     "confusion",
     "grad_cam_grid",
+    "policy_counts",
+    "policy_usage",
     "retrieval_strips",
     "training_curves",
     "trials",

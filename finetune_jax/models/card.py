@@ -12,7 +12,7 @@ import numpy as np
 from finetune_jax import checkpoints
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import UserError
-from finetune_jax.models import heads, registry, routed
+from finetune_jax.models import heads, progressive, registry, routed
 from finetune_jax.models.network import Model, Network, Variables
 
 COMPACT = "compact"
@@ -33,8 +33,8 @@ class Card:
         std: likewise.
         bfloat16: whether it computes in bfloat16.
         head: name of its head, see ``models.heads``.
-        composition: what the checkpoint holds around the network, see ``models.routed``; empty for the plain
-            network.
+        composition: what the checkpoint holds around the network, see ``models.routed`` and
+            ``models.progressive``; empty for the plain network.
         beside: shapes of parameters in the checkpoint that only training needs, ``{part: tree of shapes}``.
     """
 
@@ -74,7 +74,11 @@ class Card:
     def model(self, **settings: Any) -> Model:
         """What the checkpoint's variables are of: the network, or what is composed around it."""
         network = self.network(**settings)
-        return routed.from_json(self.composition, network) if self.composition else network
+        if not self.composition:
+            return network
+        if self.composition["kind"] == progressive.KIND:
+            return progressive.from_json(self.composition, network)
+        return routed.from_json(self.composition, network)
 
     def saved_shapes(self) -> Variables:
         """The variables in the checkpoint as ``jax.ShapeDtypeStruct``, those that only training needs too."""

@@ -23,7 +23,10 @@ POLICY = "policy"
 KIND = "routed"
 """What a checkpoint's card calls such a composition."""
 
-_FROZEN, _NORMS = "frozen_", "norms_of_"
+NORMS = "norms_of_"
+"""How the names of parts begin that hold the norm parameters of a frozen part."""
+
+_FROZEN = "frozen_"
 
 ALWAYS_TUNED = 3
 """Blocks at the top that the random policy always tunes."""
@@ -70,7 +73,7 @@ class RoutedNetwork:
     @property
     def norm_parts(self) -> tuple[str, ...]:
         """Names of the parts that hold the norm parameters of frozen parts."""
-        return tuple(_NORMS + name for name in self.frozen_parts) if self.norms_apart else ()
+        return tuple(NORMS + name for name in self.frozen_parts) if self.norms_apart else ()
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
@@ -120,7 +123,7 @@ class RoutedNetwork:
             "batch_stats": dict(variables["batch_stats"]),
         }
         for name in self.norm_parts:
-            part = name.removeprefix(_NORMS)
+            part = name.removeprefix(NORMS)
             whole["params"][part] = _merged(whole["params"][part], whole["params"][name])
         tuned = {
             kind: {name: trees[name] for name in self.network.part_names} for kind, trees in whole.items()
@@ -156,16 +159,12 @@ class RoutedNetwork:
 
     def apply(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
         """Logits ``[B, num_classes]`` of ``images [B, H, W, C]`` (normalised, float32), evaluation mode."""
-        tuned, frozen = self.copies(variables)
-        decisions = self.decisions(variables, images)
-        return spottune.apply(self.network, tuned, frozen, images, decisions, routed=self.routed)
+        logits, _ = self.network.run(("head",), variables, self._features(variables, images))
+        return logits
 
     def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
         """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
-        tuned, frozen = self.copies(variables)
-        decisions = self.decisions(variables, images)
-        output, _ = spottune.features(self.network, tuned, frozen, images, decisions, routed=self.routed)
-        return global_average(output)
+        return global_average(self._features(variables, images))
 
     def compact(self, variables: Mapping[str, Mapping[str, Any]], chosen: Sequence[str]) -> Variables:
         """Variables of the plain network for one decision per block, the same for all images.
@@ -185,6 +184,14 @@ class RoutedNetwork:
         below = {name: statistics.frozen[name] for name in self.network.block_names[: self.first]}
         return {**statistics.tuned, **below, **copies}
 
+    def _features(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
+        tuned, frozen = self.copies(variables)
+        decisions = self.decisions(variables, images)
+        output, _ = spottune.features(
+            self.network, tuned, frozen, images, decisions, routed=self.routed, once=True
+        )
+        return output
+
     def _composed(self, variables: Mapping[str, Mapping[str, Any]], policy: Any) -> Variables:
         whole: Variables = {}
         for kind, trees in variables.items():
@@ -192,7 +199,7 @@ class RoutedNetwork:
             if policy is not None:
                 whole[kind][POLICY] = policy[kind]
         for name in self.norm_parts:
-            part = name.removeprefix(_NORMS)
+            part = name.removeprefix(NORMS)
             whole["params"][part], whole["params"][name] = _split(whole["params"][part])
             whole["batch_stats"][name] = {}
         return whole

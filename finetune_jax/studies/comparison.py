@@ -130,6 +130,46 @@ def validation_score(train: Train, config: FinetuneConfig, name: str) -> float:
     return float(summary[summary["score"].replace("test", "validation")])
 
 
+def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protocol) -> dict[str, Any]:
+    """Train a method at its chosen rate with every reporting seed, and test it.
+
+    Returns:
+        JSON: settings, everything tried, the chosen rate, test scores of every seed, and what they cost.
+    """
+    summaries = [
+        train(
+            configured(base, choice.entry, choice.rate, seed),
+            f"report/{slug(choice.entry)}-lr{choice.rate:g}-seed{seed}",
+        )
+        for seed in protocol.seeds
+    ]
+    metrics = [name for name in summaries[0] if name.startswith("test_")]
+    return {
+        "name": choice.entry.name,
+        "settings": dict(choice.entry.settings),
+        "tried": [
+            {"rate": rate, "validation": [None if math.isnan(s) else s for s in scores]}
+            for rate, scores in sorted(choice.tried.items())
+        ],
+        "rate": choice.rate,
+        "at_edge": choice.at_edge,
+        "score": summaries[0]["score"],
+        "test": {name: [summary[name] for summary in summaries] for name in metrics},
+        "epochs": [summary["epochs_trained"] for summary in summaries],
+        "passes": [summary["passes"] for summary in summaries],
+        "seconds": [summary["seconds"] for summary in summaries],
+        "parameters": summaries[0]["parameters"],
+        "parameters_trained": summaries[0]["parameters_trained"],
+        "usage": [summary.get("usage") for summary in summaries],
+        "tuned_block_counts": [summary.get("tuned_block_counts") for summary in summaries],
+    }
+
+
+def slug(entry: Entry) -> str:
+    """The name of an entry as part of a file name."""
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in entry.name.replace(", ", "-"))
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the latter is 0 for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,183 @@
+"""What routing costs: a training step of SpotTune, and the prediction of a single image.
+
+    python -m benchmarks.spottune_step
+    python -m benchmarks.spottune_step --network=resnet50 --image_size=128 --batch=16 --frozen_first=3
+
+Training is compared with standard fine-tuning in which the same lowest blocks are frozen (the paper reports 1.47,
+"tested with 4 Titan Xp GPUs, batch size 96"), prediction with the plain network (paper: 0.015 s against 0.013 s).
+Prediction is measured in two ways: both copies of every block with the right one selected, and only the copy that
+the image takes. The sides take turns, and a ratio is of two rounds of the same turn; the table shows medians and, in
+brackets, the extremes.
+"""
+
+import argparse
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from finetune_jax.config import FinetuneConfig
+
+CLASSES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Seconds per step of every round, ``{side: [rounds]}``."""
+
+    seconds: dict[str, list[float]]
+
+    def ratios(self, side: str, reference: str) -> list[float]:
+        """Of every turn."""
+        pairs = zip(self.seconds[side], self.seconds[reference], strict=True)
+        return [ours / theirs for ours, theirs in pairs]
+
+
+def take_turns(sides: dict[str, Callable[[], Any]], rounds: int, steps: int) -> Measured:
+    """Run every side once, then ``rounds`` times ``steps`` calls of each in turn, its result waited for."""
+    import jax
+
+    for side in sides.values():
+        jax.block_until_ready(side())
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            began = time.perf_counter()
+            for _ in range(steps):
+                result = side()
+            jax.block_until_ready(result)
+            seconds[name].append((time.perf_counter() - began) / steps)
+    return Measured(seconds)
+
+
+def training_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """One step of each method on the same batch, going on from its last state."""
+    from finetune_jax.config import FinetuneConfig
+
+    common = FinetuneConfig(batch_size=case.batch)
+    above = _network(case)[0].block_names[case.frozen_first :]
+    spottune = dataclasses.replace(common, method="spottune", frozen_first=case.frozen_first)
+    standard = dataclasses.replace(common, method="last_k", k=len(above))
+    return {"standard": _stepper(case, standard), "spottune": _stepper(case, spottune)}
+
+
+def prediction_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """Logits of one image."""
+    import jax
+
+    from finetune_jax import methods, spottune
+    from finetune_jax.config import FinetuneConfig
+    from finetune_jax.models.routed import RoutedNetwork
+
+    network, variables = _network(case)
+    config = FinetuneConfig(method="spottune", frozen_first=case.frozen_first)
+    model = methods.setup(config, network, variables, jax.random.key(1)).model
+    assert isinstance(model, RoutedNetwork)
+    routed = model.start(
+        variables,
+        jax.random.key(1),
+        jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32),
+    )
+    image = jax.random.normal(jax.random.key(2), (1, case.image_size, case.image_size, 3))
+
+    def both_copies(routed: Any, image: jax.Array) -> jax.Array:
+        tuned, frozen = model.copies(routed)
+        decisions = model.decisions(routed, image)
+        return spottune.apply(network, tuned, frozen, image, decisions, routed=model.routed)
+
+    plain, selected, once = jax.jit(network.apply), jax.jit(both_copies), jax.jit(model.apply)
+    return {
+        "plain": lambda: plain(variables, image),
+        "both copies": lambda: selected(routed, image),
+        "one copy": lambda: once(routed, image),
+    }
+
+
+def _network(case: argparse.Namespace) -> tuple[Any, Any]:
+    import jax
+
+    from finetune_jax import models
+
+    network = models.create(case.network, CLASSES, width=case.width)
+    images = jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32)
+    return network, network.init(jax.random.key(0), images)
+
+
+def _stepper(case: argparse.Namespace, config: "FinetuneConfig") -> Callable[[], Any]:
+    import jax
+
+    from finetune_jax import augmentation, methods, objectives, optimizers, step
+
+    network, variables = _network(case)
+    setup = methods.setup(config, network, variables, jax.random.key(1))
+    optimizer = methods.optimizer(config, setup.trained)
+    objective = objectives.objective(
+        setup.forward,
+        objectives.cross_entropy(),
+        normalize=step.normalizer((0.5,) * 3, (0.25,) * 3),
+        augment=augmentation.flip,
+    )
+    totals = ("loss", "correct", "examples", *setup.totals)
+    state = step.create_state(setup.variables, setup.trained, optimizer, key=jax.random.key(2), totals=totals)
+    rates = methods.tuner(config, setup.trained).rates({}, 0)
+    state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
+    run = jax.jit(
+        functools.partial(step.train_step, objective=objective, optimizer=optimizer), donate_argnums=0
+    )
+    rng = np.random.default_rng(0)
+    batch = step.Batch(
+        jax.device_put(rng.integers(0, 256, (case.batch, case.image_size, case.image_size, 3), np.uint8)),
+        jax.device_put(rng.integers(0, CLASSES, case.batch, np.int32)),
+        jax.device_put(np.arange(case.batch, dtype=np.int32)),
+    )
+    # A buffer may be donated once, and both copies of a block start as the same array.
+    current = jax.device_put(jax.tree.map(np.array, state))
+
+    def one() -> Any:
+        nonlocal current
+        current = run(current, batch)
+        return current.step
+
+    return one
+
+
+def report(title: str, measured: Measured, reference: str) -> str:
+    """Milliseconds of each side and its ratio to the reference."""
+    lines = [title]
+    for name, seconds in measured.seconds.items():
+        ratios = measured.ratios(name, reference)
+        lines.append(
+            f"  {name:12s} {1e3 * statistics.median(seconds):9.2f} ms   ratio {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f}–{max(ratios):.2f})"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="resnet26")
+    parser.add_argument("--width", type=float, default=0.375)
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--frozen_first", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--train_steps", type=int, default=3)
+    parser.add_argument("--predict_steps", type=int, default=20)
+    case = parser.parse_args(arguments)
+    name = f"{case.network}, width {case.width:g}, {case.image_size} px, {case.frozen_first} blocks frozen"
+    trained = take_turns(training_sides(case), case.rounds, case.train_steps)
+    print(report(f"training step, {name}, batch {case.batch}", trained, "standard"), flush=True)
+    predicted = take_turns(prediction_sides(case), case.rounds, case.predict_steps)
+    print(report(f"prediction of one image, {name}", predicted, "plain"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+r"""SpotTune beside the methods of its paper's Table 2, from the same starts, on any data set.
+
+    python -m experiments.spottune                                   # digits: five telling methods
+    python -m experiments.spottune --compare --rates=0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
+
+With several --rates each method gets the best of them on validation, and the grid is widened where a best rate
+lies at its edge. A setting of the policy counts for the methods that have one, --k for the global policy. Runs are
+ordinary run directories below --workdir; started again, none is trained twice.
+"""
+
+import dataclasses
+import os
+import time
+
+from absl import flags
+
+from experiments import command_line
+from finetune_jax.config import FinetuneConfig
+from finetune_jax.errors import UserError
+
+command_line.define_flags(FinetuneConfig, method="spottune_global", k=3, epochs=5)
+flags.DEFINE_bool("compare", False, "All methods of Table 2.")
+flags.DEFINE_list("rates", ["0.01"], "Learning rates, ascending; the same for every method.")
+flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
+flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose the rates.")
+flags.DEFINE_bool("widen", True, "Widen --rates where a method's best lies at their edge.")
+flags.DEFINE_string("resnet101", "", "Weights of a ResNet-101, for that row of --compare.")
+
+
+def main() -> int:
+    """Run the study, print and write its table."""
+    values = flags.FLAGS
+    for name in ("method", "learning_rate", "seed"):
+        if values[name].present:
+            raise UserError(f"--{name} is not for this study, which sets it for every run itself")
+    if values.resnet101 and not values.compare:
+        raise UserError("--resnet101 is for --compare, which has a row for it")
+    config = command_line.read_flags(FinetuneConfig)
+    from finetune_jax.studies.comparison import Protocol
+
+    protocol = Protocol(
+        command_line.numbers("rates", float),
+        command_line.numbers("selection_seeds", int),
+        command_line.numbers("seeds", int),
+        values.widen,
+    )
+    root = config.workdir or os.path.join("runs", time.strftime("spottune-%Y%m%d-%H%M%S"))
+    replicas = command_line.start_jax()
+    from pathlib import Path
+
+    from finetune_jax import spottune_report
+    from finetune_jax.studies import spottune
+    from finetune_jax.studies.runs import Runs
+
+    runs = Runs(Path(root).expanduser(), replicas)
+    base = dataclasses.replace(config, workdir="")
+    result = spottune.run(base, runs, protocol, compare=values.compare, resnet101=values.resnet101)
+    spottune_report.write(result, runs)
+    if replicas.is_primary:
+        print(f"\n{spottune_report.text(result)}\n\nstudy: {root}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,117 @@
+"""SpotTune beside the methods of its paper's Table 2, on any data set.
+
+Each method's rate is chosen on the validation split, and of the chosen runs the epoch too; the test split is looked
+at once.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_jax.config import RECIPES, FinetuneConfig, without_idle_settings
+from finetune_jax.errors import UserError
+from finetune_jax.studies import comparison
+from finetune_jax.studies.comparison import Entry, Protocol, Train
+
+SPOTTUNE = "SpotTune"
+
+_TABLE_2: Mapping[str, Mapping[str, Any]] = {
+    "feature extractor": {"method": "feature_extractor"},
+    "standard": {"method": "standard"},
+    "stochastic": {"method": "stochastic"},
+    "last 3": {"method": "last_k", "k": 3},
+    "last 2": {"method": "last_k", "k": 2},
+    "last 1": {"method": "last_k", "k": 1},
+    "random policy": {"method": "random_policy"},
+    "ResNet-101": {"method": "standard", "network": "resnet101"},
+    "L2-SP": {"method": "l2_sp", **RECIPES["l2_sp"]},
+    "progressive network": {"method": "progressive"},
+    "SpotTune, all tuned": {"method": "spottune_tuned"},
+    "SpotTune, global": {"method": "spottune_global"},
+    SPOTTUNE: {"method": "spottune"},
+}
+"""In the order of the paper's table."""
+
+_IN_SHORT = ("feature extractor", "standard", "last 3", "SpotTune, global", SPOTTUNE)
+
+
+def entries(base: FinetuneConfig, *, compare: bool, resnet101: str = "") -> list[Entry]:
+    """The methods of the study, each with what sets it apart from ``base``.
+
+    Args:
+        base: what all methods share, of ``--method=spottune_global``; a setting counts for the methods on which
+            it has an effect.
+        compare: all of Table 2, instead of the most telling ones.
+        resnet101: weights of a ResNet-101; without, that row is left out.
+    """
+    found = []
+    for name, own in _TABLE_2.items():
+        if not compare and name not in _IN_SHORT:
+            continue
+        if name == "ResNet-101":
+            if not resnet101:
+                continue
+            own = {**own, "pretrained": resnet101, "width": 1.0}
+        config = without_idle_settings(dataclasses.replace(base, **own))
+        settings = {
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(config)
+            if field.name in own or getattr(config, field.name) != getattr(base, field.name)
+        }
+        found.append(Entry(name, settings))
+    return found
+
+
+def run(
+    base: FinetuneConfig, train: Train, protocol: Protocol, *, compare: bool, resnet101: str = ""
+) -> dict[str, Any]:
+    """Choose the rates, test.
+
+    Args:
+        base: see :func:`entries`; its own starting rate and seed do not count.
+        train: trains one config.
+        protocol: rates and seeds.
+        compare: see :func:`entries`.
+        resnet101: see :func:`entries`.
+
+    Returns:
+        JSON: ``entries`` (see ``comparison.tested``) and ``configurations``, how many were tried.
+
+    Raises:
+        UserError: a method diverged at every rate.
+    """
+
+    def score(entry: Entry, rate: float, seed: int) -> float:
+        config = comparison.configured(base, entry, rate, seed)
+        return comparison.validation_score(
+            train, config, f"select/{comparison.slug(entry)}-lr{rate:g}-seed{seed}"
+        )
+
+    try:
+        choices = comparison.choose(entries(base, compare=compare, resnet101=resnet101), protocol, score)
+    except ValueError as error:
+        raise UserError(f"{error}; give lower --rates") from error
+    return {
+        "dataset": base.dataset,
+        "protocol": dataclasses.asdict(protocol),
+        "entries": [comparison.tested(choice, base, train, protocol) for choice in choices],
+        "configurations": sum(len(choice.tried) for choice in choices),
+        "without": [] if resnet101 or not compare else ["ResNet-101"],
+    }
+
+
+def usage_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """``{row: {block: share of test images fine-tuned}}`` of SpotTune's runs (Figure 3)."""
+    (entry,) = [entry for entry in result["entries"] if entry["name"] == SPOTTUNE]
+    seeds = result["protocol"]["seeds"]
+    return {
+        f"{result['dataset']}, seed {seed}": usage for seed, usage in zip(seeds, entry["usage"], strict=True)
+    }
+
+
+def count_rows(result: Mapping[str, Any]) -> dict[str, list[int]]:
+    """``{row: test images with 0, 1 … L fine-tuned blocks}`` of SpotTune's runs (Figure 4)."""
+    (entry,) = [entry for entry in result["entries"] if entry["name"] == SPOTTUNE]
+    seeds = result["protocol"]["seeds"]
+    counts = entry["tuned_block_counts"]
+    return {f"{result['dataset']}, seed {seed}": row for seed, row in zip(seeds, counts, strict=True)}

@@ -15,10 +15,9 @@ from finetune_jax import (
     augmentation,
     checkpoints,
     evaluation,
-    figures,
     methods,
-    metrics,
     objectives,
+    pictures,
     pruning,
     report,
     step,
@@ -27,7 +26,7 @@ from finetune_jax import (
 )
 from finetune_jax import data as datasets
 from finetune_jax.config import FinetuneConfig, validate
-from finetune_jax.data.feeds import Feed, create_feed
+from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.errors import UserError
 from finetune_jax.models import pretrained, registry
@@ -69,11 +68,11 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
     directory.claim(flags)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
     variables = replicas.replicate(job.best_variables(directory))
-    outputs = job.outputs(variables, "test")
-    scores = job.scores(variables, "test", outputs)
+    outputs, gallery = job.test_outputs(variables)
+    scores = job.test_scores(outputs, gallery)
     summary = job.summary(directory, rows, scores, time.monotonic() - began)
     if replicas.is_primary:
-        _write_report(directory, config, summary, rows, outputs, job)
+        _write_report(directory, config, summary, rows, outputs, gallery, job)
         directory.write_summary(summary)
     return summary
 
@@ -195,17 +194,20 @@ class _Job:
             "devices": self.replicas.count,
         }
 
-    def outputs(self, variables: Any, split: str) -> np.ndarray:
-        """Outputs ``[N, …]`` of a split, given variables on the devices."""
-        return self.predict(variables, self.feeds[split], len(self.splits[split].labels))
-
-    def scores(self, variables: Any, split: str, outputs: np.ndarray | None = None) -> dict[str, float]:
-        """Scores of a split, named after it."""
-        outputs = self.outputs(variables, split) if outputs is None else outputs
+    def test_outputs(self, variables: Any) -> tuple[np.ndarray, tuple[np.ndarray, Arrays] | None]:
+        """Outputs ``[N, …]`` of the test images, and of the gallery with its images where there is one."""
         gallery = None
-        if split == "test" and "gallery" in self.splits:
-            gallery = (self.outputs(variables, "gallery"), self.splits["gallery"].labels)
-        return self.task.scores(outputs, self.splits[split].labels, split, gallery)
+        if "gallery" in self.splits:
+            gallery = (self._outputs(variables, "gallery"), self.splits["gallery"])
+        return self._outputs(variables, "test"), gallery
+
+    def test_scores(self, outputs: np.ndarray, gallery: tuple[np.ndarray, Arrays] | None) -> dict[str, float]:
+        """Scores of :meth:`test_outputs`."""
+        searched = None if gallery is None else (gallery[0], gallery[1].labels)
+        return self.task.scores(outputs, self.splits["test"].labels, "test", searched)
+
+    def _outputs(self, variables: Any, split: str) -> np.ndarray:
+        return self.predict(variables, self.feeds[split], len(self.splits[split].labels))
 
     def _check_splits(self) -> None:
         config = self.config
@@ -261,12 +263,12 @@ class _Job:
         )
 
     def _evaluate(self, state: step.TrainState) -> Mapping[str, float]:
-        splits = [name for name in ("validation",) if name in self.feeds]
-        if self.config.select_on == "test":
-            splits.append("test")
         scores: dict[str, float] = {}
-        for split in splits:
-            scores |= self.scores(state.variables, split)
+        if "validation" in self.feeds:
+            outputs = self._outputs(state.variables, "validation")
+            scores |= self.task.scores(outputs, self.splits["validation"].labels, "validation")
+        if self.config.select_on == "test":
+            scores |= self.test_scores(*self.test_outputs(state.variables))
         return scores
 
 
@@ -286,24 +288,18 @@ def _write_report(
     summary: Mapping[str, Any],
     rows: list[dict[str, str]],
     outputs: np.ndarray,
+    gallery: tuple[np.ndarray, Arrays] | None,
     job: _Job,
 ) -> None:
-    pictures = {
-        "training": (
-            "Loss and score per epoch; the dotted line is the epoch chosen",
-            figures.training_curves(rows, summary["best_epoch"]),
-        )
-    }
+    found = pictures.of_training(rows, directory.read_passes(), summary["best_epoch"], job.task.score)
+    test = job.splits["test"]
     if config.protocol == "classification":
-        labels = job.splits["test"].labels
-        matrix = metrics.confusion_matrix(outputs.argmax(1), labels, len(job.class_names))
-        pictures["confusion"] = (
-            "Confusion matrix of the test images",
-            figures.confusion(matrix, job.class_names),
-        )
-    for name, (_, picture) in pictures.items():
-        directory.write_file(f"{name}.png", picture)
-    captions = dict(pictures.values())
+        found += pictures.of_classification(outputs, test.labels, job.class_names)
+    else:
+        found += pictures.of_retrieval(outputs, test, job.source.class_names, gallery)
+    for picture in found:
+        directory.write_file(f"{picture.name}.png", picture.png)
+    captions = {picture.caption: picture.png for picture in found}
     page = report.run_page(summary, dataclasses.asdict(config), rows, captions)
     directory.write_file("report.html", page.encode())
 

@@ -5,6 +5,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_jax.metrics import spoken
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned text; numbers to the right."""
@@ -31,12 +33,6 @@ def result_line(summary: Mapping[str, Any]) -> str:
         f"{spoken(name)} {summary[name]:.4f} (epoch {summary['best_epoch']} of {summary['epochs_trained']}, "
         f"chosen on {summary['selected_on']}; {summary['seconds']:.0f} s)"
     )
-
-
-def spoken(name: str) -> str:
-    """A number's name as people write it: ``test_recall_at_1`` is ``test Recall@1``."""
-    words = name.replace("recall_at_", "Recall@").replace("map_at_r", "MAP@R")
-    return words.replace("_", " ")
 
 
 def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:

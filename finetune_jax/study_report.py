@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_jax.report import spoken, table
+from finetune_jax.metrics import spoken
+from finetune_jax.report import table
 from finetune_jax.studies.comparison import is_tie, mean_and_spread
 from finetune_jax.studies.runs import Runs
 

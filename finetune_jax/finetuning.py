@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -190,6 +191,8 @@ class _Job:
             "parameters": _size(params),
             "parameters_trained": _size({name: params[name] for name in self.trained}),
             "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
+            # Without the first epoch, which compiles, where there are others.
+            "seconds_per_epoch": statistics.median(float(row["seconds"]) for row in rows[len(rows) > 1 :]),
             "seconds_of_this_start": round(seconds, 3),
             "devices": self.replicas.count,
         }

@@ -15,6 +15,22 @@ def write_autolr(result: Mapping[str, Any], runs: Runs) -> None:
     runs.write("results.txt", autolr_text(result) + "\n")
 
 
+def write_prune(found: Mapping[str, Any], runs: Runs) -> None:
+    """Write ``results.json`` and ``results.txt`` of ``studies.prune`` into the study's directory."""
+    runs.write_json("results.json", found)
+    runs.write("results.txt", prune_text(found) + "\n")
+
+
+def prune_text(found: Mapping[str, Any]) -> str:
+    """The table of depths and what to do with the best."""
+    best, last = found["best_depth"], found["depths"][-1]["depth"]
+    if best == last:
+        ending = f"{best} was the largest depth tried; the score had not fallen yet"
+    else:
+        ending = f"the score fell at {last}"
+    return f"{prune_table(found)}\n\nbest depth: {best} ({ending}); train with --prune_depth={best}"
+
+
 def autolr_text(result: Mapping[str, Any]) -> str:
     """Pruning depths, the table of methods, and everything that was tried."""
     return "\n\n".join(

@@ -1,5 +1,6 @@
 """What each fine-tuning method trains, and at which rates: from a config to parts and a tuner."""
 
+import math
 from collections.abc import Callable
 
 import optax
@@ -35,6 +36,27 @@ def trained_parts(network: Network, method: str, k: int = 1) -> tuple[str, ...]:
             raise UserError(f"--k={k}: {network.architecture} has only {len(network.blocks)} blocks")
         return (*network.block_names[-k:], "head")
     raise UserError(f"--method={method} is not known")
+
+
+def rate_factors(config: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, float]:
+    """``{part: factor}`` of ``--rate_factors``.
+
+    Raises:
+        UserError: a part that is not trained, or no factor of at least 0.
+    """
+    factors = {}
+    for text in config.rate_factors:
+        name, _, number = text.partition("=")
+        try:
+            factors[name] = float(number)
+        except ValueError:
+            factors[name] = -1.0
+        if name not in parts or not 0 <= factors[name] < math.inf:
+            raise UserError(
+                f"--rate_factors={text}: give PART=FACTOR with a factor of at least 0 and one of the trained "
+                f"parts {', '.join(parts)}"
+            )
+    return factors
 
 
 def decay(config: FinetuneConfig) -> Callable[[int], float]:
@@ -97,6 +119,8 @@ def tuner(config: FinetuneConfig, parts: tuple[str, ...]) -> tuning.Tuner:
     else:
         peaks = block_rates.layer_decay(of_network, config.learning_rate, config.layer_decay)
     peaks |= above
+    for name, rate_factor in rate_factors(config, parts).items():
+        peaks[name] *= rate_factor
     return tuning.FixedRates(
         blocks, lambda epoch: {name: peak * factor(epoch) for name, peak in peaks.items()}
     )

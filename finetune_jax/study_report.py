@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.metrics import spoken
-from finetune_jax.report import table
+from finetune_jax.published import DATASETS, Table
+from finetune_jax.report import table as table_of
 from finetune_jax.studies.comparison import is_tie, mean_and_spread
 from finetune_jax.studies.runs import Runs
 
@@ -60,7 +61,7 @@ def prune_table(found: Mapping[str, Any]) -> str:
         for row in found["depths"]
     ]
     columns = ["blocks pruned", spoken(found["score"]), "parameters", "saved", "MFLOPs", "saved"]
-    return table([*columns, "seconds/epoch", "saved"], rows)
+    return table_of([*columns, "seconds/epoch", "saved"], rows)
 
 
 def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -94,7 +95,7 @@ def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     columns = ["method", "rate", *map(spoken, shown), "", "epochs", "epochs with rejected trials", "seconds"]
-    return table(columns, rows)
+    return table_of(columns, rows)
 
 
 def tried_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -109,7 +110,34 @@ def tried_table(entries: Sequence[Mapping[str, Any]]) -> str:
             text = "–" if scores is None else "diverged" if None in scores else _with_spread(scores)
             cells.append(text + (" *" if rate == entry["rate"] else ""))
         rows.append([entry["name"], *cells])
-    return table(["validation at the starting rate", *[f"{rate:g}" for rate in rates]], rows)
+    return table_of(["validation at the starting rate", *[f"{rate:g}" for rate in rates]], rows)
+
+
+def reproduction_text(name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Ours beside the paper's numbers: those of the same data set, or of the table's first for orientation."""
+    same = [data for data in table.metrics if DATASETS[data] == dataset]
+    data = same[0] if same else next(iter(table.metrics))
+    metrics = table.metrics[data]
+    cells = []
+    for row in rows:
+        printed = row["numbers"].get(data) or [None] * len(metrics)
+        ours = row["test"] or {}
+        cells.append([row["name"]])
+        for metric, number in zip(metrics, printed, strict=True):
+            if metric in ours:
+                text = _with_spread(ours[metric])
+            else:
+                text = "not run" if row["settings"] is None else "–" if ours else "diverged"
+            cells[-1] += [text, "–" if number is None else f"{number:.2f}"]
+        cells[-1] += [_mean(row["passes"]) if row["passes"] else "–"]
+    whose = f"paper, {data}" if not same else "paper"
+    columns = [part for metric in metrics for part in (f"{spoken(metric)}, ours", whose)]
+    lines = [f"{name}: {table.title}, {dataset}", "", table_of(["", *columns, "epochs trained"], cells)]
+    if not same:
+        lines.append(f"the paper's numbers are of {data}, another data set: for orientation only")
+    if table.note:
+        lines.append(f"note: {table.note}")
+    return "\n".join(lines)
 
 
 def _with_spread(values: Sequence[float]) -> str:

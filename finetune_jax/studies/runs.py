@@ -13,6 +13,7 @@ from finetune_jax import finetuning
 from finetune_jax.config import FinetuneConfig
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.parallel import Replicas
+from finetune_jax.run_directory import RunDirectory
 
 
 class Runs:
@@ -56,6 +57,10 @@ class Runs:
             # JAX keeps every compiled program, about 100 MB a run; the next run has functions of its own.
             jax.clear_caches()
         return summary
+
+    def passes(self, name: str) -> list[dict[str, str]]:
+        """Rows of a run's ``passes.csv``."""
+        return RunDirectory(self.root / "runs" / name).read_passes()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result beside the runs, whole or not at all.

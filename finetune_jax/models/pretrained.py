@@ -203,5 +203,5 @@ def _matching_network(
 
 
 def _with_classes_of(network: Network, state: dict[str, np.ndarray]) -> Network:
-    bias = state.get(network.torch_names.head["classifier"] + ".bias")
-    return network if bias is None else network.with_num_classes(len(bias))
+    classes = torch_state.num_classes(network, state)
+    return network if classes is None else network.with_num_classes(classes)

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 
 from finetune_jax.errors import UserError
-from finetune_jax.models import resnet
+from finetune_jax.models import efficientnet, mobilenet, resnet
 from finetune_jax.models.layers import Dtype, Numerics
-from finetune_jax.models.network import Network
+from finetune_jax.models.network import Builder, Network
 
-_BUILDERS = resnet.BUILDERS
+_BUILDERS: dict[str, Builder] = {**resnet.BUILDERS, **mobilenet.BUILDERS, **efficientnet.BUILDERS}
 
 
 def names() -> tuple[str, ...]:

@@ -3,11 +3,18 @@
 import jax.numpy as jnp
 
 from finetune_jax.errors import UserError
-from finetune_jax.models import efficientnet, mobilenet, resnet
+from finetune_jax.models import densenet, efficientnet, inception, mobilenet, preactivation, resnet
 from finetune_jax.models.layers import Dtype, Numerics
 from finetune_jax.models.network import Builder, Network
 
-_BUILDERS: dict[str, Builder] = {**resnet.BUILDERS, **mobilenet.BUILDERS, **efficientnet.BUILDERS}
+_BUILDERS: dict[str, Builder] = {
+    **resnet.BUILDERS,
+    **preactivation.BUILDERS,
+    **mobilenet.BUILDERS,
+    **efficientnet.BUILDERS,
+    **densenet.BUILDERS,
+    **inception.BUILDERS,
+}
 
 
 def names() -> tuple[str, ...]:

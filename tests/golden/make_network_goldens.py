@@ -108,6 +108,25 @@ def split_timm_mobile(module: nn.Module) -> tuple[Function, Function]:
     return module.forward_features, module.forward_head
 
 
+def split_resnet_v2(module: nn.Module) -> tuple[Function, Function]:
+    return (
+        lambda images: module.stages(module.stem(images)),
+        lambda x: module.forward_head(module.norm(x)),
+    )
+
+
+def split_densenet(module: nn.Module) -> tuple[Function, Function]:
+    def classify(x: torch.Tensor) -> torch.Tensor:
+        return module.classifier(functional.relu(module.features.norm5(x)).mean((2, 3)))
+
+    return module.features[:-1], classify
+
+
+def split_inception(module: nn.Module) -> tuple[Function, Function]:
+    children = list(module.children())  # in the order in which they run: the head has the last three
+    return nn.Sequential(*children[:-3]), nn.Sequential(*children[-3:-1], nn.Flatten(), children[-1])
+
+
 # Where rounding moves a value across the kink of a ReLU, a gradient of so small a batch changes by 1e-3 to
 # 1e-2. The images are small to have few values near a kink, and the state seeds of the deep networks were
 # chosen among the first few dozen: their values stay farthest from zero, in units of the rounding errors of
@@ -127,6 +146,12 @@ CASES = {
     "efficientnet_lite0": Case(from_timm("tf_efficientnet_lite0"), 40, 0, split_timm_mobile),
     "efficientnet_lite1": Case(from_timm("tf_efficientnet_lite1"), 40, 0, split_timm_mobile),
     "efficientnet_lite2": Case(from_timm("tf_efficientnet_lite2"), 40, 0, split_timm_mobile),
+    "resnet50v2": Case(from_timm("resnetv2_50"), 40, 0, split_resnet_v2),
+    "resnet101v2": Case(from_timm("resnetv2_101"), 40, 0, split_resnet_v2),
+    "densenet121": Case(from_torchvision("densenet121"), 64, 0, split_densenet),
+    "inception_v3": Case(
+        from_torchvision("inception_v3", aux_logits=False, init_weights=False), 107, 0, split_inception
+    ),
 }
 
 

@@ -53,6 +53,11 @@ class _Block(nn.Module):
         """3×3 unit with stride 2 and without padding."""
         return self.unit(x, train, name, features, 3, 2, _VALID)
 
+    def check_size(self, x: jax.Array) -> None:
+        """Refuse what a reduction leaves nothing of; initial parameters do not depend on the size."""
+        if min(x.shape[1:3]) < 3 and not self.is_initializing():
+            raise UserError("the images are too small for inception_v3, which needs at least 75×75 pixels")
+
 
 class FirstConvolutions(_Block):
     """Conv2d_1a, 2a and 2b, 3×3 maximum: an eighth of the side in the end, less what padding would save."""
@@ -101,7 +106,7 @@ class ReductionA(_Block):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, ⌊(H − 1)/2⌋, ⌊(W − 1)/2⌋, C + 480]``."""
-        _check_size(x)
+        self.check_size(x)
         single = self.reduction(x, train, "branch3x3", 384)
         double = self.unit(x, train, "branch3x3dbl_1", 64, 1)
         double = self.unit(double, train, "branch3x3dbl_2", 96, 3)
@@ -137,7 +142,7 @@ class ReductionB(_Block):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, ⌊(H − 1)/2⌋, ⌊(W − 1)/2⌋, C + 512]``."""
-        _check_size(x)
+        self.check_size(x)
         single = self.unit(x, train, "branch3x3_1", 192, 1)
         single = self.reduction(single, train, "branch3x3_2", 320)
         wide = self.unit(x, train, "branch7x7x3_1", 192, 1)
@@ -171,11 +176,6 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 def _average(x: jax.Array) -> jax.Array:
     return nn.avg_pool(x, (3, 3), (1, 1), symmetric(1))
-
-
-def _check_size(x: jax.Array) -> None:
-    if min(x.shape[1:3]) < 3:
-        raise UserError("the images are too small for inception_v3, which needs at least 75×75 pixels")
 
 
 _A = (

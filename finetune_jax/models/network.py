@@ -18,7 +18,7 @@ from finetune_jax.models.layers import Numerics, global_average
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
 
-_ANY_IMAGES = (1, 96, 96, 3)  # no parameter depends on the size of the images; Inception-V3 needs 75 pixels
+_ANY_IMAGES = (1, 64, 64, 3)  # no parameter depends on the size of the images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Computes the golden numbers of this folder with PyTorch. Run by hand, not by the tests:
 
-    PYTHONPATH=. python tests/golden/make_network_goldens.py [NAME ...]   # a minute on one core
+    PYTHONPATH=. python tests/golden/make_network_goldens.py [NAME ...]   # two minutes on one core
 
 It needs torch >= 2.0, torchvision, timm and NumPy, and writes ``networks/NAME.npz`` for the networks of ``CASES``
 (or those named), defined in ``benchmarks/torch_resnet.py`` or taken from torchvision or timm, and ``sgd.npz`` and

@@ -77,7 +77,7 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
         value = getattr(flags.FLAGS, field.name)
         if isinstance(value, list):
             try:
-                value = tuple(int(item) for item in value)
+                value = tuple(value if field.type == tuple[str, ...] else map(int, value))
             except ValueError:
                 raise UserError(f"--{field.name}={','.join(value)}: give whole numbers") from None
         values[field.name] = value

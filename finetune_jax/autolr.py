@@ -173,6 +173,44 @@ def weight_variation(
     return jnp.stack([_block_variation(name, previous, current, include) for name in names])
 
 
+def kernel_counts(
+    params: Mapping[str, Any], *, blocks: Sequence[str] | None = None, include: Include = is_kernel
+) -> np.ndarray:
+    """The ``n`` of `weight_variation`: elements of each block that count, int ``[K]``.
+
+    Args:
+        params: ``{block name: tree of arrays}``, or of anything with shapes and dtypes.
+        blocks: names in order; by default those called ``block_*``.
+        include: which leaves of a block count.
+    """
+    names = block_names(params) if blocks is None else tuple(blocks)
+    counts = [
+        sum(
+            math.prod(leaf.shape) for path, leaf in _named_leaves(params[name]).items() if include(path, leaf)
+        )
+        for name in names
+    ]
+    return np.array(counts, np.int64)
+
+
+def accumulated_gradient_norms(
+    learning_rates: ArrayLike, variations: ArrayLike, counts: ArrayLike
+) -> jax.Array:
+    """``‖∇L_acc‖ = n · v / learning rate`` of each block, Eq. 7–8: what of a variation is not due to the rate.
+
+    The ratio of two of them, of passes at different rates from the same start, is γ of the supplement's
+    Table 1; Eq. 16 takes it for 1.
+
+    Args:
+        learning_rates: ``[K]``; NaN is returned for a rate of 0.
+        variations: ``[K]``.
+        counts: ``[K]``, see `kernel_counts`.
+    """
+    rates, v = _per_block(learning_rates, "learning_rates"), _per_block(variations, "variations")
+    moving = rates != 0
+    return jnp.where(moving, _floating(counts) * v / jnp.where(moving, rates, 1), jnp.nan)
+
+
 def sorting_quality(variations: ArrayLike) -> jax.Array:
     """How nearly the variations ascend, ``1 − 2/K² · Σ |k − rank of v_k|``, Eq. 9.
 

@@ -41,7 +41,10 @@ SELECTION = ("validation", "test", "last")
 
 
 def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field with the text and the choices of its flag."""
+    """A dataclass field with the text and the choices of its flag.
+
+    A tuple is a list of whole numbers where its annotation says so, else of words.
+    """
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
@@ -117,6 +120,9 @@ class OptimizerConfig:
         1.0,
         "Rates fall geometrically from --learning_rate in the head to 1/ratio of it in the stem (fastai's "
         "slice).",
+    )
+    rate_factors: tuple[str, ...] = setting(
+        (), "Factors of the rates of single parts, e.g. block_01=0.1,head=10; 0 holds a part still."
     )
     momentum: float = setting(0.9, "Nesterov momentum of SGD.")
     weight_decay: float = setting(
@@ -336,6 +342,7 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
     rules = {name: values.get(name, 1.0) != 1.0 for name in ("layer_decay", "discriminative_ratio")}
     if all(rules.values()):
         raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
+    rules["rate_factors"] = bool(values.get("rate_factors"))
     if values.get("method") == "autolr":
         for name, used in rules.items():
             if used:

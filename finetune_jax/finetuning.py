@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -17,10 +18,9 @@ from finetune_jax import (
     augmentation,
     checkpoints,
     evaluation,
-    figures,
     methods,
-    metrics,
     objectives,
+    pictures,
     policies,
     pruning,
     report,
@@ -31,7 +31,7 @@ from finetune_jax import (
 )
 from finetune_jax import data as datasets
 from finetune_jax.config import FinetuneConfig, validate
-from finetune_jax.data.feeds import Feed, create_feed
+from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.errors import UserError
 from finetune_jax.models import pretrained, registry
@@ -76,12 +76,13 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
     best = job.best_variables(directory, rows)
     job.write_compact(directory, best)
     variables = replicas.replicate(best)
-    outputs = job.outputs(variables, "test")
-    scores = job.scores(variables, "test", outputs)
+    outputs, gallery = job.test_outputs(variables)
+    scores = job.test_scores(outputs, gallery)
     summary = job.summary(directory, rows, scores, time.monotonic() - began)
-    summary |= job.policy_summary(variables, directory, rows)
+    decisions = job.decisions(variables)
+    summary |= job.policy_summary(variables, decisions, directory, rows)
     if replicas.is_primary:
-        _write_report(directory, config, summary, rows, outputs, job)
+        _write_report(directory, config, summary, rows, outputs, gallery, decisions, job)
         directory.write_summary(summary)
     return summary
 
@@ -168,7 +169,7 @@ class _Job:
         if best is None:
             raise UserError(f"{directory.checkpoints} holds no evaluated checkpoint")
         variables = checkpoints.restore_variables(directory.checkpoints, best, self.variables)
-        return self.setup.result(variables, self._usage(_row_of(rows, best)))
+        return self.setup.result(variables, self._usage(_best_row(directory, rows)))
 
     def write_compact(self, directory: RunDirectory, variables: Any) -> None:
         """Save the result, where it holds less than what was trained."""
@@ -191,9 +192,7 @@ class _Job:
         seconds: float,
     ) -> dict[str, Any]:
         """The run in numbers."""
-        best = checkpoints.best_step(directory.checkpoints)
-        assert best is not None
-        row = _row_of(rows, best)
+        row = _best_row(directory, rows)
         selected = f"validation_{self.task.score}"
         params = {
             name: tree for name, tree in self.variables["params"].items() if name not in self.setup.references
@@ -220,98 +219,17 @@ class _Job:
             "parameters": _size(params),
             "parameters_trained": _size({name: params[name] for name in self.trained}),
             "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
+            # Without the first epoch, which compiles, where there are others.
+            "seconds_per_epoch": statistics.median(float(row["seconds"]) for row in rows[len(rows) > 1 :]),
             "seconds_of_this_start": round(seconds, 3),
             "devices": self.replicas.count,
         }
 
-    def policy_summary(
-        self, variables: Any, directory: RunDirectory, rows: list[dict[str, str]]
-    ) -> dict[str, Any]:
-        """What the policy does, for ``summary.json``; nothing for methods without one."""
-        model = self.setup.model
+    def decisions(self, variables: Any) -> np.ndarray | None:
+        """Of the test images, ``[N, L]``; None for methods whose result does not decide per image."""
+        model = self.setup.measured
         if not isinstance(model, RoutedNetwork):
-            return {}
-        notes = list(self.source.notes)
-        if self.setup.tuned_blocks is not None:
-            best = checkpoints.best_step(directory.checkpoints)
-            assert best is not None
-            usage = self._usage(_row_of(rows, best))
-            chosen = spottune.most_used(usage, self.setup.tuned_blocks)
-            whole = self.network.shapes()["params"]
-            own = _size({name: whole[name] for name in (*chosen, "head")})
-            return {
-                "usage": usage,
-                "tuned_blocks": list(chosen),
-                "parameters": _size(whole),
-                # What a further task costs beside the pretrained network, and what fine-tuning all of it costs.
-                "parameters_of_task": own,
-                "parameters_of_full_fine_tuning": _size(whole),
-                "notes": notes,
-            }
-        decisions = self._decisions(variables)
-        remark = policies.collapse(decisions)
-        if remark:
-            if self.replicas.is_primary:
-                print(f"warning: {remark}", file=sys.stderr)
-            notes.append(remark)
-        sampled = {}
-        if self.config.eval_samples:
-            name = f"test_{self.task.score}"
-            scores = [self._sampled_scores(variables, draw)[name] for draw in range(self.config.eval_samples)]
-            mean, spread = policies.mean_and_spread(scores)
-            sampled = {
-                f"sampled_{name}": mean,
-                f"sampled_{name}_deviation": spread,
-                f"sampled_{name}_values": scores,
-            }
-        labels, names = self.splits["test"].labels, self.source.class_names
-        usage = decisions.mean(0)
-        counts = policies.tuned_block_counts(decisions)
-        if self.replicas.is_primary:
-            per_class = {"all": usage, **policies.usage_per_class(decisions, labels, names)}
-            files = policies.tables(decisions, labels, names, model.routed)
-            pictures = {
-                "policy_usage.png": figures.policy_usage(per_class, model.routed),
-                "policy_counts.png": figures.policy_counts({self.source.name: counts}),
-            }
-            for file, content in {
-                **{name: text.encode() for name, text in files.items()},
-                **pictures,
-            }.items():
-                directory.write_file(file, content)
-        return {
-            "usage": dict(zip(model.routed, map(float, usage), strict=True)),
-            "tuned_block_counts": [int(count) for count in counts],
-            "notes": notes,
-            **sampled,
-        }
-
-    def outputs(self, variables: Any, split: str, run: evaluation.Evaluation | None = None) -> np.ndarray:
-        """Outputs ``[N, …]`` of a split, given variables on the devices; ``run`` in place of the usual way."""
-        return (run or self.predict)(variables, self.feeds[split], len(self.splits[split].labels))
-
-    def scores(
-        self,
-        variables: Any,
-        split: str,
-        outputs: np.ndarray | None = None,
-        run: evaluation.Evaluation | None = None,
-    ) -> dict[str, float]:
-        """Scores of a split, named after it."""
-        outputs = self.outputs(variables, split, run) if outputs is None else outputs
-        gallery = None
-        if split == "test" and "gallery" in self.splits:
-            gallery = (self.outputs(variables, "gallery", run), self.splits["gallery"].labels)
-        return self.task.scores(outputs, self.splits[split].labels, split, gallery)
-
-    def _usage(self, row: Mapping[str, Any]) -> dict[str, float]:
-        """``{block: share}`` of the images of an epoch that were fine-tuned, from its row of metrics."""
-        return {name.removeprefix("usage/"): float(row[f"train_{name}"]) for name in self.setup.totals}
-
-    def _decisions(self, variables: Any) -> np.ndarray:
-        """Of the test images, ``[N, L]``."""
-        model = self.setup.model
-        assert isinstance(model, RoutedNetwork)
+            return None
         decide = evaluation.compile_evaluation(
             lambda variables, images: model.decisions(variables, self.normalize(images)),
             self.replicas,
@@ -319,17 +237,83 @@ class _Job:
         )
         return decide(variables, self.feeds["test"], len(self.splits["test"].labels))
 
+    def policy_summary(
+        self,
+        variables: Any,
+        decisions: np.ndarray | None,
+        directory: RunDirectory,
+        rows: list[dict[str, str]],
+    ) -> dict[str, Any]:
+        """What the policy does, for ``summary.json``; nothing for methods without one."""
+        if self.setup.tuned_blocks is not None:
+            usage = self._usage(_best_row(directory, rows))
+            chosen = spottune.most_used(usage, self.setup.tuned_blocks)
+            whole = self.network.shapes()["params"]
+            return {
+                "usage": usage,
+                "tuned_blocks": list(chosen),
+                "parameters": _size(whole),
+                # What a further task costs beside the pretrained network, and what fine-tuning all of it costs.
+                "parameters_of_task": _size({name: whole[name] for name in (*chosen, "head")}),
+                "parameters_of_full_fine_tuning": _size(whole),
+            }
+        model = self.setup.model
+        if decisions is None or not isinstance(model, RoutedNetwork):
+            return {}
+        found: dict[str, Any] = {
+            "usage": dict(zip(model.routed, map(float, decisions.mean(0)), strict=True)),
+            "tuned_block_counts": [int(count) for count in policies.tuned_block_counts(decisions)],
+        }
+        if remark := policies.collapse(decisions):
+            found["notes"] = [*self.source.notes, remark]
+            if self.replicas.is_primary:
+                print(f"warning: {remark}", file=sys.stderr)
+        if self.config.eval_samples:
+            name = f"test_{self.task.score}"
+            samples = [
+                self._sampled_scores(variables, draw)[name] for draw in range(self.config.eval_samples)
+            ]
+            found[f"sampled_{name}"], found[f"sampled_{name}_deviation"] = policies.mean_and_spread(samples)
+            found[f"sampled_{name}_values"] = samples
+        return found
+
+    def test_outputs(
+        self, variables: Any, predict: evaluation.Evaluation | None = None
+    ) -> tuple[np.ndarray, tuple[np.ndarray, Arrays] | None]:
+        """Outputs ``[N, …]`` of the test images, and of the gallery with its images where there is one."""
+        gallery = None
+        if "gallery" in self.splits:
+            gallery = (self._outputs(variables, "gallery", predict), self.splits["gallery"])
+        return self._outputs(variables, "test", predict), gallery
+
+    def test_scores(self, outputs: np.ndarray, gallery: tuple[np.ndarray, Arrays] | None) -> dict[str, float]:
+        """Scores of :meth:`test_outputs`."""
+        searched = None if gallery is None else (gallery[0], gallery[1].labels)
+        return self.task.scores(outputs, self.splits["test"].labels, "test", searched)
+
+    def _outputs(
+        self, variables: Any, split: str, predict: evaluation.Evaluation | None = None
+    ) -> np.ndarray:
+        return (predict or self.predict)(variables, self.feeds[split], len(self.splits[split].labels))
+
+    def _usage(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """``{block: share}`` of the images of an epoch that were fine-tuned, from its row of metrics."""
+        return {name.removeprefix("usage/"): float(row[f"train_{name}"]) for name in self.setup.totals}
+
     def _sampled_scores(self, variables: Any, draw: int) -> dict[str, float]:
         """Scores of the test split under a policy drawn from the policy network."""
         drawn = self.replicas.replicate(np.uint32(draw))
-        return self.scores({**variables, "draw": drawn}, "test", run=self._predict_sampled)
+        return self.test_scores(*self.test_outputs({**variables, "draw": drawn}, self._predict_sampled))
 
     @functools.cached_property
     def _predict_sampled(self) -> evaluation.Evaluation:
+        model = self.setup.model
+        assert isinstance(model, RoutedNetwork)
+
         def outputs(variables: Any, images: jax.Array) -> jax.Array:
-            model = dataclasses.replace(self.setup.model, draw=variables["draw"])  # type: ignore[type-var]
+            drawn = dataclasses.replace(model, draw=variables["draw"])
             own = {kind: tree for kind, tree in variables.items() if kind != "draw"}
-            return self.task.outputs(model, self.normalize)(own, images)
+            return self.task.outputs(drawn, self.normalize)(own, images)
 
         return evaluation.compile_evaluation(outputs, self.replicas, _EVALUATION_BATCH)
 
@@ -387,15 +371,15 @@ class _Job:
         )
 
     def _evaluate(self, state: step.TrainState) -> Mapping[str, float]:
-        splits = [name for name in ("validation",) if name in self.feeds]
-        if self.config.select_on == "test":
-            splits.append("test")
         totals = {name: float(state.totals[name]) for name in self.setup.totals}
         usage = {name.removeprefix("usage/"): total for name, total in totals.items()}
         variables = self.setup.result(state.variables, usage)
         scores: dict[str, float] = {}
-        for split in splits:
-            scores |= self.scores(variables, split)
+        if "validation" in self.feeds:
+            outputs = self._outputs(variables, "validation")
+            scores |= self.task.scores(outputs, self.splits["validation"].labels, "validation")
+        if self.config.select_on == "test":
+            scores |= self.test_scores(*self.test_outputs(variables))
         return scores
 
 
@@ -405,9 +389,10 @@ def _augmentation(config: FinetuneConfig) -> str:
     return "none" if config.dataset == "digits" else "flip"
 
 
-def _row_of(rows: list[dict[str, str]], step: int) -> dict[str, str]:
-    """The row of the epoch that ended with this step."""
-    return next(row for row in rows if int(row["step"]) == step)
+def _best_row(directory: RunDirectory, rows: list[dict[str, str]]) -> dict[str, str]:
+    """The row of the epoch whose checkpoint is the best."""
+    best = checkpoints.best_step(directory.checkpoints)
+    return next(row for row in rows if int(row["step"]) == best)
 
 
 def _size(tree: Any) -> int:
@@ -420,24 +405,24 @@ def _write_report(
     summary: Mapping[str, Any],
     rows: list[dict[str, str]],
     outputs: np.ndarray,
+    gallery: tuple[np.ndarray, Arrays] | None,
+    decisions: np.ndarray | None,
     job: _Job,
 ) -> None:
-    pictures = {
-        "training": (
-            "Loss and score per epoch; the dotted line is the epoch chosen",
-            figures.training_curves(rows, summary["best_epoch"]),
-        )
-    }
+    found = pictures.of_training(rows, directory.read_passes(), summary["best_epoch"], job.task.score)
+    test = job.splits["test"]
     if config.protocol == "classification":
-        labels = job.splits["test"].labels
-        matrix = metrics.confusion_matrix(outputs.argmax(1), labels, len(job.class_names))
-        pictures["confusion"] = (
-            "Confusion matrix of the test images",
-            figures.confusion(matrix, job.class_names),
-        )
-    for name, (_, picture) in pictures.items():
-        directory.write_file(f"{name}.png", picture)
-    captions = dict(pictures.values())
+        found += pictures.of_classification(outputs, test.labels, job.class_names)
+    else:
+        found += pictures.of_retrieval(outputs, test, job.source.class_names, gallery)
+    if decisions is not None and isinstance(job.setup.model, RoutedNetwork):
+        told = (decisions, test.labels, job.source.class_names, job.setup.model.routed)
+        found += pictures.of_policy(*told, job.source.name)
+        for name, text in policies.tables(*told).items():
+            directory.write_file(name, text.encode())
+    for picture in found:
+        directory.write_file(f"{picture.name}.png", picture.png)
+    captions = {picture.caption: picture.png for picture in found}
     page = report.run_page(summary, dataclasses.asdict(config), rows, captions)
     directory.write_file("report.html", page.encode())
 

@@ -1,6 +1,7 @@
 """What each fine-tuning method trains, and at which rates: from a config to parts and a tuner."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from finetune_jax import block_rates, objectives, optimizers, regularizers, sche
 from finetune_jax.autolr import AutoLRConfig
 from finetune_jax.config import ROUTED, FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.models import registry
+from finetune_jax.models import heads, registry
 from finetune_jax.models.network import Model, Network, Variables
 from finetune_jax.models.progressive import ProgressiveNetwork
 from finetune_jax.models.routed import ALWAYS_TUNED, NORMS, POLICY, RoutedNetwork, policy_for
@@ -136,19 +137,21 @@ def setup(
     forward = objectives.forward(network, in_training_mode)
     if config.method != "l2_sp":
         return Setup(network, network, variables, trained, forward)
-    references = {_REFERENCE + name: tree for name, tree in shared_with_origin(variables["params"]).items()}
+    shared = shared_with_origin(variables["params"], own_head=network.head_name == heads.OWN)
+    references = {_REFERENCE + name: tree for name, tree in shared.items()}
     variables = {**variables, "params": {**variables["params"], **references}}
     forward = objectives.penalised(forward, l2_sp_penalty(config.lambda_shared, config.lambda_novel))
     return Setup(network, network, variables, trained, forward, references=tuple(references))
 
 
-def shared_with_origin(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that a pretrained network brings: of its head all but the classifier.
+def shared_with_origin(params: Mapping[str, Any], *, own_head: bool) -> dict[str, Any]:
+    """The parts that a pretrained network brings, of its own head all but the classifier.
 
-    A head that is not the architecture's own, and what is trained beside the network, is new.
+    Args:
+        params: ``{part: tree}`` of the network.
+        own_head: whether the head is the architecture's own; any other is new as a whole.
     """
-    shared = {name: tree for name, tree in params.items() if name.startswith(("stem", "block_"))}
-    own_head = set(params["head"]) <= {"classifier", "norm"}
+    shared = {name: tree for name, tree in params.items() if name != "head"}
     kept = {name: tree for name, tree in params["head"].items() if name != "classifier"}
     return {**shared, "head": kept} if own_head and kept else shared
 
@@ -241,6 +244,27 @@ def _check_k(k: int, count: int, network: Network) -> None:
         raise UserError(f"--k={k}: {network.architecture} has only {count} blocks{routed}")
 
 
+def rate_factors(config: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, float]:
+    """``{part: factor}`` of ``--rate_factors``.
+
+    Raises:
+        UserError: a part that is not trained, or no factor of at least 0.
+    """
+    factors = {}
+    for text in config.rate_factors:
+        name, _, number = text.partition("=")
+        try:
+            factors[name] = float(number)
+        except ValueError:
+            factors[name] = -1.0
+        if name not in parts or not 0 <= factors[name] < math.inf:
+            raise UserError(
+                f"--rate_factors={text}: give PART=FACTOR with a factor of at least 0 and one of the trained "
+                f"parts {', '.join(parts)}"
+            )
+    return factors
+
+
 def decay(config: FinetuneConfig) -> Callable[[int], float]:
     """Epoch to the factor of all learning rates, at most 1."""
     epochs, low, cycles = config.epochs, config.lowest_factor, config.cycles
@@ -314,6 +338,8 @@ def tuner(config: FinetuneConfig, parts: tuple[str, ...]) -> tuning.Tuner:
     else:
         peaks = block_rates.layer_decay(of_network, config.learning_rate, config.layer_decay)
     peaks |= above
+    for name, rate_factor in rate_factors(config, parts).items():
+        peaks[name] *= rate_factor
     return tuning.FixedRates(
         blocks, lambda epoch: {name: peak * factor(epoch) for name, peak in peaks.items()}
     )

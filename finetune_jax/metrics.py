@@ -148,3 +148,8 @@ def _checked_classes(classes: ArrayLike, num_classes: int, name: str) -> np.ndar
     if outside.size:
         raise ValueError(f"{name} must lie in [0, {num_classes}), got {outside[0]}")
     return classes.astype(np.int64)
+
+
+def spoken(name: str) -> str:
+    """A metric's name as people write it: ``test_recall_at_1`` is ``test Recall@1``."""
+    return name.replace("recall_at_", "Recall@").replace("map_at_r", "MAP@R").replace("_", " ")

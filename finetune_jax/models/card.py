@@ -121,6 +121,10 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
         card = Card.from_json(checkpoints.read_meta(folder, best))
     except (KeyError, TypeError) as error:
         raise UserError(f"checkpoint {folder / str(best)} lacks {error}") from error
-    variables = checkpoints.restore_variables(folder, best, card.saved_shapes())
+    return card, variables_of(card, checkpoints.restore_variables(folder, best, card.saved_shapes()))
+
+
+def variables_of(card: Card, saved: Variables) -> Variables:
+    """The model's variables among all that a checkpoint holds."""
     parts = card.model().part_names
-    return card, {kind: {name: tree[name] for name in parts} for kind, tree in variables.items()}
+    return {kind: {name: tree[name] for name in parts} for kind, tree in saved.items()}

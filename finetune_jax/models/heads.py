@@ -1,6 +1,7 @@
-"""Heads that replace a network's own classifier, by name.
+"""Heads: what turns the last block's output into logits or embeddings.
 
-A head maps the last block's output ``[B, H, W, C]`` to its outputs ``[B, …]`` in float32.
+A head maps the last block's output ``[B, H, W, C]`` to its outputs ``[B, …]`` in float32. The first two are
+architectures' own, the others replace those by name.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,31 @@ TORCH_NAMES: Mapping[str, Mapping[str, str]] = {
     "embedding": {"embedding": "head.embedding"},
 }
 """Where the layers of these heads stand in an exported state; PyTorch's networks have no names for them."""
+
+
+class PooledClassifier(nn.Module):
+    """Global average pooling and a dense layer."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """``[B, H, W, C] → [B, num_classes]`` float32."""
+        del train
+        return dense(self.num_classes, "classifier")(global_average(x))
+
+
+class NormalizedClassifier(nn.Module):
+    """Batch norm, ReLU, global average pooling and a dense layer."""
+
+    num_classes: int
+    numerics: Numerics
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """``[B, H, W, C] → [B, num_classes]`` float32."""
+        x = nn.relu(norm(self.numerics, "norm")(x, train))
+        return dense(self.num_classes, "classifier")(global_average(x))
 
 
 class RetrievalHead(nn.Module):

@@ -1,21 +1,26 @@
 """The few layers every network is made of.
 
 Layout is NHWC, kernels are HWIO (convolution) or IO (dense), parameters and norm statistics are float32
-whatever the compute ``dtype``. Padding is explicit, because ``SAME`` places the odd pixel of a strided
-convolution differently from the origin of the weights.
+whatever the compute ``dtype``. Padding is that of the origin of the weights: PyTorch's is explicit, TensorFlow's
+``SAME`` places the odd pixel of a strided convolution at the other end.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.models.depthwise import Pads, depthwise_conv
+
 Dtype = Any
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = Pads | Literal["SAME"]
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_depthwise_init = nn.initializers.variance_scaling(
+    2.0, "fan_in", "normal"
+)  # fan_out would count all channels
 _dense_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
@@ -35,7 +40,17 @@ class Numerics:
     norm_axis: str | None = None
 
 
-def symmetric(padding: int) -> Padding:
+def scaled(features: int, width: float) -> int:
+    """Number of channels of a network ``width`` times as wide."""
+    return max(1, round(features * width))
+
+
+def at_least_float32(x: jax.Array) -> jnp.dtype:
+    """Type for sums over ``x``: float32 of half precision, float64 of float64."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def symmetric(padding: int) -> Pads:
     """Padding of ``padding`` pixels on all four sides."""
     return ((padding, padding), (padding, padding))
 
@@ -44,6 +59,34 @@ class Conv(nn.Module):
     """Convolution ``[B, H, W, C] → [B, H', W', features]`` without bias."""
 
     features: int
+    kernel_size: int | tuple[int, int]
+    stride: int = 1
+    padding: Padding | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer; the default padding is ``kernel_size // 2`` on every side."""
+        size = self.kernel_size
+        height, width = (size, size) if isinstance(size, int) else size
+        kernel = self.param("kernel", _conv_init, (height, width, x.shape[-1], self.features), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if height == width == 1 and self.padding is None:
+            # A matrix product over pixels: XLA's weight gradient of a 1×1 convolution is far slower on CPU.
+            return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        centred = ((height // 2, height // 2), (width // 2, width // 2))
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=centred if self.padding is None else self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class DepthwiseConv(nn.Module):
+    """Convolution of each channel by itself ``[B, H, W, C] → [B, H', W', C]`` without bias."""
+
     kernel_size: int
     stride: int = 1
     padding: Padding | None = None
@@ -52,20 +95,14 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Apply the layer; the default padding is ``kernel_size // 2`` on every side."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _conv_init, shape, jnp.float32)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.kernel_size == 1 and self.padding is None:
-            # A matrix product over pixels: XLA's weight gradient of a 1×1 convolution is far slower on CPU.
-            return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        padding = symmetric(self.kernel_size // 2) if self.padding is None else self.padding
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        window = (self.kernel_size, self.kernel_size)
+        kernel = self.param("kernel", _depthwise_init, (*window, 1, x.shape[-1]), jnp.float32)
+        pads = symmetric(self.kernel_size // 2) if self.padding is None else self.padding
+        if pads == "SAME":
+            strides = (self.stride, self.stride)
+            vertical, horizontal = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
+            pads = (vertical, horizontal)
+        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
 
 
 class BatchNorm(nn.Module):
@@ -73,7 +110,7 @@ class BatchNorm(nn.Module):
 
     Training normalises with the biased batch variance and moves the running variance towards the unbiased
     one. Flax's own layer uses the biased one for both, which differs by ``n / (n - 1)``: 14 % for a batch of
-    two 2×2 maps. Statistics are computed in float32.
+    two 2×2 maps. Statistics are computed in float32 (float64 of float64).
     """
 
     momentum: float = 0.9
@@ -102,7 +139,7 @@ class BatchNorm(nn.Module):
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         axes = tuple(range(x.ndim - 1))
-        wide = x.astype(jnp.float32)
+        wide = x.astype(at_least_float32(x))
         moments = jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)])
         count = x.size // x.shape[-1]
         if self.axis_name is not None and not self.is_initializing():
@@ -122,11 +159,17 @@ def norm(numerics: Numerics, name: str, epsilon: float = 1e-5) -> BatchNorm:
     return BatchNorm(numerics.norm_momentum, epsilon, numerics.norm_axis, name=name)
 
 
+def relu6(x: jax.Array) -> jax.Array:
+    """``min(max(x, 0), 6)`` with PyTorch's derivative at 0, which is 0."""
+    return jnp.minimum(nn.relu(x), 6.0)
+
+
 def max_pool_3x3(x: jax.Array) -> jax.Array:
     """3×3 maximum with stride 2 and one pixel of padding, ``[B, H, W, C] → [B, H/2, W/2, C]``."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=symmetric(1))
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """Mean over the spatial axes, ``[B, H, W, C] → [B, C]`` in float32; ``[B, C]`` passes unchanged."""
-    return x.astype(jnp.float32).mean((1, 2)) if x.ndim == 4 else x.astype(jnp.float32)
+    """Mean over the spatial axes, ``[B, H, W, C] → [B, C]`` in at least float32; ``[B, C]`` passes unchanged."""
+    x = x.astype(at_least_float32(x))
+    return x.mean((1, 2)) if x.ndim == 4 else x

@@ -6,7 +6,7 @@ this sequence and knows nothing of architectures.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import flax.linen as nn
@@ -47,11 +47,20 @@ class TorchNames:
     """Where a PyTorch state keeps each layer: ``{layer name in the part: prefix in the state}`` per part.
 
     A network without its top blocks has more entries in ``blocks`` than blocks.
+
+    Attributes:
+        stem: layers of the stem.
+        blocks: layers of each block.
+        head: layers of the head.
+        pointwise_classifier: the classifier is a 1×1 convolution there.
+        ignored: beginnings of the names of entries that belong to no part, such as an auxiliary classifier's.
     """
 
     stem: Mapping[str, str]
     blocks: tuple[Mapping[str, str], ...]
     head: Mapping[str, str]
+    pointwise_classifier: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +73,14 @@ class Network:
     Attributes:
         architecture: name given to ``models.create``.
         stem: everything before the first block.
-        blocks: residual blocks, the one nearest to the input first.
+        blocks: one array in, one array out, the one nearest to the input first.
         head: everything after the last block.
         width: factor on all channel numbers.
         num_classes: outputs of the head.
         torch_names: names of the same layers in a PyTorch state.
         head_name: ``classifier`` for the architecture's own head, else one of ``models.heads``.
         numerics: how its layers compute.
+        other_torch_names: other such namings that are read but not written.
     """
 
     architecture: str
@@ -79,7 +89,8 @@ class Network:
     stem: nn.Module
     blocks: tuple[nn.Module, ...]
     head: nn.Module
-    torch_names: "TorchNames" = dataclasses.field(repr=False, compare=False)
+    torch_names: TorchNames = dataclasses.field(repr=False, compare=False)
+    other_torch_names: tuple[TorchNames, ...] = dataclasses.field(default=(), repr=False, compare=False)
     head_name: str = "classifier"
     numerics: Numerics = dataclasses.field(default_factory=Numerics)
 
@@ -205,6 +216,10 @@ class Network:
         """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
         features, _ = self.run(self.part_names[:-1], variables, images)
         return global_average(features)
+
+
+Builder = Callable[[str, int, float, Numerics], Network]
+"""``(architecture, number of classes, width, numerics) → network``."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -1,10 +1,13 @@
-"""What ``--pretrained`` accepts: a weight file, a run directory, a bundled name, ``hf:REPO`` or ``none``."""
+"""What ``--pretrained`` accepts.
+
+That is a weight file, a run directory, the name of bundled or installed weights, ``hf:REPO``, or ``none``.
+"""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +15,33 @@ import numpy as np
 
 from finetune_jax import weight_files
 from finetune_jax.errors import UserError
-from finetune_jax.models import heads, registry, torch_state
+from finetune_jax.models import heads, installed, registry, torch_state
 from finetune_jax.models.card import read_best
 from finetune_jax.models.network import Network, Variables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _Input(NamedTuple):
+    """What a network's published weights were trained on."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    image_size: int = 224
+
+
+_HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_BYTES_FROM_127 = ((127 / 255,) * 3, (128 / 255,) * 3)  # (x − 127) / 128 of bytes
+_INPUTS = {
+    "mobilenet": _Input(*_HALVES),
+    "resnet50v2": _Input(*_HALVES),
+    "resnet101v2": _Input(*_HALVES),
+    "inception_v3": _Input(*_HALVES, 299),
+    "efficientnet_lite0": _Input(*_BYTES_FROM_127),
+    "efficientnet_lite1": _Input(*_BYTES_FROM_127, 240),
+    "efficientnet_lite2": _Input(*_BYTES_FROM_127, 260),
+}
 
 _BUNDLED = Path(__file__).parent / "bundled"
 
@@ -55,7 +79,8 @@ def load_pretrained(
 
     Args:
         name: path of a ``.safetensors``, ``.npz``, ``.pth`` or ``.pt`` file or of a run directory, a bundled
-            name (:func:`bundled_names`), or ``hf:REPO``.
+            name (:func:`bundled_names`), a network whose weights are installed as a package
+            (``installed.names``), or ``hf:REPO``.
         num_classes: None keeps the original head; a number gives a freshly initialised one of that size.
         architecture: of a weight file; None recognises it from the entries.
         **settings: ``dtype``, ``norm_momentum``, ``norm_axis`` of ``models.create``, and ``width`` for files.
@@ -101,6 +126,9 @@ def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> P
     """
     if name in bundled_names():
         return _bundled(name, **settings)
+    if name in installed.names():
+        settings.pop("width", None)
+        return _from_file(installed.weight_file(name), name, **settings)
     if name.startswith("hf:"):
         return _from_hub(name, **settings)
     path = Path(name).expanduser()
@@ -110,7 +138,8 @@ def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> P
         return _from_file(path, architecture, **settings)
     raise UserError(
         f"--pretrained={name} is neither a file, a run directory, hf:REPO, none, "
-        f"nor a bundled name ({', '.join(bundled_names())})"
+        f"nor a bundled name ({', '.join(bundled_names())}) "
+        f"nor a network with weights to install ({', '.join(installed.names())})"
     )
 
 
@@ -178,7 +207,8 @@ def _bundled(name: str, **settings: Any) -> Pretrained:
 def _from_file(path: Path, architecture: str | None, **settings: Any) -> Pretrained:
     state = weight_files.read(path)
     network = _matching_network(path, state, architecture, **settings)
-    return Pretrained(network, torch_state.from_torch_state(network, state))
+    variables = torch_state.from_torch_state(network, state)
+    return Pretrained(network, variables, *_INPUTS.get(network.architecture, _Input()))
 
 
 def _from_hub(name: str, **settings: Any) -> Pretrained:
@@ -194,13 +224,16 @@ def _from_hub(name: str, **settings: Any) -> Pretrained:
         config = json.loads(Path(huggingface_hub.hf_hub_download(repository, "config.json")).read_text())
     except Exception as error:  # the hub raises a dozen kinds; all of them mean "not to be had"
         raise UserError(f"--pretrained={name} could not be fetched: {error}") from error
-    found = _from_file(Path(path), config.get("architecture"), **settings)
+    # The hub's names are timm's, and not always ours.
+    architecture = config.get("architecture")
+    found = _from_file(Path(path), architecture if architecture in registry.names() else None, **settings)
     origin = config.get("pretrained_cfg", {})
     return Pretrained(
         found.network,
         found.variables,
-        tuple(origin.get("mean", IMAGENET_MEAN)),
-        tuple(origin.get("std", IMAGENET_STD)),
+        tuple(origin.get("mean", found.mean)),
+        tuple(origin.get("std", found.std)),
+        origin.get("input_size", (3, found.image_size, found.image_size))[-1],
     )
 
 
@@ -220,5 +253,5 @@ def _matching_network(
 
 
 def _with_classes_of(network: Network, state: dict[str, np.ndarray]) -> Network:
-    bias = state.get(network.torch_names.head["classifier"] + ".bias")
-    return network if bias is None else network.with_num_classes(len(bias))
+    classes = torch_state.num_classes(network, state)
+    return network if classes is None else network.with_num_classes(classes)

@@ -5,11 +5,26 @@ import dataclasses
 import jax.numpy as jnp
 
 from finetune_jax.errors import UserError
-from finetune_jax.models import heads, resnet
+from finetune_jax.models import (
+    densenet,
+    efficientnet,
+    heads,
+    inception,
+    mobilenet,
+    preactivation,
+    resnet,
+)
 from finetune_jax.models.layers import Dtype, Numerics
-from finetune_jax.models.network import Network
+from finetune_jax.models.network import Builder, Network
 
-_BUILDERS = resnet.BUILDERS
+_BUILDERS: dict[str, Builder] = {
+    **resnet.BUILDERS,
+    **preactivation.BUILDERS,
+    **mobilenet.BUILDERS,
+    **efficientnet.BUILDERS,
+    **densenet.BUILDERS,
+    **inception.BUILDERS,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -57,7 +72,10 @@ def create(
         network,
         head=heads.build(head, num_classes, numerics),
         head_name=head,
-        torch_names=dataclasses.replace(network.torch_names, head=heads.TORCH_NAMES[head]),
+        torch_names=dataclasses.replace(
+            network.torch_names, head=heads.TORCH_NAMES[head], pointwise_classifier=False
+        ),
+        other_torch_names=(),
     )
 
 

@@ -5,21 +5,15 @@ convolution of a bottleneck; Rebuffi et al., "Efficient parametrization of multi
 (CVPR 2018) for ResNet-26.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.layers import (
-    Conv,
-    Numerics,
-    dense,
-    global_average,
-    max_pool_3x3,
-    norm,
-)
-from finetune_jax.models.network import Network, TorchNames
+from finetune_jax.models.heads import NormalizedClassifier, PooledClassifier
+from finetune_jax.models.layers import Conv, Numerics, max_pool_3x3, norm, scaled
+from finetune_jax.models.network import Builder, Network, TorchNames
 
 
 class ImageNetStem(nn.Module):
@@ -82,18 +76,6 @@ class BottleneckBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class PooledClassifier(nn.Module):
-    """Global average pooling and a dense layer."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """``[B, H, W, C] → [B, num_classes]`` float32."""
-        del train
-        return dense(self.num_classes, "classifier")(global_average(x))
-
-
 class DecathlonStem(nn.Module):
     """3×3 convolution with stride 1 and batch norm, no ReLU."""
 
@@ -130,19 +112,6 @@ class DecathlonBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class NormalizedClassifier(nn.Module):
-    """Batch norm, ReLU, global average pooling and a dense layer."""
-
-    num_classes: int
-    numerics: Numerics
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """``[B, H, W, C] → [B, num_classes]`` float32."""
-        x = nn.relu(norm(self.numerics, "norm")(x, train))
-        return dense(self.num_classes, "classifier")(global_average(x))
-
-
 def imagenet_resnet(
     name: str,
     block: type[nn.Module],
@@ -158,7 +127,7 @@ def imagenet_resnet(
         for index in range(depth):
             stride = 2 if stage > 0 and index == 0 else 1
             project = index == 0 and (stage > 0 or block is BottleneckBlock)
-            blocks.append(block(_scaled(64 * 2**stage, width), stride, project, numerics))
+            blocks.append(block(scaled(64 * 2**stage, width), stride, project, numerics))
             prefix = f"layer{stage + 1}.{index}."
             names = {layer: prefix + layer for layer in layers}
             names |= {layer.replace("conv", "norm"): prefix + layer.replace("conv", "bn") for layer in layers}
@@ -169,7 +138,7 @@ def imagenet_resnet(
         architecture=name,
         width=width,
         num_classes=num_classes,
-        stem=ImageNetStem(_scaled(64, width), numerics),
+        stem=ImageNetStem(scaled(64, width), numerics),
         blocks=tuple(blocks),
         head=PooledClassifier(num_classes),
         torch_names=TorchNames({"conv": "conv1", "norm": "bn1"}, tuple(torch_blocks), {"classifier": "fc"}),
@@ -183,7 +152,7 @@ def decathlon_resnet(
     blocks, torch_blocks = [], []
     for stage, features in enumerate((64, 128, 256)):
         for index in range(blocks_per_stage):
-            blocks.append(DecathlonBlock(_scaled(features, width), 2 if index == 0 else 1, numerics))
+            blocks.append(DecathlonBlock(scaled(features, width), 2 if index == 0 else 1, numerics))
             prefix = f"blocks.{stage}.{index}."
             torch_blocks.append(
                 {
@@ -197,20 +166,13 @@ def decathlon_resnet(
         architecture=name,
         width=width,
         num_classes=num_classes,
-        stem=DecathlonStem(_scaled(32, width), numerics),
+        stem=DecathlonStem(scaled(32, width), numerics),
         blocks=tuple(blocks),
         head=NormalizedClassifier(num_classes, numerics),
         torch_names=TorchNames(
             {"conv": "conv1", "norm": "bn1"}, tuple(torch_blocks), {"norm": "bn2.0", "classifier": "linear"}
         ),
     )
-
-
-def _scaled(features: int, width: float) -> int:
-    return max(1, round(features * width))
-
-
-Builder = Callable[[str, int, float, Numerics], Network]
 
 
 def _imagenet(block: type[nn.Module], *depths: int) -> Builder:

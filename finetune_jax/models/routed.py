@@ -246,7 +246,8 @@ def _image_keys(draw: int | jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _is_norm(tree: Any) -> bool:
-    return isinstance(tree, Mapping) and "scale" in tree
+    # A layer with nothing but these; a dense layer has a bias too, but beside its kernel.
+    return isinstance(tree, Mapping) and bool(tree) and set(tree) <= {"scale", "bias"}
 
 
 def _split(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -60,7 +60,7 @@ def search(
                 "scores": found,
                 "parameters": summaries[0]["parameters"],
                 "flops": cost.flops,
-                "seconds": statistics.median(s["seconds"] / s["epochs_trained"] for s in summaries),
+                "seconds": statistics.median(summary["seconds_per_epoch"] for summary in summaries),
             }
         )
         return statistics.fmean(found)

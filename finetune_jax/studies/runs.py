@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from finetune_jax import finetuning
 from finetune_jax.config import FinetuneConfig
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.parallel import Replicas
+from finetune_jax.run_directory import RunDirectory
 
 
 class Runs:
@@ -39,16 +42,25 @@ class Runs:
         note = workdir / "diverged.txt"
         if note.exists():
             raise Diverged(note.read_text().strip())
-        if self._replicas.is_primary and not (workdir / "summary.json").exists():
+        finished = (workdir / "summary.json").exists()
+        if self._replicas.is_primary and not finished:
             print(f"{name}:", file=sys.stderr)
         try:
-            return finetuning.run(dataclasses.replace(config, workdir=str(workdir)), self._replicas)
+            summary = finetuning.run(dataclasses.replace(config, workdir=str(workdir)), self._replicas)
         except Diverged as error:
             if self._replicas.is_primary:
                 workdir.mkdir(parents=True, exist_ok=True)
                 note.write_text(f"{error}\n")
                 print(f"{name}: {error}", file=sys.stderr)
             raise
+        if not finished:
+            # JAX keeps every compiled program, about 100 MB a run; the next run has functions of its own.
+            jax.clear_caches()
+        return summary
+
+    def passes(self, name: str) -> list[dict[str, str]]:
+        """Rows of a run's ``passes.csv``."""
+        return RunDirectory(self.root / "runs" / name).read_passes()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result beside the runs, whole or not at all.

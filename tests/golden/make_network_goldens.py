@@ -1,12 +1,16 @@
 """Computes the golden numbers of this folder with PyTorch. Run by hand, not by the tests:
 
-    PYTHONPATH=. python tests/golden/make_network_goldens.py   # torch >= 2.0 and NumPy, a minute on one core
+    PYTHONPATH=. python tests/golden/make_network_goldens.py [NAME ...]   # two minutes on one core
 
-It writes ``networks/NAME.npz`` for the networks of ``CASES``, defined in ``benchmarks/torch_resnet.py``, and
-``sgd.npz`` and ``adamw.npz``. The inputs come from ``seeded_state.py``, everything is computed in float64, and
-the run is repeated in float32 to know how far PyTorch itself is from that. Last run with torch 2.13.0 on an
-x86-64 CPU. In float64 the networks with torchvision's names gave the same bits as torchvision 0.28: state
-names, logits, gradients and running statistics.
+It needs torch >= 2.0, torchvision, timm and NumPy, and writes ``networks/NAME.npz`` for the networks of ``CASES``
+(or those named), defined in ``benchmarks/torch_resnet.py`` or taken from torchvision or timm, and ``sgd.npz`` and
+``adamw.npz``. The inputs come from ``seeded_state.py``, everything is computed in float64, and the run is repeated
+in float32 to know how far PyTorch itself is from that. On an x86-64 CPU, last run with
+
+- torch 2.13.0 for the ResNets and the optimisers. In float64 the networks with torchvision's names gave the same
+  bits as torchvision 0.28: state names, logits, gradients and running statistics;
+- torch 2.14.1, torchvision 0.29.1 and timm 1.0.31 for the others, which are the networks of these libraries
+  themselves, without dropout and without an auxiliary classifier.
 
 Keys of ``networks/NAME.npz`` (P parameters, S running statistics, N entries of the state dict, C logits):
 
@@ -24,7 +28,7 @@ eval_grads, train_grads    [P, 2]      fingerprint of the loss gradient for each
 train_stats                [S, 2]      fingerprint of the running statistics after one training step,
                                        momentum 0.1 (PyTorch's: the weight of the batch), unbiased variance
 float32_gap_KEY            scalar      largest error of PyTorch's float32 result for KEY, relative to the
-                                       largest absolute value (fingerprints: row by row, to the norm)
+                                       largest absolute value (fingerprints: row by row, to fingerprint_scale)
 =========================  ==========  =====================================================================
 
 Keys of ``sgd.npz`` and ``adamw.npz`` (T steps, K blocks):
@@ -37,13 +41,16 @@ params/BLOCK/ENTRY      [T + 1, ...]    start values, then the values after each
 ======================  ==============  ============================================================
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import timm
 import torch
-from seeded_state import fingerprint, seeded_images, seeded_normal, seeded_state
+import torchvision
+from seeded_state import fingerprint, fingerprint_scale, seeded_images, seeded_normal, seeded_state
 from torch import nn
 from torch.nn import functional
 
@@ -58,12 +65,66 @@ IMAGE_SEED = 0
 LABELS = (3, 7)
 
 
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
 class Case(NamedTuple):
-    """A network and its inputs: side of the square images, seed of the weights."""
+    """A network and its inputs: side of the square images, seed of the weights.
+
+    ``split`` gives the two halves of a network: images to the last block's output, and that to logits.
+    """
 
     make: Callable[[], nn.Module]
     image_size: int
     state_seed: int = 0
+    split: Callable[[nn.Module], tuple[Function, Function]] = lambda module: (
+        module.features,
+        module.classify,
+    )
+
+
+def from_torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    return lambda: without_dropout(
+        getattr(torchvision.models, name)(weights=None, num_classes=NUM_CLASSES, **settings)
+    )
+
+
+def from_timm(name: str) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, num_classes=NUM_CLASSES)
+
+
+def without_dropout(module: nn.Module) -> nn.Module:
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return module
+
+
+def split_mobilenet_v2(module: nn.Module) -> tuple[Function, Function]:
+    return module.features, lambda x: module.classifier(x.mean((2, 3)))
+
+
+def split_timm_mobile(module: nn.Module) -> tuple[Function, Function]:
+    return module.forward_features, module.forward_head
+
+
+def split_resnet_v2(module: nn.Module) -> tuple[Function, Function]:
+    return (
+        lambda images: module.stages(module.stem(images)),
+        lambda x: module.forward_head(module.norm(x)),
+    )
+
+
+def split_densenet(module: nn.Module) -> tuple[Function, Function]:
+    def classify(x: torch.Tensor) -> torch.Tensor:
+        return module.classifier(functional.relu(module.features.norm5(x)).mean((2, 3)))
+
+    return module.features[:-1], classify
+
+
+def split_inception(module: nn.Module) -> tuple[Function, Function]:
+    children = list(module.children())  # in the order in which they run: the head has the last three
+    return nn.Sequential(*children[:-3]), nn.Sequential(*children[-3:-1], nn.Flatten(), children[-1])
 
 
 # Where rounding moves a value across the kink of a ReLU, a gradient of so small a batch changes by 1e-3 to
@@ -80,6 +141,17 @@ CASES = {
     "resnet26": Case(lambda: DecathlonResNet(4, NUM_CLASSES), 32),
     "resnet26_policy": Case(lambda: DecathlonResNet(1, 2 * RESNET26_BLOCKS), 32),
     "resnet50_policy": Case(lambda: ImageNetResNet(Basic, (1, 1, 1, 1), 2 * RESNET50_BLOCKS), 40),
+    "mobilenet": Case(from_timm("mobilenetv1_100"), 40, 0, split_timm_mobile),
+    "mobilenet_v2": Case(from_torchvision("mobilenet_v2"), 40, 0, split_mobilenet_v2),
+    "efficientnet_lite0": Case(from_timm("tf_efficientnet_lite0"), 40, 0, split_timm_mobile),
+    "efficientnet_lite1": Case(from_timm("tf_efficientnet_lite1"), 40, 0, split_timm_mobile),
+    "efficientnet_lite2": Case(from_timm("tf_efficientnet_lite2"), 40, 0, split_timm_mobile),
+    "resnet50v2": Case(from_timm("resnetv2_50"), 40, 0, split_resnet_v2),
+    "resnet101v2": Case(from_timm("resnetv2_101"), 40, 0, split_resnet_v2),
+    "densenet121": Case(from_torchvision("densenet121"), 64, 0, split_densenet),
+    "inception_v3": Case(
+        from_torchvision("inception_v3", aux_logits=False, init_weights=False), 107, 0, split_inception
+    ),
 }
 
 
@@ -95,11 +167,12 @@ def seeded(case: Case, dtype: torch.dtype) -> nn.Module:
     return module.to(dtype)
 
 
-def loss_and_gradients(module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+def loss_and_gradients(case: Case, module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
     """Logits, embedding, loss and gradient fingerprints in the module's present mode."""
-    features = module.features(images)
+    embed, classify = case.split(module)
+    features = embed(images)
     embedding = features.mean(dim=(2, 3))
-    logits = module.classify(features)
+    logits = classify(features.clone())  # some networks overwrite it
     loss = functional.cross_entropy(logits, torch.tensor(LABELS))
     names = [name for name, _ in module.named_parameters()]
     gradients = torch.autograd.grad(loss, list(module.parameters()))
@@ -122,8 +195,8 @@ def network_numbers(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
     images = torch.from_numpy(seeded_images(len(LABELS), case.image_size, IMAGE_SEED))
     images = images.permute(0, 3, 1, 2).to(dtype)
     module = seeded(case, dtype).eval()
-    evaluation = loss_and_gradients(module, images)
-    training = loss_and_gradients(module.train(), images)
+    evaluation = loss_and_gradients(case, module, images)
+    training = loss_and_gradients(case, module.train(), images)
     statistics = running_statistics(module).items()
     return {
         **{f"eval_{key}": value for key, value in evaluation.items()},
@@ -134,7 +207,7 @@ def network_numbers(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
 
 def relative_gap(key: str, value: np.ndarray, reference: np.ndarray) -> float:
     fingerprints = "grads" in key or "stats" in key
-    scale = reference[:, :1] if fingerprints else np.abs(reference).max()
+    scale = fingerprint_scale(reference) if fingerprints else np.abs(reference).max()
     return float(np.max(np.abs(value - reference) / scale))
 
 
@@ -196,10 +269,12 @@ def write_optimizer(
 
 
 def main() -> None:
-    """Writes every golden file."""
+    """Writes every golden file, or those of the networks named on the command line."""
     torch.set_num_threads(1)
-    for name, case in CASES.items():
-        write_network(name, case)
+    for name in sys.argv[1:] or CASES:
+        write_network(name, CASES[name])
+    if sys.argv[1:]:
+        return
     # Rates change at steps 5, 10 and 15; a rate of zero must stop a block but not its momentum.
     phases = np.array(
         [[5e-3, 1e-2, 2e-2, 1e-1], [2e-2, 3e-3, 0, 1e-1], [1e-2, 1e-1, 5e-2, 2e-2], [1e-3, 0, 5e-3, 2e-2]]

@@ -14,7 +14,7 @@ from collections.abc import Container, Mapping
 import numpy as np
 
 _LAST_NORM_GAIN = 0.1
-_BRANCH_NORM = re.compile(r"(.+)\.bn(\d)\.weight")
+_BRANCH_NORM = re.compile(r"(.+\.bn|stages\..+\.norm)(\d)\.weight")
 
 
 def seeded_normal(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def seeded_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[s
     """Values for every entry of a PyTorch state dict that keep activations of order one in deep networks.
 
     Kernels (two or more axes, output axis first) get standard deviation ``sqrt(2 / fan_in)`` (He et al.
-    2015). Norm weights lie around 1, or around 0.1 for the last norm of a residual branch, because the
+    2015). Norm weights lie around 1, or around 0.1 for the last norm of a ResNet's residual branch, because the
     activations would otherwise grow exponentially over fifty blocks. Biases and running means lie around 0,
     running variances in [0.5, 1.5]. ``num_batches_tracked`` is zero.
 
@@ -77,7 +77,9 @@ def _seeded_entry(name: str, shape: tuple[int, ...], seed: int, names: Container
 
 def _is_last_norm_of_branch(name: str, names: Container[str]) -> bool:
     match = _BRANCH_NORM.fullmatch(name)
-    return match is not None and f"{match[1]}.bn{int(match[2]) + 1}.weight" not in names
+    if match is None or f"{name.rpartition('.')[0].rpartition('.')[0]}.conv1.weight" not in names:
+        return False
+    return f"{match[1]}{int(match[2]) + 1}.weight" not in names
 
 
 def seeded_images(n: int, size: int, seed: int = 0) -> np.ndarray:
@@ -99,3 +101,13 @@ def fingerprint(name: str, array: np.ndarray, seed: int) -> np.ndarray:
     flat = np.asarray(array, np.float64).ravel()
     direction = seeded_normal(name, flat.shape, seed).astype(np.float64)
     return np.array([np.sqrt(flat @ flat), flat @ direction])
+
+
+def fingerprint_scale(fingerprints: np.ndarray) -> np.ndarray:
+    """What errors of fingerprints ``[P, 2]`` are relative to, ``[P, 1]``: the array's norm.
+
+    Of an array that is zero but for rounding, the largest norm of all: the bias of a norm without ReLU has no
+    gradient where the next norm takes the mean away.
+    """
+    norms = fingerprints[:, :1]
+    return np.where(norms > 1e-9 * norms.max(), norms, norms.max())

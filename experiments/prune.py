@@ -1,0 +1,55 @@
+r"""Find how many of the top blocks a new task can do without (Algorithm 1 of AutoLR).
+
+    python -m experiments.prune --dataset=folder:photos --workdir=runs/prune
+
+Fine-tunes the pretrained network with 0, 1, 2 … of its top blocks left out, as long as the validation score does
+not fall, and shows what each depth saves. Each depth is an ordinary run directory below --workdir; started again,
+none is trained twice. Train the result with ``experiments.finetune --prune_depth=N``.
+"""
+
+import dataclasses
+import os
+import time
+
+from absl import flags
+
+from experiments import command_line
+from finetune_jax.config import FinetuneConfig
+from finetune_jax.errors import UserError
+
+command_line.define_flags(FinetuneConfig, epochs=10)
+flags.DEFINE_list("seeds", ["0"], "The score of a depth is the mean over these seeds.")
+flags.DEFINE_integer("max_depth", -1, "Largest depth to try; -1 leaves one block.", lower_bound=-1)
+
+
+def main() -> int:
+    """Search, print and write the table."""
+    values = flags.FLAGS
+    for name in ("prune_depth", "seed"):
+        if values[name].present:
+            raise UserError(f"--{name} is not for this search, which sets it for every run itself")
+    config = command_line.read_flags(FinetuneConfig)
+    seeds = command_line.numbers("seeds", int)
+    root = config.workdir or os.path.join("runs", time.strftime("prune-%Y%m%d-%H%M%S"))
+    replicas = command_line.start_jax()
+    from pathlib import Path
+
+    from finetune_jax import study_report
+    from finetune_jax.studies import prune
+    from finetune_jax.studies.runs import Runs
+
+    runs = Runs(Path(root).expanduser(), replicas)
+    found = prune.search(
+        dataclasses.replace(config, workdir=""),
+        runs,
+        seeds=seeds,
+        max_depth=None if values.max_depth < 0 else values.max_depth,
+    )
+    study_report.write_prune(found, runs)
+    if replicas.is_primary:
+        print(f"\n{study_report.prune_text(found)}\n\nstudy: {root}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

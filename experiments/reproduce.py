@@ -1,0 +1,74 @@
+r"""Run the rows of a paper's table on a data set, ours beside the paper's.
+
+    python -m experiments.reproduce                                   # the tables, and what data they need
+    python -m experiments.reproduce --table=autolr/2 --dataset=tfds:caltech_birds2011 --pretrained=resnet50.pth
+    python -m experiments.reproduce --table=autolr/2 --dataset=digits --epochs=5
+
+Every row trains as the paper says, but for the flags that are given. Runs are ordinary run directories below
+--workdir; started again, none is trained twice.
+"""
+
+import dataclasses
+import os
+
+from absl import flags
+
+from experiments import command_line
+from finetune_jax import published
+from finetune_jax.config import FinetuneConfig
+from finetune_jax.errors import UserError
+from finetune_jax.published import autolr
+
+command_line.define_flags(FinetuneConfig, dataset="")
+flags.DEFINE_string("table", "", "PAPER/NUMBER of the table; empty lists them.")
+flags.DEFINE_list("seeds", ["0"], "Seeds of every row.")
+
+
+def main() -> int:
+    """Run the rows, print and write the table."""
+    values = flags.FLAGS
+    tables = {f"autolr/{number}": table for number, table in autolr.TABLES.items()}
+    if not values.table:
+        print("\n".join(f"{name:<20} {table.title}" for name, table in tables.items()))
+        print("\ndata sets:")
+        print("\n".join(f"{name:<20} --dataset={source}" for name, source in published.DATASETS.items()))
+        return 0
+    if values.table not in tables:
+        raise UserError(f"--table={values.table} is not known; choose one of {', '.join(tables)}")
+    table = tables[values.table]
+    if not values.dataset:
+        raise UserError(_what_to_prepare(values.table, table))
+    config = command_line.read_flags(FinetuneConfig)
+    given = [field.name for field in dataclasses.fields(config) if values[field.name].present]
+    root = config.workdir or os.path.join("runs", "reproduce-" + values.table.replace("/", "-"))
+    seeds = command_line.numbers("seeds", int)
+    replicas = command_line.start_jax()
+    from pathlib import Path
+
+    from finetune_jax import study_report
+    from finetune_jax.studies import reproduce
+    from finetune_jax.studies.runs import Runs
+
+    runs = Runs(Path(root).expanduser(), replicas)
+    rows = reproduce.rows_of(table, dataclasses.replace(config, workdir=""), runs, given=given, seeds=seeds)
+    text = study_report.reproduction_text(values.table, table, config.dataset, rows)
+    runs.write_json("results.json", rows)
+    runs.write("results.txt", text + "\n")
+    if replicas.is_primary:
+        print(f"\n{text}\n\nstudy: {root}")
+    return 0
+
+
+def _what_to_prepare(name: str, table: published.Table) -> str:
+    lines = [
+        f"--table={name} needs --dataset, one of:",
+        *(f"  {data}: {published.DATASETS[data]}" for data in table.metrics),
+        "or any other data set, to run the same rows on it. TFDS data are prepared once (see BUILD.md, "
+        "Installation), folders hold one folder per class.",
+        f"The paper's network is {table.network}: give its ImageNet weights with --pretrained=FILE.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

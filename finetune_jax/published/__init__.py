@@ -1,0 +1,57 @@
+"""The tables of the papers as data: what each row does, and the numbers printed for it.
+
+Numbers are as printed, in per cent where the papers give per cent. ``studies.reproduce`` runs the rows.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        name: as printed.
+        settings: fields of the config that make the row; None where it cannot be run: another paper's method,
+            or settings that the paper does not give.
+        numbers: ``{data set: numbers under the table's metrics}``, None where none is printed.
+    """
+
+    name: str
+    settings: Mapping[str, Any] | None
+    numbers: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table of a paper.
+
+    Attributes:
+        title: what it shows.
+        network: of the paper, a name of ``models.names()``.
+        settings: fields of the config that all rows share.
+        metrics: ``{data set: names of our summary}``, one per number of a row.
+        rows: in the printed order.
+        note: what the reader must know, empty where there is nothing.
+    """
+
+    title: str
+    network: str
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, tuple[str, ...]]
+    rows: tuple[Row, ...]
+    note: str = ""
+
+
+DATASETS: Mapping[str, str] = {
+    "CUB-200": "tfds:caltech_birds2011",
+    "Cars-196": "tfds:cars196",
+    "SOP": "tfds:stanford_online_products",
+    "Inshop": "folder:PATH with train/, query/ and gallery/, one folder per item in each",
+    "FGVC-CUB": "tfds:caltech_birds2011",
+    "FGVC-Cars": "tfds:cars196",
+    "FGVC-Aircraft": "folder:PATH with train/ and test/, one folder per variant in each",
+}
+"""Where the data sets of the tables come from: values of ``--dataset``."""

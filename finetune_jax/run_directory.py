@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_jax.config import DataConfig
+from finetune_jax.config import DataConfig, FinetuneConfig
 from finetune_jax.errors import UserError
 
 # Where a run keeps its things and how it uses the machine may change between two starts.
@@ -84,9 +84,11 @@ class RunDirectory:
 
     def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         wanted = _lasting(flags)
-        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        # A run from before a setting existed did what its default does.
+        known = {**_lasting(dataclasses.asdict(FinetuneConfig())), **found}
+        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != known.get(name))
         if differing:
-            changes = ", ".join(f"--{name}={wanted.get(name)} (was {found.get(name)})" for name in differing)
+            changes = ", ".join(f"--{name}={wanted.get(name)} (was {known.get(name)})" for name in differing)
             raise UserError(
                 f"--workdir={self.path} holds a run with other flags: {changes}; "
                 "give the same flags to go on with it, or another --workdir"

@@ -1,5 +1,6 @@
 """The directory of a run: who may move in, and that its files are whole whatever happens."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetune_jax import run_directory
+from finetune_jax.config import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.run_directory import LOCAL_FLAGS, RunDirectory
 
@@ -66,6 +68,13 @@ def test_the_same_flags_go_on_also_from_another_place_of_the_machine(directory: 
     moved = dict.fromkeys(LOCAL_FLAGS, "elsewhere")
     RunDirectory(directory.path).claim(FLAGS | moved)
     assert contents(directory.path) == before
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(directory: RunDirectory) -> None:
+    default = dataclasses.asdict(FinetuneConfig())["temperature"]
+    directory.check(FLAGS | {"temperature": default})
+    with pytest.raises(UserError, match=rf"--temperature=1.0 \(was {default}\)"):
+        directory.check(FLAGS | {"temperature": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ directory below --workdir; started again, none is trained twice.
 """
 
 import dataclasses
-import os
-import time
 
 from absl import flags
 
@@ -35,21 +33,16 @@ def main() -> int:
     alphas, betas = command_line.numbers("alphas", float), command_line.numbers("betas", float)
     if not min(*alphas, *betas) > 0:
         raise UserError("--alphas and --betas must be above 0")
-    root = config.workdir or os.path.join("runs", time.strftime("alpha-beta-%Y%m%d-%H%M%S"))
-    replicas = command_line.start_jax()
-    from pathlib import Path
-
+    runs = command_line.start_study(config.workdir, "alpha-beta")
     from finetune_jax import study_report
     from finetune_jax.studies import alpha_beta
-    from finetune_jax.studies.runs import Runs
 
-    runs = Runs(Path(root).expanduser(), replicas)
     found = alpha_beta.grid(
         dataclasses.replace(config, workdir=""), runs, alphas=alphas, betas=betas, passes_of=runs.passes
     )
     study_report.write_alpha_beta(found, runs)
-    if replicas.is_primary:
-        print(f"\n{study_report.alpha_beta_text(found)}\n\nstudy: {root}")
+    if runs.is_primary:
+        print(f"\n{study_report.alpha_beta_text(found)}\n\nstudy: {runs.root}")
     return 0
 
 

@@ -9,8 +9,6 @@ lies at its edge. Runs are ordinary run directories below --workdir; started aga
 """
 
 import dataclasses
-import os
-import time
 
 from absl import flags
 
@@ -51,15 +49,10 @@ def main() -> int:
         command_line.numbers("seeds", int),
         values.widen,
     )
-    root = config.workdir or os.path.join("runs", time.strftime("autolr-%Y%m%d-%H%M%S"))
-    replicas = command_line.start_jax()
-    from pathlib import Path
-
+    runs = command_line.start_study(config.workdir, "autolr")
     from finetune_jax import study_report
     from finetune_jax.studies import autolr
-    from finetune_jax.studies.runs import Runs
 
-    runs = Runs(Path(root).expanduser(), replicas)
     result = autolr.run(
         dataclasses.replace(config, workdir=""),
         runs,
@@ -69,8 +62,8 @@ def main() -> int:
         max_depth=values.max_depth,
     )
     study_report.write_autolr(result, runs)
-    if replicas.is_primary:
-        print(f"\n{study_report.autolr_text(result)}\n\nstudy: {root}")
+    if runs.is_primary:
+        print(f"\n{study_report.autolr_text(result)}\n\nstudy: {runs.root}")
     return 0
 
 

@@ -6,6 +6,7 @@ Nothing here imports JAX before the flags are parsed, so ``--help`` answers at o
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -127,6 +128,22 @@ def start_jax() -> Any:
     if values.coordinator:
         parallel.join_cluster(values.coordinator, values.process_count, values.process_index)
     return parallel.local_replicas()
+
+
+def start_study(workdir: str, kind: str) -> Any:
+    """:func:`start_jax`, and the ``Runs`` of a study in ``workdir``, or in a new directory below ``runs/``.
+
+    Args:
+        workdir: of the study; may be empty.
+        kind: what the new directory is called.
+    """
+    root = workdir or os.path.join("runs", time.strftime(f"{kind}-%Y%m%d-%H%M%S"))
+    replicas = start_jax()
+    from pathlib import Path
+
+    from finetune_jax.studies.runs import Runs
+
+    return Runs(Path(root).expanduser(), replicas)
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:

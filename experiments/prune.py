@@ -8,8 +8,6 @@ none is trained twice. Train the result with ``experiments.finetune --prune_dept
 """
 
 import dataclasses
-import os
-import time
 
 from absl import flags
 
@@ -30,15 +28,10 @@ def main() -> int:
             raise UserError(f"--{name} is not for this search, which sets it for every run itself")
     config = command_line.read_flags(FinetuneConfig)
     seeds = command_line.numbers("seeds", int)
-    root = config.workdir or os.path.join("runs", time.strftime("prune-%Y%m%d-%H%M%S"))
-    replicas = command_line.start_jax()
-    from pathlib import Path
-
+    runs = command_line.start_study(config.workdir, "prune")
     from finetune_jax import study_report
     from finetune_jax.studies import prune
-    from finetune_jax.studies.runs import Runs
 
-    runs = Runs(Path(root).expanduser(), replicas)
     found = prune.search(
         dataclasses.replace(config, workdir=""),
         runs,
@@ -46,8 +39,8 @@ def main() -> int:
         max_depth=None if values.max_depth < 0 else values.max_depth,
     )
     study_report.write_prune(found, runs)
-    if replicas.is_primary:
-        print(f"\n{study_report.prune_text(found)}\n\nstudy: {root}")
+    if runs.is_primary:
+        print(f"\n{study_report.prune_text(found)}\n\nstudy: {runs.root}")
     return 0
 
 

@@ -9,7 +9,6 @@ Every row trains as the paper says, but for the flags that are given. Runs are o
 """
 
 import dataclasses
-import os
 
 from absl import flags
 
@@ -40,22 +39,17 @@ def main() -> int:
         raise UserError(_what_to_prepare(values.table, table))
     config = command_line.read_flags(FinetuneConfig)
     given = [field.name for field in dataclasses.fields(config) if values[field.name].present]
-    root = config.workdir or os.path.join("runs", "reproduce-" + values.table.replace("/", "-"))
     seeds = command_line.numbers("seeds", int)
-    replicas = command_line.start_jax()
-    from pathlib import Path
-
+    runs = command_line.start_study(config.workdir, "reproduce-" + values.table.replace("/", "-"))
     from finetune_jax import study_report
     from finetune_jax.studies import reproduce
-    from finetune_jax.studies.runs import Runs
 
-    runs = Runs(Path(root).expanduser(), replicas)
     rows = reproduce.rows_of(table, dataclasses.replace(config, workdir=""), runs, given=given, seeds=seeds)
     text = study_report.reproduction_text(values.table, table, config.dataset, rows)
     runs.write_json("results.json", rows)
     runs.write("results.txt", text + "\n")
-    if replicas.is_primary:
-        print(f"\n{text}\n\nstudy: {root}")
+    if runs.is_primary:
+        print(f"\n{text}\n\nstudy: {runs.root}")
     return 0
 
 

@@ -9,8 +9,6 @@ ordinary run directories below --workdir; started again, none is trained twice.
 """
 
 import dataclasses
-import os
-import time
 
 from absl import flags
 
@@ -44,20 +42,15 @@ def main() -> int:
         command_line.numbers("seeds", int),
         values.widen,
     )
-    root = config.workdir or os.path.join("runs", time.strftime("spottune-%Y%m%d-%H%M%S"))
-    replicas = command_line.start_jax()
-    from pathlib import Path
-
+    runs = command_line.start_study(config.workdir, "spottune")
     from finetune_jax import spottune_report
     from finetune_jax.studies import spottune
-    from finetune_jax.studies.runs import Runs
 
-    runs = Runs(Path(root).expanduser(), replicas)
     base = dataclasses.replace(config, workdir="")
     result = spottune.run(base, runs, protocol, compare=values.compare, resnet101=values.resnet101)
     spottune_report.write(result, runs)
-    if replicas.is_primary:
-        print(f"\n{spottune_report.text(result)}\n\nstudy: {root}")
+    if runs.is_primary:
+        print(f"\n{spottune_report.text(result)}\n\nstudy: {runs.root}")
     return 0
 
 

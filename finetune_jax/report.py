@@ -97,7 +97,7 @@ def run_page(
         f'{base64.b64encode(picture).decode()}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for caption, picture in figures.items()
     )
-    title = f"{summary['method']} on {summary['dataset']}"
+    title, line = f"{summary['method']} on {summary['dataset']}", result_line(summary)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>
@@ -107,7 +107,7 @@ tr:nth-child(even) {{ background: #f4f6f8 }} figure {{ margin: 1.5rem 0 }} img {
 .result {{ font-size: 1.3rem }} .scroll {{ overflow-x: auto }}
 </style>
 <h1>{html.escape(title)}</h1>
-<p class="result">{html.escape(result_line(summary).capitalize())}</p>
+<p class="result">{html.escape(line[0].upper() + line[1:])}</p>
 <ul>{notes}</ul>
 {pictures}
 <h2>Result</h2>{_html_table(("", ""), facts)}

@@ -787,3 +787,33 @@ def test_rates_and_variations_that_cannot_be_are_refused():
         autolr.init(CONFIG, 1e-3)
     with pytest.raises(ValueError, match=r"shape \(3,\) for rates \(4,\)"):
         autolr.update(CONFIG, autolr.init(CONFIG, RATES), SORTED[:3])
+
+
+# --- accumulated gradients --------------------------------------------------------------------------------
+
+
+def test_kernels_are_counted_as_the_variation_counts_them():
+    tree = {
+        "block_02": {"conv": {"kernel": np.zeros((3, 3, 4, 5), np.float32), "bias": np.zeros(5, np.float32)}},
+        "block_10": {
+            "dense": {"kernel": np.zeros((7, 2), np.float32)},
+            "norm": {"scale": np.ones(2, np.float32)},
+        },
+        "head": {"kernel": np.zeros((100, 100), np.float32)},
+    }
+    counts = autolr.kernel_counts(tree)
+    np.testing.assert_array_equal(counts, [180, 14])
+    moved = jax.tree.map(lambda leaf: leaf + 1, tree)
+    # Every element moved by 1: the norm is the root of their number.
+    np.testing.assert_allclose(autolr.weight_variation(tree, moved), 1 / np.sqrt(counts), rtol=1e-6)
+    np.testing.assert_array_equal(autolr.kernel_counts(tree, blocks=("head",)), [10000])
+
+
+def test_gamma_is_one_where_weights_move_in_proportion_to_the_rate():
+    counts, norms = np.array([10, 20, 30]), np.array([3.0, 5.0, 7.0])
+    first, second = np.array([0.1, 0.1, 0.1]), np.array([0.02, 0.1, 0.0])
+    found = [
+        autolr.accumulated_gradient_norms(rates, rates * norms / counts, counts) for rates in (first, second)
+    ]
+    np.testing.assert_allclose(found[0], norms, rtol=1e-6)
+    np.testing.assert_allclose(found[1], [3.0, 5.0, np.nan], rtol=1e-6)

@@ -134,12 +134,12 @@ def test_streaming_refuses_other_pixels_than_were_written(tmp_path, monkeypatch)
 
 
 def test_routing_is_compared_with_the_network_in_the_same_turn(capsys):
-    sizes = {"width": 0.1, "image_size": 8, "batch": 4, "frozen_first": 10}
+    sizes = {"width": 0.1, "image_size": 8, "batch": 4, "frozen_first": 8}
     effort = {"rounds": 2, "train_steps": 1, "predict_steps": 1}
     spottune_step.main([f"--{name}={value}" for name, value in {**sizes, **effort}.items()])
     output = capsys.readouterr().out
     assert [line.split()[0] for line in output.splitlines()] == [
-        *("training", "standard", "spottune"),
+        *("training", "standard", "whole", "no", "spottune"),
         *("prediction", "plain", "both", "one"),
     ]
     assert output.count("ratio 1.00 (1.00–1.00)") == 2

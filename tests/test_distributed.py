@@ -181,7 +181,7 @@ def numbers(workdir: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
             for row in csv.DictReader(lines)
         ]
     summary = json.loads((workdir / "summary.json").read_text())
-    del summary["seconds"], summary["seconds_of_this_start"]
+    summary = {name: value for name, value in summary.items() if not name.startswith("seconds")}
     return rows, summary
 
 
@@ -248,6 +248,28 @@ def test_two_processes_train_like_one_through_kills_stops_and_a_full_disk(
     # Finished: both answer at once.
     for status, _, err in end(start_two(command, workdir)):
         assert status == 0, err
+
+
+@pytest.mark.slow
+def test_two_processes_reject_and_accept_the_trials_that_one_would_also_after_a_kill(
+    command: list[str], tmp_path: Path
+) -> None:
+    autolr = ["--method=autolr", "--learning_rate=0.01", "--threshold=1", "--max_trials=3", "--epochs=2"]
+    ((status, _, err),) = end([start([*command, *autolr], tmp_path / "alone", "--virtual_devices=2")])
+    assert status == 0, err
+    assert "rejected" in err
+    workdir = tmp_path / "run"
+    processes = start_two([*command, *autolr], workdir)
+    wait_for_checkpoints(processes, workdir, 14)  # in the second trial
+    for process in processes:
+        process.kill()
+    end(processes)
+    for status, _, err in end(start_two([*command, *autolr], workdir)):
+        assert status == 0, err
+    (ours, our_summary), (theirs, their_summary) = numbers(workdir), numbers(tmp_path / "alone")
+    assert our_summary["passes"] == their_summary["passes"] > 2
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
 
 
 def test_a_batch_that_two_processes_cannot_share_is_refused_by_both(

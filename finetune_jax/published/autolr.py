@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_jax.config import RECIPES
 from finetune_jax.published import Row, Table
 
 _RECALLS = ("test_recall_at_1", "test_recall_at_2", "test_recall_at_4", "test_recall_at_8")
@@ -11,13 +12,8 @@ _INSHOP = ("test_recall_at_1", "test_recall_at_10", "test_recall_at_20", "test_r
 _METRICS = {"CUB-200": _RECALLS, "Cars-196": _RECALLS, "SOP": _SOP, "Inshop": _INSHOP}
 
 _RETRIEVAL: Mapping[str, Any] = {
+    **RECIPES["autolr"],
     "protocol": "retrieval",
-    "learning_rate": 1e-3,
-    "head_learning_rate": 1e-2,
-    "batch_size": 40,
-    "epochs": 50,
-    "schedule": "step",
-    "drop_factor": 0.2,
     "select_on": "last",
     "validation_fraction": 0.0,
 }

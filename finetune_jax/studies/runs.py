@@ -27,6 +27,11 @@ class Runs:
         self.root = root
         self._replicas = replicas
 
+    @property
+    def is_primary(self) -> bool:
+        """Whether this process writes and prints."""
+        return self._replicas.is_primary
+
     def __call__(self, config: FinetuneConfig, name: str) -> Mapping[str, Any]:
         """Train a config, or go on with it.
 

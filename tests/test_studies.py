@@ -44,6 +44,7 @@ class MadeUp:
             f"test_{metric}": score - 0.01 * config.seed,
             "classes": 10,
             "parameters": 1000 - 10 * config.prune_depth,
+            "parameters_trained": 900,
             "epochs_trained": config.epochs,
             "passes": config.epochs + 3 * (config.method == "autolr"),
             "seconds": 10.0,

@@ -6,7 +6,6 @@ the chosen ones then train on all training classes and are tested after the last
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +78,9 @@ def run(
 
     def score(entry: Entry, rate: float, seed: int) -> float:
         config = comparison.configured(selecting, entry, rate, seed)
-        return comparison.validation_score(train, config, f"select/{_slug(entry)}-lr{rate:g}-seed{seed}")
+        return comparison.validation_score(
+            train, config, f"select/{comparison.slug(entry)}-lr{rate:g}-seed{seed}"
+        )
 
     def choose(of: Sequence[Entry]) -> list[Choice]:
         try:
@@ -96,7 +97,7 @@ def run(
         max_depth=max_depth,
     )
     choices = choose(entries(found["best_depth"], compare=compare, schedules=schedules))
-    results = [_tested(choice, base, train, protocol) for choice in choices]
+    results = [comparison.tested(choice, _reporting(base), train, protocol) for choice in choices]
     tried = sum(len(choice.tried) for choice in choices)
     return {
         "dataset": base.dataset,
@@ -104,34 +105,6 @@ def run(
         "pruning": found,
         "entries": results,
         "configurations": tried + len(found["depths"]),
-    }
-
-
-def _tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protocol) -> dict[str, Any]:
-    reporting = _reporting(base)
-    summaries = [
-        train(
-            comparison.configured(reporting, choice.entry, choice.rate, seed),
-            f"report/{_slug(choice.entry)}-lr{choice.rate:g}-seed{seed}",
-        )
-        for seed in protocol.seeds
-    ]
-    metrics = [name for name in summaries[0] if name.startswith("test_")]
-    return {
-        "name": choice.entry.name,
-        "settings": dict(choice.entry.settings),
-        "tried": [
-            {"rate": rate, "validation": [None if math.isnan(s) else s for s in scores]}
-            for rate, scores in sorted(choice.tried.items())
-        ],
-        "rate": choice.rate,
-        "at_edge": choice.at_edge,
-        "score": summaries[0]["score"],
-        "test": {name: [summary[name] for summary in summaries] for name in metrics},
-        "epochs": [summary["epochs_trained"] for summary in summaries],
-        "passes": [summary["passes"] for summary in summaries],
-        "seconds": [summary["seconds"] for summary in summaries],
-        "parameters": summaries[0]["parameters"],
     }
 
 
@@ -143,7 +116,3 @@ def _reporting(base: FinetuneConfig) -> FinetuneConfig:
     if base.protocol == "retrieval":
         return dataclasses.replace(base, select_on="last", validation_fraction=0.0)
     return base
-
-
-def _slug(entry: Entry) -> str:
-    return "".join(c if c.isalnum() or c in ".-" else "_" for c in entry.name.replace(", ", "-"))

@@ -82,7 +82,7 @@ def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
     names = list(entries[0]["test"])
     score = entries[0]["score"]
     shown = [score, *[name for name in names if name != score and "recall" in name]]
-    if "test_map_at_r" in names:
+    if "test_map_at_r" in names and score != "test_map_at_r":
         shown.append("test_map_at_r")
     best = max(entries, key=lambda entry: mean_and_spread(entry["test"][score])[0])
     rows = []

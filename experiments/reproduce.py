@@ -54,14 +54,12 @@ def main() -> int:
 
 
 def _what_to_prepare(name: str, table: published.Table) -> str:
-    lines = [
-        f"--table={name} needs --dataset, one of:",
-        *(f"  {data}: {published.DATASETS[data]}" for data in table.metrics),
-        "or any other data set, to run the same rows on it. TFDS data are prepared once (see BUILD.md, "
-        "Installation), folders hold one folder per class.",
-        f"The paper's network is {table.network}: give its ImageNet weights with --pretrained=FILE.",
-    ]
-    return "\n".join(lines)
+    known = "; ".join(f"{data}: {published.DATASETS[data]}" for data in table.metrics)
+    return (
+        f"--table={name} needs --dataset, one of {known}; or any other, to run the same rows on it.\n"
+        "TFDS data are prepared once (BUILD.md, Installation), folders hold one folder per class. "
+        f"The paper's network is {table.network}: give its ImageNet weights with --pretrained=FILE."
+    )
 
 
 if __name__ == "__main__":

@@ -162,7 +162,9 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("finetune", ["--epoch=3"], ["'epoch'", "epochs"]),
         ("finetune", ["--method=magic"], ["--method=magic"]),
         ("finetune", ["--epochs=three"], ["epochs"]),
-        ("finetune", ["--schedule=step"], ["--schedule=step needs --drop_epochs"]),
+        ("finetune", ["--drop_epochs=3"], ["--drop_epochs contradicts --schedule=cosine"]),
+        ("finetune", ["--alpha=3"], ["--alpha=3.0 is for --method=autolr"]),
+        ("finetune", ["--method=autolr", "--threshold=2"], ["--threshold=2.0 is out of range"]),
         ("finetune", ["--drop_epochs=2,x", "--schedule=step"], ["--drop_epochs=2,x"]),
         ("finetune", ["stray"], ["stray is no flag"]),
         ("finetune", ["--process_count=2", "--workdir=x"], ["--coordinator"]),
@@ -175,6 +177,17 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("predict", ["--run={tmp}"], ["name images or folders"]),
         ("predict", ["--run={tmp}", "x.jpg"], ["is no run directory"]),
         ("check_data", ["--dataset=folder:{tmp}"], ["class folders"]),
+        ("autolr", ["--learning_rate=1"], ["--learning_rate is not for this study"]),
+        ("autolr", ["--rates=0.1,fast"], ["--rates=0.1,fast"]),
+        ("autolr", ["--rates=0.1,0.1"], ["none twice"]),
+        ("prune", ["--prune_depth=1"], ["--prune_depth is not for this search"]),
+        ("alpha_beta", ["--alpha=3"], ["--alpha is not for this map", "--alphas"]),
+        ("alpha_beta", ["--betas=0"], ["--alphas and --betas must be above 0"]),
+        ("reproduce", ["--table=autolr/9"], ["--table=autolr/9 is not known", "autolr/2"]),
+        ("reproduce", ["--table=autolr/2"], ["tfds:cars196", "resnet50"]),
+        ("gamma", ["--run={tmp}"], ["is no run directory"]),
+        ("grad_cam", ["--runs={tmp}"], ["name images or folders"]),
+        ("grad_cam", ["--runs={tmp},{tmp}", "--blocks=block_01", "x.jpg"], ["single run"]),
     ],
 )
 def test_bad_input_gets_one_sentence(name, arguments, parts, tmp_path):
@@ -194,8 +207,10 @@ def test_a_reader_that_has_seen_enough_causes_no_traceback(photos, tmp_path):
 
 def test_flags_can_come_from_a_file(tmp_path):
     flagfile = tmp_path / "flags"
-    flagfile.write_text("--schedule=step\n")
-    assert fails_with(run("finetune", f"--flagfile={flagfile}"), "--schedule=step needs --drop_epochs")
+    flagfile.write_text("--drop_epochs=3\n")
+    assert fails_with(
+        run("finetune", f"--flagfile={flagfile}"), "--drop_epochs contradicts --schedule=cosine"
+    )
 
 
 @pytest.mark.parametrize("name", BINARIES)

@@ -346,6 +346,8 @@ EVERY_FIGURE = {
         np.ones((2, 1)), [1, 2], [0.4], np.array([[True], [False]])
     ),
     "compare_methods": lambda: figures.compare_methods(SCORES),
+    "policy_usage": lambda: figures.policy_usage({"cats": np.array([0.1, 0.9])}, ["block_01", "block_02"]),
+    "policy_counts": lambda: figures.policy_counts({"cats": np.array([3, 2, 1])}),
     "training_curves": lambda: figures.training_curves([{"epoch": "1", "train_loss": "2.0"}], 1),
     "confusion": lambda: figures.confusion(np.eye(2, dtype=int), ["a", "b"]),
 }

@@ -238,7 +238,26 @@ def test_an_image_is_explained_alone(resnet):
 
 
 @pytest.mark.parametrize("architecture", models.names())
-def test_every_architecture_has_maps_at_its_first_and_last_block(architecture):
+def test_every_architecture_can_be_traced_at_all_its_blocks(architecture):
+    network = models.create(architecture, 3, width=0.05)
+    images = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
+    found = jax.eval_shape(
+        lambda variables, images: grad_cams(network, variables, images, network.block_names),
+        network.shapes(),
+        images,
+    )
+    x, sizes = images, {}
+    for name in network.part_names[:-1]:
+        x = jax.eval_shape(lambda v, x, name=name: network.run((name,), v, x)[0], network.shapes(), x)
+        sizes[name] = x.shape[:3]
+    assert {name: cam.shape for name, cam in found.items()} == {
+        name: sizes[name] for name in network.block_names
+    }
+
+
+# Of each kind of block the cheapest to compile.
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "resnet26", "mobilenet"])
+def test_architectures_have_maps_at_their_first_and_last_block(architecture):
     images = jnp.asarray(np.random.default_rng(5).normal(size=(1, 32, 32, 3)), jnp.float32)
     network, variables = with_variables(models.create(architecture, 3, width=0.05), images)
     first, last = network.block_names[0], network.block_names[-1]

@@ -93,6 +93,8 @@ def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
         elif is_tie(entry["test"][score], best["test"][score]):
             mark = "tie"
         edge = " (edge)" if entry["at_edge"] else ""
+        if entry["diverged"]:
+            mark = f"{mark} ({entry['diverged']} diverged)".strip()
         rows.append(
             [
                 entry["name"],

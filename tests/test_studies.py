@@ -174,6 +174,15 @@ def test_a_method_that_diverges_everywhere_is_an_error_that_names_the_rates() ->
         autolr.run(BASE, train, Protocol((0.1,), (0,), (0,)), compare=False, schedules=False, max_depth=0)
 
 
+def test_a_reporting_seed_that_diverges_is_told_and_costs_no_other_result() -> None:
+    train = MadeUp(lambda config: math.nan if config.seed == 5 else 0.5)
+    protocol = Protocol((0.1,), (0,), (4, 5, 6))
+    result = autolr.run(BASE, train, protocol, compare=False, schedules=False, max_depth=0)
+    assert [entry["diverged"] for entry in result["entries"]] == [1, 1]
+    assert all(len(entry["test"]["test_accuracy"]) == 2 for entry in result["entries"])
+    assert "(1 diverged)" in study_report.autolr_text(result)
+
+
 # --- α and β -------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +229,19 @@ def test_every_row_that_has_settings_is_a_valid_config_as_the_paper_has_it(name:
         assert config.batch_size == 40
         assert config.epochs == (40 if name == "supplement-3" else 50)
     assert reproduce.configured(table, table.rows[0], BASE, given=("epochs",)).epochs == 2
+    # What the user gives stays, also another protocol than the table's.
+    other = "classification" if config.protocol == "retrieval" else "retrieval"
+    base = FinetuneConfig(dataset="digits", protocol=other)
+    changed = reproduce.configured(table, table.rows[0], base, given=("dataset", "protocol"))
+    assert changed.protocol == other
+    if name == "supplement-2":  # its loss has no classifier, which is said in one sentence
+        with pytest.raises(UserError, match="--loss=proxy_anchor learns embeddings"):
+            validate(changed)
+    else:
+        validate(changed)
+    base = FinetuneConfig(dataset="digits", ks=(1, 3))
+    if config.protocol == "retrieval":
+        assert reproduce.configured(table, table.rows[0], base, given=("ks",)).ks == (1, 3)
     if "SOP" in table.metrics:
         assert set(config.ks) >= {1, 10, 100, 1000}
 

@@ -134,15 +134,21 @@ def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protoco
     """Train a method at its chosen rate with every reporting seed, and test it.
 
     Returns:
-        JSON: settings, everything tried, the chosen rate, test scores of every seed, and what they cost.
+        JSON: settings, everything tried, the chosen rate, test scores of every seed that did not diverge and
+        how many did, and what they cost.
+
+    Raises:
+        Diverged: with every seed.
     """
-    summaries = [
-        train(
-            configured(base, choice.entry, choice.rate, seed),
-            f"report/{slug(choice.entry)}-lr{choice.rate:g}-seed{seed}",
-        )
-        for seed in protocol.seeds
-    ]
+    summaries, diverged = [], []
+    for seed in protocol.seeds:
+        name = f"report/{slug(choice.entry)}-lr{choice.rate:g}-seed{seed}"
+        try:
+            summaries.append(train(configured(base, choice.entry, choice.rate, seed), name))
+        except Diverged as error:
+            diverged.append(error)
+    if not summaries:
+        raise diverged[0]
     metrics = [name for name in summaries[0] if name.startswith("test_")]
     return {
         "name": choice.entry.name,
@@ -153,6 +159,7 @@ def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protoco
         ],
         "rate": choice.rate,
         "at_edge": choice.at_edge,
+        "diverged": len(diverged),
         "score": summaries[0]["score"],
         "test": {name: [summary[name] for summary in summaries] for name in metrics},
         "epochs": [summary["epochs_trained"] for summary in summaries],

@@ -47,8 +47,10 @@ def rows_of(
 def configured(table: Table, row: Row, base: FinetuneConfig, given: Sequence[str]) -> FinetuneConfig:
     """The config of a row; settings that make the row go before what the user has set."""
     shared = {name: value for name, value in table.settings.items() if name not in given}
-    if base.protocol == "retrieval" or table.settings.get("protocol") == "retrieval":
-        shared.setdefault("ks", _ks(table))
+    protocol = shared.get("protocol", base.protocol)
+    ks = _ks(table)
+    if protocol == "retrieval" and ks and "ks" not in given:
+        shared["ks"] = ks
     return dataclasses.replace(base, **{**shared, **(row.settings or {})})
 
 
@@ -74,4 +76,4 @@ def _summaries(
 
 def _ks(table: Table) -> tuple[int, ...]:
     names = {name for metrics in table.metrics.values() for name in metrics}
-    return tuple(sorted(int(name.rsplit("_", 1)[1]) for name in names))
+    return tuple(sorted(int(name.rsplit("_", 1)[1]) for name in names if "recall_at_" in name))

@@ -188,7 +188,10 @@ def test_a_reporting_seed_that_diverges_is_told_and_costs_no_other_result() -> N
 
 def test_pairs_whose_targets_would_descend_are_not_trained() -> None:
     train = MadeUp(lambda config: 0.5 + 0.1 * config.alpha)
-    rows = [{"epoch": "1", "variation/block_01": "1.0", "variation/block_02": "5.0"}]
+    rows = [
+        {"epoch": "1", "finite": "0", "variation/block_01": "nan", "variation/block_02": "nan"},
+        {"epoch": "1", "finite": "1", "variation/block_01": "1.0", "variation/block_02": "5.0"},
+    ]
     base = dataclasses.replace(BASE, method="autolr")
     found = alpha_beta.grid(base, train, alphas=(1.0, 2.0), betas=(0.2, 0.6), passes_of=lambda name: rows)
     assert found["unavailable"] == [[True, False], [True, False]]

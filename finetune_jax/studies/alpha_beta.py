@@ -46,7 +46,8 @@ def grid(
                 summary = train(config, name)
             except Diverged:
                 continue
-            first = passes_of(name)[0]
+            # One that diverged has no variations; the next has all rates lower by the same factor.
+            first = next(row for row in passes_of(name) if row["finite"] == "1")
             variations = [float(cell) for key, cell in first.items() if key.startswith("variation/")]
             smallest, largest = min(variations), max(variations)
             score = summary["score"].replace("test", "validation")

@@ -12,7 +12,7 @@ import pytest
 from photos import write_photos
 
 from finetune_jax import data as datasets
-from finetune_jax import parallel, published, study_report
+from finetune_jax import finetuning, parallel, published, study_report
 from finetune_jax.config import FinetuneConfig, validate
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.published import autolr as published_autolr
@@ -356,3 +356,22 @@ def test_retrieval_sources_of_a_study_hold_no_test_class_in_training() -> None:
     source = datasets.load_source(dataclasses.replace(BASE, protocol="retrieval"), silent=True)
     trained = {*source.splits["train"].labels.tolist(), *source.splits["validation"].labels.tolist()}
     assert trained.isdisjoint(source.splits["test"].labels.tolist())
+
+
+def test_a_config_that_a_study_has_trained_before_is_not_trained_again(tmp_path, monkeypatch):
+    trained = []
+
+    def run(config, replicas):
+        trained.append(Path(config.workdir).relative_to(tmp_path / "runs").as_posix())
+        directory = Path(config.workdir)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "passes.csv").write_text(f"step,epoch\n1,{config.seed}\n")
+        return {"seed": config.seed}
+
+    monkeypatch.setattr(finetuning, "run", run)
+    runs = Runs(tmp_path, parallel.Replicas((jax.devices()[0],)))
+    assert runs(FinetuneConfig(seed=1), "select/a") == runs(FinetuneConfig(seed=1), "report/a") == {"seed": 1}
+    runs(FinetuneConfig(seed=2), "report/b")
+    # The directory's own run finds its summary there and does not train again.
+    assert trained == ["select/a", "select/a", "report/b"]
+    assert [runs.passes(name)[0]["epoch"] for name in ("select/a", "report/a", "report/b")] == ["1", "1", "2"]

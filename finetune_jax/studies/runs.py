@@ -26,6 +26,8 @@ class Runs:
         """Use ``root`` for runs and results; it is created with the first of them."""
         self.root = root
         self._replicas = replicas
+        self._directories: dict[FinetuneConfig, str] = {}
+        self._kept_as: dict[str, str] = {}
 
     @property
     def is_primary(self) -> bool:
@@ -33,16 +35,19 @@ class Runs:
         return self._replicas.is_primary
 
     def __call__(self, config: FinetuneConfig, name: str) -> Mapping[str, Any]:
-        """Train a config, or go on with it.
+        """Train a config, or go on with it; one that this study has trained before is not trained again.
 
         Args:
             config: of the run, but for its directory.
-            name: of its directory below the root, parts separated by ``/``.
+            name: of its directory below the root, parts separated by ``/``. An equal config that came earlier
+                has given its own name to the only directory of both.
 
         Raises:
             Diverged: it did, now or before.
             UserError: something else is wrong.
         """
+        self._kept_as[name] = self._directories.setdefault(config, name)
+        name = self._kept_as[name]
         workdir = self.root / "runs" / name
         note = workdir / "diverged.txt"
         if note.exists():
@@ -65,7 +70,7 @@ class Runs:
 
     def passes(self, name: str) -> list[dict[str, str]]:
         """Rows of a run's ``passes.csv``."""
-        return RunDirectory(self.root / "runs" / name).read_passes()
+        return RunDirectory(self.root / "runs" / self._kept_as.get(name, name)).read_passes()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result beside the runs, whole or not at all.

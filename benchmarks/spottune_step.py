@@ -6,9 +6,10 @@
 Training is compared with standard fine-tuning, of all parts ("whole"; the paper reports 1.47, "tested with 4 Titan
 Xp GPUs, batch size 96") and with the same lowest blocks frozen, prediction with the plain network (paper: 0.015 s
 against 0.013 s). A further training step draws decisions at random instead of asking a policy network.
-Prediction is measured in two ways: both copies of every block with the right one selected, and only the copy that
-the image takes. The sides take turns, and a ratio is of two rounds of the same turn; the table shows medians and, in
-brackets, the extremes.
+Prediction is measured for one image and for a large batch, in two ways: both copies of every block with the right one
+selected, and only the copy that each image takes (a large batch is sorted into groups that share a copy; decisions of
+fresh policies are one-sided, here half of them are for fine-tuning). The sides take turns, and a ratio is of two
+rounds of the same turn; the table shows medians and, in brackets, the extremes.
 """
 
 import argparse
@@ -73,9 +74,10 @@ def training_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     return {name: _stepper(case, config) for name, config in configs.items()}
 
 
-def prediction_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """Logits of one image."""
+def prediction_sides(case: argparse.Namespace, batch: int) -> dict[str, Callable[[], Any]]:
+    """Logits of ``batch`` images."""
     import jax
+    import jax.numpy as jnp
 
     from finetune_jax import methods, spottune
     from finetune_jax.config import FinetuneConfig
@@ -85,23 +87,29 @@ def prediction_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     config = FinetuneConfig(method="spottune", frozen_first=case.frozen_first)
     model = methods.setup(config, network, variables, jax.random.key(1)).model
     assert isinstance(model, RoutedNetwork)
-    routed = model.start(
-        variables,
-        jax.random.key(1),
-        jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32),
-    )
-    image = jax.random.normal(jax.random.key(2), (1, case.image_size, case.image_size, 3))
+    shape = (batch, case.image_size, case.image_size, 3)
+    routed = model.start(variables, jax.random.key(1), jax.ShapeDtypeStruct(shape, np.float32))
+    images = jax.random.normal(jax.random.key(2), shape)
+    half = jax.random.bernoulli(jax.random.key(3), 0.5, (batch, len(model.routed))).astype(jnp.float32)
 
-    def both_copies(routed: Any, image: jax.Array) -> jax.Array:
+    def predict(routed: Any, images: jax.Array, *, once: bool) -> jax.Array:
         tuned, frozen = model.copies(routed)
-        decisions = model.decisions(routed, image)
-        return spottune.apply(network, tuned, frozen, image, decisions, routed=model.routed)
+        # The policy runs as in prediction; what it decides is replaced without the compiler knowing.
+        decisions = half + 0 * model.policy_logits(routed, images)[0][..., 0]
+        x, _ = spottune.features(network, tuned, frozen, images, decisions, routed=model.routed, once=once)
+        return network.run(("head",), tuned, x)[0]
 
-    plain, selected, once = jax.jit(network.apply), jax.jit(both_copies), jax.jit(model.apply)
+    def plain_and_policy(routed: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return network.apply(model.copies(routed)[0], images), model.policy_logits(routed, images)[0]
+
+    plain, asked = jax.jit(network.apply), jax.jit(plain_and_policy)
+    selected = jax.jit(functools.partial(predict, once=False))
+    once = jax.jit(functools.partial(predict, once=True))
     return {
-        "plain": lambda: plain(variables, image),
-        "both copies": lambda: selected(routed, image),
-        "one copy": lambda: once(routed, image),
+        "plain": lambda: plain(variables, images),
+        "plain, policy": lambda: asked(routed, images),
+        "both copies": lambda: selected(routed, images),
+        "one copy": lambda: once(routed, images),
     }
 
 
@@ -159,7 +167,7 @@ def report(title: str, measured: Measured, reference: str) -> str:
     for name, seconds in measured.seconds.items():
         ratios = measured.ratios(name, reference)
         lines.append(
-            f"  {name:12s} {1e3 * statistics.median(seconds):9.2f} ms   ratio {statistics.median(ratios):.2f} "
+            f"  {name:13s} {1e3 * statistics.median(seconds):9.2f} ms   ratio {statistics.median(ratios):.2f} "
             f"({min(ratios):.2f}–{max(ratios):.2f})"
         )
     return "\n".join(lines)
@@ -174,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=float, default=0.375)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--predict_batch", type=int, default=256)
     parser.add_argument("--frozen_first", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--train_steps", type=int, default=3)
@@ -182,8 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = f"{case.network}, width {case.width:g}, {case.image_size} px, {case.frozen_first} blocks frozen"
     trained = take_turns(training_sides(case), case.rounds, case.train_steps)
     print(report(f"training step, {name}, batch {case.batch}", trained, "standard"), flush=True)
-    predicted = take_turns(prediction_sides(case), case.rounds, case.predict_steps)
+    predicted = take_turns(prediction_sides(case, 1), case.rounds, case.predict_steps)
     print(report(f"prediction of one image, {name}", predicted, "plain"), flush=True)
+    predicted = take_turns(prediction_sides(case, case.predict_batch), case.rounds, 1)
+    print(report(f"prediction of {case.predict_batch} images, {name}", predicted, "plain"), flush=True)
 
 
 if __name__ == "__main__":

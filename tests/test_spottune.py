@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from jax.test_util import check_grads
@@ -260,6 +260,29 @@ class TestApply:
         expected = reference_logits(network, tuned, frozen, images, decisions)
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
         assert len(np.unique(expected, axis=0)) == 8
+
+    @pytest.mark.parametrize("batch", [32, 45])
+    @given(data=st.data())
+    @settings(max_examples=10, deadline=None)
+    def test_a_large_batch_in_groups_gives_what_both_copies_give(self, dense, batch, data):
+        network, tuned, frozen, images = dense
+        images = jnp.asarray(normal(batch, batch, *images.shape[1:]))
+        columns = st.one_of(
+            st.sampled_from([np.zeros(batch), np.ones(batch)]),
+            st_numpy.arrays(np.float64, batch, elements=st.sampled_from([0.0, 1.0])),
+        )
+        decisions = jnp.asarray(np.stack([data.draw(columns) for _ in range(3)], 1), jnp.float32)
+        both, _ = spottune.features(network, tuned, frozen, images, decisions)
+        once, _ = spottune.features(network, tuned, frozen, images, decisions, once=True)
+        np.testing.assert_allclose(once, both, rtol=1e-6, atol=1e-6)
+
+    def test_a_large_batch_never_runs_a_copy_that_no_image_takes(self, dense):
+        network, tuned, frozen, _ = dense
+        spoiled = jax.tree.map(lambda x: x * np.nan, frozen)
+        images = jnp.asarray(normal(1, 40, 2, 2, 1))
+        once, _ = spottune.features(network, tuned, spoiled, images, jnp.ones((40, 3)), once=True)
+        expected, _ = spottune.features(network, tuned, frozen, images, jnp.ones((40, 3)))
+        np.testing.assert_allclose(once, expected, rtol=1e-6)
 
     def test_columns_belong_to_the_routed_blocks_and_the_rest_is_frozen(self, dense):
         network, tuned, frozen, images = dense

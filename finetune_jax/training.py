@@ -28,6 +28,8 @@ from finetune_jax.step import TrainState
 from finetune_jax.trials import Trial, Trials
 from finetune_jax.tuning import Pass, Tuner, TunerState, Verdict
 
+# Without those of what is trained beside it, such as a policy.
+_RATES_OF_NETWORK = ("rate/stem", "rate/block_", "rate/head")
 # How far the host runs ahead of the devices.
 _DISPATCHES_AHEAD = 32
 
@@ -296,7 +298,7 @@ class _Loop:
             "step": number,
             **{f"train_{name}": value for name, value in means.items()},
             **measured,
-            "learning_rate": max(rate for name, rate in passed.items() if name.startswith("rate/")),
+            "learning_rate": max(rate for name, rate in passed.items() if name.startswith(_RATES_OF_NETWORK)),
             "sorting_quality": passed["sorting_quality"],
             "trials": passed["trial"],
             "seconds": round(time.monotonic() - began, 3),

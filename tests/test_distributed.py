@@ -272,6 +272,27 @@ def test_two_processes_reject_and_accept_the_trials_that_one_would_also_after_a_
         assert mine == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_route_like_one_also_after_a_kill(command: list[str], tmp_path: Path) -> None:
+    # The penalty is of the usage in the batch of both processes; the policy draws by the place in that batch.
+    routed = ["--method=spottune_global", "--k=1", "--epochs=2"]
+    ((status, _, err),) = end([start([*command, *routed], tmp_path / "alone", "--virtual_devices=2")])
+    assert status == 0, err
+    workdir = tmp_path / "run"
+    processes = start_two([*command, *routed], workdir)
+    wait_for_checkpoints(processes, workdir, 4)
+    for process in processes:
+        process.kill()
+    end(processes)
+    for status, _, err in end(start_two([*command, *routed], workdir)):
+        assert status == 0, err
+    (ours, our_summary), (theirs, their_summary) = numbers(workdir), numbers(tmp_path / "alone")
+    assert our_summary["tuned_blocks"] == their_summary["tuned_blocks"]
+    assert 0 < sum(our_summary["usage"].values()) < 3
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+
+
 def test_a_batch_that_two_processes_cannot_share_is_refused_by_both(
     command: list[str], tmp_path: Path
 ) -> None:

@@ -509,6 +509,25 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.slow
+def test_a_routed_run_that_was_killed_ends_like_an_undisturbed_one(
+    command: list[str], tmp_path: Path
+) -> None:
+    routed = [*command, "--method=spottune", "--eval_samples=2", "--epochs=2"]
+    status, _, err = end(start(routed, tmp_path / "undisturbed"))
+    assert status == 0, err
+    process = start(routed, tmp_path / "run")
+    wait_for_checkpoints(process, tmp_path / "run", 1)
+    process.kill()
+    assert end(process)[0] == -signal.SIGKILL
+    status, _, err = end(start(routed, tmp_path / "run"))
+    assert status == 0, err
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "undisturbed")
+    assert (tmp_path / "run/policy_usage.csv").read_bytes() == (
+        tmp_path / "undisturbed/policy_usage.csv"
+    ).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_then_finds_the_disk_full_ends_like_an_undisturbed_one(
     command: list[str], undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -98,6 +98,11 @@ class NetworkConfig:
     bfloat16: bool = setting(False, "Compute in bfloat16; parameters and norm statistics stay float32.")
     norm_momentum: float = setting(0.9, "Share of the old running statistics batch norm keeps per step.")
     sync_batch_norm: bool = setting(False, "Average batch statistics over all devices.")
+    rematerialise: bool = setting(
+        False,
+        "Train with less memory: keep only the input of each block for the backward pass and compute the rest of it "
+        "again there, for about a third more computation.",
+    )
     frozen_norm: str = setting(
         "eval",
         "Batch norm of frozen parts: running statistics, unchanged (eval), batch statistics (train), or batch "

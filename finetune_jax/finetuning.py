@@ -437,6 +437,7 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         "dtype": jnp.bfloat16 if config.bfloat16 else jnp.float32,
         "norm_momentum": config.norm_momentum,
         "norm_axis": AXIS if config.sync_batch_norm else None,
+        "rematerialise": config.rematerialise,
         "width": config.width,
     }
     if config.pretrained == "none":

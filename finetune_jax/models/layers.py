@@ -33,11 +33,13 @@ class Numerics:
         norm_momentum: share of the old running statistics kept in each training step (0.9 is PyTorch's 0.1).
         norm_axis: name of the mapped axis over which batch statistics are averaged; None keeps them
             per replica, as in the papers.
+        rematerialise: keep only the input of each part for the backward pass and compute the rest again there.
     """
 
     dtype: Dtype = field(default=jnp.float32)
     norm_momentum: float = 0.9
     norm_axis: str | None = None
+    rematerialise: bool = False
 
 
 def scaled(features: int, width: float) -> int:

@@ -7,13 +7,14 @@ this sequence and knows nothing of architectures.
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from finetune_jax.models.layers import Numerics, global_average
+from finetune_jax.models.rematerialisation import rematerialised
 
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
@@ -186,12 +187,11 @@ class Network:
         for name in parts:
             own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
             statistics = variables["batch_stats"][name]
-            if name in training:
-                output: Any = self.part(name).apply(own, x, True, rngs=rngs, mutable=["batch_stats"])
-                x, updated = output
-                statistics = updated.get("batch_stats", statistics)
-            else:
-                x = cast(jax.Array, self.part(name).apply(own, x, False))
+            run = functools.partial(_run_part, self.part(name), name in training)
+            if self.numerics.rematerialise:
+                run = rematerialised(run)
+            x, updated = run(own, x, rngs if name in training else None)
+            statistics = updated.get("batch_stats", statistics)
             batch_stats[name] = statistics
         return x, batch_stats
 
@@ -216,6 +216,14 @@ class Network:
         """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
         features, _ = self.run(self.part_names[:-1], variables, images)
         return global_average(features)
+
+
+def _run_part(
+    module: nn.Module, train: bool, variables: Any, x: jax.Array, rngs: dict[str, jax.Array] | None
+) -> tuple[jax.Array, Any]:
+    """Output of a part, and its new batch statistics if it has any and is in training mode."""
+    output: Any = module.apply(variables, x, train, rngs=rngs, mutable=["batch_stats"] if train else False)
+    return output if train else (output, {})
 
 
 Builder = Callable[[str, int, float, Numerics], Network]

@@ -83,7 +83,7 @@ def load_pretrained(
             (``installed.names``), or ``hf:REPO``.
         num_classes: None keeps the original head; a number gives a freshly initialised one of that size.
         architecture: of a weight file; None recognises it from the entries.
-        **settings: ``dtype``, ``norm_momentum``, ``norm_axis`` of ``models.create``, and ``width`` for files.
+        **settings: ``dtype`` and the other settings of layers of ``models.create``, and ``width`` for files.
 
     Raises:
         UserError: nothing is there, or the weights do not fit.

@@ -41,6 +41,7 @@ def create(
     dtype: Dtype = jnp.float32,
     norm_momentum: float = 0.9,
     norm_axis: str | None = None,
+    rematerialise: bool = False,
 ) -> Network:
     """A network by name, without parameters.
 
@@ -52,6 +53,7 @@ def create(
         dtype: compute type; parameters, norm statistics and logits stay float32.
         norm_momentum: share of the old running statistics kept in each training step.
         norm_axis: mapped axis over which batch statistics are averaged; None keeps them per replica.
+        rematerialise: keep only the input of each part for the backward pass and compute the rest again there.
 
     Raises:
         UserError: no such network, or a setting out of range.
@@ -64,7 +66,7 @@ def create(
         raise UserError(f"--width={width:g} is out of range; give a factor in (0, 8]")
     if not 0.0 <= norm_momentum < 1.0:
         raise UserError(f"--norm_momentum={norm_momentum:g} is out of range; give a value in [0, 1)")
-    numerics = Numerics(dtype, norm_momentum, norm_axis)
+    numerics = Numerics(dtype, norm_momentum, norm_axis, rematerialise)
     network = dataclasses.replace(_BUILDERS[name](name, num_classes, width, numerics), numerics=numerics)
     if head == heads.OWN:
         return network
@@ -90,5 +92,6 @@ def with_head(network: Network, num_classes: int, head: str) -> Network:
         dtype=numerics.dtype,
         norm_momentum=numerics.norm_momentum,
         norm_axis=numerics.norm_axis,
+        rematerialise=numerics.rematerialise,
     )
     return dataclasses.replace(whole, blocks=network.blocks)

@@ -227,6 +227,7 @@ def policy_for(network: Network, architecture: str, routed: int) -> Network:
         dtype=numerics.dtype,
         norm_momentum=numerics.norm_momentum,
         norm_axis=numerics.norm_axis,
+        rematerialise=numerics.rematerialise,
     )
 
 

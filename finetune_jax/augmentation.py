@@ -4,6 +4,7 @@ Each is ``augment(key, image) → image`` on float32 ``[H, W, C]`` of fixed size
 the batch with one key per example, so the result does not depend on how examples are spread over devices.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -21,6 +22,15 @@ def identity(key: jax.Array, image: jax.Array) -> jax.Array:
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     """Mirror left and right with probability ½."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def crop(key: jax.Array, image: jax.Array, *, size: int) -> jax.Array:
+    """A square of ``size`` pixels at a random place, ``[size, size, C]``; every place is equally likely."""
+    height, width, channels = image.shape
+    key_y, key_x = jax.random.split(key)
+    top = jax.random.randint(key_y, (), 0, height - size + 1)
+    left = jax.random.randint(key_x, (), 0, width - size + 1)
+    return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
 
 
 def pad_crop(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -46,3 +56,11 @@ BY_NAME: dict[str, Augmentation] = {
     "pad_crop": pad_crop,
     "pad_crop_flip": pad_crop_flip,
 }
+"""Those that keep the size of the image."""
+
+
+def create(name: str, size: int) -> Augmentation:
+    """The augmentation called ``name``, giving images of ``size`` pixels."""
+    if name == "crop":
+        return functools.partial(crop, size=size)
+    return BY_NAME[name]

@@ -32,7 +32,9 @@ ROUTED = (*WITH_POLICY, "random_policy")
 """Methods with two copies of each block."""
 _TUNES_EVERYTHING = ("standard", "l2_sp", "scratch", "autolr")
 PROTOCOLS = ("classification", "retrieval")
-AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip")
+AUGMENTATIONS = ("auto", "none", "flip", "crop", "pad_crop", "pad_crop_flip")
+CROPPING = ("crop",)
+"""Augmentations that cut --image_size pixels out of larger stored images."""
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
 OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
@@ -74,7 +76,18 @@ class DataConfig:
     test_resize: int = setting(
         0,
         "Validation and test images are resized to this side, then their centre is cropped to --image_size; "
-        "0 is 8/7 of it (AutoLR's 256 for 224), and no crop for digits.",
+        "0 is 8/7 of it (AutoLR's 256 for 224), and no crop for digits; with --augmentation=crop it is "
+        "--stored_size.",
+    )
+    augmentation: str = setting(
+        "auto",
+        "Applied on the device in every training step; auto is flip, and none for digits.",
+        AUGMENTATIONS,
+    )
+    stored_size: int = setting(
+        0,
+        "Side of the training images as they are kept for an augmentation that crops; 0 is 8/7 of "
+        "--image_size.",
     )
     skip_unreadable: bool = setting(False, "Leave out images that cannot be read, with a counted warning.")
     cache_dir: str = setting("", "Decoded images are kept here; empty is ~/.cache/finetune_jax.")
@@ -203,7 +216,6 @@ class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, R
         1, "Blocks that are fine-tuned with the head: the top ones (last_k), any (spottune_global)."
     )
     epochs: int = setting(20, "Passes over the training images.")
-    augmentation: str = setting("auto", "Applied on the device in every training step.", AUGMENTATIONS)
     retrieval_score: str = setting(
         "recall_at_1", "Number by which --protocol=retrieval compares epochs and runs.", RETRIEVAL_SCORES
     )
@@ -282,6 +294,7 @@ _RANGES = (
         (
             "image_size",
             "test_resize",
+            "stored_size",
             "decode_workers",
             "early_stopping",
             "checkpoint_steps",
@@ -377,6 +390,7 @@ _EFFECTS = (
         "method",
         ("autolr",),
     ),
+    (("stored_size",), "augmentation", CROPPING),
     (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
     (("momentum",), "optimizer", ("sgd",)),

@@ -119,7 +119,7 @@ class _Job:
             self.setup.forward,
             self.task.loss(self.splits["train"].labels, len(self.class_names)),
             normalize=self.normalize,
-            augment=augmentation.BY_NAME[_augmentation(config)],
+            augment=augmentation.create(_augmentation(config), image_size),
         )
         train_step = functools.partial(
             step.train_step, objective=objective, optimizer=self.optimizer, axis_name=AXIS

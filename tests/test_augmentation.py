@@ -58,3 +58,18 @@ def test_the_same_key_gives_the_same_image_of_the_same_size(name):
     first, second = (function(jax.random.key(9), jnp.asarray(IMAGE)) for _ in range(2))
     assert first.shape == IMAGE.shape
     np.testing.assert_array_equal(first, second)
+
+
+def test_crop_gives_every_place_about_equally_often():
+    crop = augmentation.create("crop", 13)
+    images = np.asarray(jax.vmap(crop, (0, None))(KEYS, jnp.asarray(IMAGE[:, :16])))
+    places = {
+        np.ascontiguousarray(IMAGE[top : top + 13, left : left + 13]).tobytes(): (top, left)
+        for top in range(4)
+        for left in range(4)
+    }
+    counts = np.zeros((4, 4))
+    for image in images:
+        counts[places[image.tobytes()]] += 1
+    assert counts.min() > 0
+    assert counts.max() < 25 + 6 * np.sqrt(25)

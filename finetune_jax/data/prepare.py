@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from finetune_jax.config import DataConfig
+from finetune_jax.config import CROPPING, DataConfig
 from finetune_jax.data import cache, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Preprocessing
@@ -11,7 +11,7 @@ from finetune_jax.data.examples import Examples, Source
 from finetune_jax.errors import UserError
 
 _DIGITS_SIZE = 32
-# Test images are resized to 256 and cropped to 224, as AutoLR does; other sizes keep the proportion.
+# Test images are resized to 256 and cropped to 224, as in the papers; other sizes keep the proportion.
 _RESIZE_FACTOR = 256 / 224
 
 
@@ -38,18 +38,31 @@ def image_size(config: DataConfig, natural_size: int) -> int:
 
 
 def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessing:
-    """How an image becomes ``[size, size, 3]``: stretched, and for evaluation of photos a centre crop.
+    """How an image is kept: stretched to a square, and for evaluation of photos its centre cropped to ``size``.
 
     Raises:
-        UserError: ``--test_resize`` is smaller than the crop.
+        UserError: ``--test_resize`` or ``--stored_size`` is smaller than the crop.
     """
+    stored = _stored_size(config, size)
     if train:
-        return Preprocessing(size, size)
+        return Preprocessing(stored, stored)
     default = size if config.dataset == "digits" else round(size * _RESIZE_FACTOR)
+    if config.augmentation in CROPPING:
+        default = stored  # test images look as large as the training images do
     resize = config.test_resize or default
     if resize < size:
         raise UserError(f"--test_resize={resize} is smaller than the {size} pixels that the network sees")
     return Preprocessing(size, resize)
+
+
+def _stored_size(config: DataConfig, size: int) -> int:
+    """Side of the training images before augmentation."""
+    if config.augmentation not in CROPPING:
+        return size
+    stored = config.stored_size or round(size * _RESIZE_FACTOR)
+    if stored < size:
+        raise UserError(f"--stored_size={stored} is smaller than the {size} pixels that the network sees")
+    return stored
 
 
 def materialise(config: DataConfig, source: Source, size: int, *, silent: bool = False) -> dict[str, Arrays]:

@@ -1,40 +1,44 @@
 """Augmentations of one image on the device, by name.
 
-Each is ``augment(key, image) → image`` on float32 ``[H, W, C]`` of fixed size; the train step maps it over
-the batch with one key per example, so the result does not depend on how examples are spread over devices.
+Each is ``augment(key, image, aspect) → image`` on float32 ``[H, W, C]`` of 0 to 255 and of fixed size; the train
+step maps it over the batch with one key per example, so the result does not depend on how examples are spread
+over devices. ``aspect`` is the width over the height of an image that was stretched to the square it is kept as;
+None stands for images that keep their shape.
 """
 
 import functools
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+Aspect = jax.Array | float | None
+Augmentation = Callable[[jax.Array, jax.Array, Aspect], jax.Array]
+
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+# ITU-R BT.601, as in Pillow.
+_LUMINANCE = (0.299, 0.587, 0.114)
 
 
-def identity(key: jax.Array, image: jax.Array) -> jax.Array:
+def identity(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
     """The image as it is."""
-    del key
+    del key, aspect
     return image
 
 
-def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+def flip(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
     """Mirror left and right with probability ½."""
+    del aspect
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def crop(key: jax.Array, image: jax.Array, *, size: int) -> jax.Array:
-    """A square of ``size`` pixels at a random place, ``[size, size, C]``; every place is equally likely."""
-    height, width, channels = image.shape
-    key_y, key_x = jax.random.split(key)
-    top = jax.random.randint(key_y, (), 0, height - size + 1)
-    left = jax.random.randint(key_x, (), 0, width - size + 1)
-    return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
-
-
-def pad_crop(key: jax.Array, image: jax.Array) -> jax.Array:
+def pad_crop(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
     """Shift by up to an eighth of the size in each direction; uncovered pixels repeat the edge."""
+    del aspect
     height, width, _ = image.shape
     reach_y, reach_x = max(1, height // 8), max(1, width // 8)
     padded = jnp.pad(image, ((reach_y, reach_y), (reach_x, reach_x), (0, 0)), mode="edge")
@@ -44,10 +48,171 @@ def pad_crop(key: jax.Array, image: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def pad_crop_flip(key: jax.Array, image: jax.Array) -> jax.Array:
+def pad_crop_flip(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
     """:func:`pad_crop`, then :func:`flip`."""
     key_crop, key_flip = jax.random.split(key)
-    return flip(key_flip, pad_crop(key_crop, image))
+    return flip(key_flip, pad_crop(key_crop, image, aspect))
+
+
+class Box(NamedTuple):
+    """A part of an image, in shares of its height and width; each ``[]``."""
+
+    top: jax.Array
+    left: jax.Array
+    height: jax.Array
+    width: jax.Array
+
+
+def resample(image: jax.Array, box: Box, size: int) -> jax.Array:
+    """A box of an image as ``[size, size, C]``: bilinear, antialiased where it shrinks.
+
+    Two products with matrices of weights, ``[size, H]`` and ``[size, W]``. The values are those of Pillow's
+    ``resize(box=…)``: at its edges the box takes from the pixels around it, if there are any.
+    """
+    shape = jnp.asarray(image.shape[:2], jnp.float32)
+    scale = size / (shape * jnp.stack([box.height, box.width]))
+    translation = -shape * jnp.stack([box.top, box.left]) * scale
+    return jax.image.scale_and_translate(
+        image, (size, size, image.shape[2]), (0, 1), scale, translation, "linear", antialias=True
+    )
+
+
+def crop(
+    key: jax.Array, image: jax.Array, aspect: Aspect = None, *, size: int, shorter_side: int
+) -> jax.Array:
+    """A square of ``size`` pixels at a random place, ``[size, size, C]``; every place is equally likely.
+
+    Args:
+        key: of the place.
+        image: to be cut, float32 ``[H, W, C]``.
+        aspect: None cuts the image as it is. Otherwise the crop is one of the original image, resized to
+            ``shorter_side`` in its proportions.
+        size: side of the crop.
+        shorter_side: see ``aspect``.
+    """
+    key_y, key_x = jax.random.split(key)
+    if aspect is None:
+        height, width, channels = image.shape
+        top = jax.random.randint(key_y, (), 0, height - size + 1)
+        left = jax.random.randint(key_x, (), 0, width - size + 1)
+        return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
+    rows = jnp.floor(shorter_side * jnp.maximum(1, 1 / aspect))
+    columns = jnp.floor(shorter_side * jnp.maximum(1, aspect))
+    # At whole pixels, so that a shorter side that is kept at its size is not blurred.
+    top = jax.random.randint(key_y, (), 0, rows.astype(int) - size + 1)
+    left = jax.random.randint(key_x, (), 0, columns.astype(int) - size + 1)
+    return resample(image, Box(top / rows, left / columns, size / rows, size / columns), size)
+
+
+def random_crop(
+    key: jax.Array, image: jax.Array, aspect: Aspect = None, *, size: int, shorter_side: int
+) -> jax.Array:
+    """:func:`crop`, then :func:`flip`."""
+    key_crop, key_flip = jax.random.split(key)
+    return flip(key_flip, crop(key_crop, image, aspect, size=size, shorter_side=shorter_side))
+
+
+def random_box(key: jax.Array, aspect: Aspect = None) -> Box:
+    """Where :func:`random_resized_crop` cuts an image (Szegedy et al. 2015, as torchvision reads it).
+
+    The area is uniform in 8 to 100 % of the image, the logarithm of width over height uniform between those of
+    3/4 and 4/3, the place uniform. What does not fit is drawn anew, ten times in all; then the box is the
+    largest in the middle with an allowed shape.
+
+    Args:
+        key: of the draw.
+        aspect: width over height of the image; None is a square.
+    """
+    aspect = 1.0 if aspect is None else aspect
+    key_area, key_aspect, key_place = jax.random.split(key, 3)
+    areas = jax.random.uniform(key_area, (_ATTEMPTS,), minval=_AREA[0], maxval=_AREA[1])
+    logarithms = jax.random.uniform(
+        key_aspect, (_ATTEMPTS,), minval=math.log(_ASPECT[0]), maxval=math.log(_ASPECT[1])
+    )
+    stretch = jnp.exp(logarithms) / aspect
+    widths, heights = jnp.sqrt(areas * stretch), jnp.sqrt(areas / stretch)
+    fits = (widths <= 1) & (heights <= 1)
+    first = jnp.argmax(fits)
+    height = jnp.where(fits.any(), heights[first], jnp.minimum(1, aspect / _ASPECT[0]))
+    width = jnp.where(fits.any(), widths[first], jnp.minimum(1, _ASPECT[1] / aspect))
+    place = jnp.where(fits.any(), jax.random.uniform(key_place, (2,)), 0.5)
+    return Box(place[0] * (1 - height), place[1] * (1 - width), height, width)
+
+
+def random_resized_crop(
+    key: jax.Array,
+    image: jax.Array,
+    aspect: Aspect = None,
+    *,
+    size: int,
+    color_jitter: float = 0.4,
+    hue_jitter: float = 0.0,
+) -> jax.Array:
+    """:func:`random_box` resized to ``[size, size, C]``, :func:`flip`, :func:`jitter`."""
+    key_box, key_flip, key_jitter = jax.random.split(key, 3)
+    image = flip(key_flip, resample(image, random_box(key_box, aspect), size))
+    return jitter(key_jitter, image, strength=color_jitter, hue=hue_jitter)
+
+
+def jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float = 0.0) -> jax.Array:
+    """Change brightness, contrast and saturation in random order, then the hue.
+
+    Args:
+        key: of the draw.
+        image: float32 ``[H, W, 3]`` of 0 to 255.
+        strength: the three factors are uniform in ``[1 - strength, 1 + strength]``.
+        hue: it moves by a uniform share in ``[-hue, hue]`` of the colour circle.
+    """
+    key_order, key_factors, key_hue = jax.random.split(key, 3)
+    if strength:
+        factors = jax.random.uniform(key_factors, (3,), minval=1 - strength, maxval=1 + strength)
+        image = adjust(image, jax.random.permutation(key_order, 3), factors)
+    if hue:
+        image = shift_hue(image, jax.random.uniform(key_hue, minval=-hue, maxval=hue))
+    return image
+
+
+def adjust(image: jax.Array, order: jax.Array, factors: jax.Array) -> jax.Array:
+    """Brightness, contrast and saturation, one after the other, as Pillow's ``ImageEnhance`` defines them.
+
+    All three move a pixel away from or towards something: black, the mean grey of the image, its own grey.
+
+    Args:
+        image: float32 ``[H, W, 3]`` of 0 to 255; so is the result of every change.
+        order: int ``[T]``, what is changed first, second and so on: 0 brightness, 1 contrast, 2 saturation.
+        factors: ``[T]`` of these changes; 1 changes nothing.
+    """
+
+    def change(image: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
+        what, factor = drawn
+        grey = (image * jnp.asarray(_LUMINANCE, image.dtype)).sum(-1, keepdims=True)
+        reference = jnp.select([what == 0, what == 1], [jnp.zeros_like(grey), grey.mean()], grey)
+        return jnp.clip(reference + factor * (image - reference), 0, 255)
+
+    for drawn in zip(order, factors, strict=True):
+        image = change(image, drawn)
+    return image
+
+
+def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
+    """Move the hue of HSV colours along the colour circle, brightness and saturation staying as they are.
+
+    Args:
+        image: float32 ``[H, W, 3]``.
+        shift: ``[]``, as a share of the circle.
+    """
+    red, green, blue = jnp.moveaxis(image, -1, 0)
+    value = image.max(-1)
+    chroma = value - image.min(-1)
+    divisor = jnp.where(chroma > 0, chroma, 1)
+    hue = jnp.select(
+        [value == red, value == green],
+        [(green - blue) / divisor, (blue - red) / divisor + 2],
+        (red - green) / divisor + 4,
+    )
+    # Distance of each channel's own hue, in sixths of the circle: red 5, green 3, blue 1 (Smith 1978, turned).
+    places = (jnp.asarray([5.0, 3.0, 1.0], image.dtype) + (hue + 6 * shift)[..., None]) % 6
+    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(places, 4 - places), 0, 1)
 
 
 BY_NAME: dict[str, Augmentation] = {
@@ -59,8 +224,16 @@ BY_NAME: dict[str, Augmentation] = {
 """Those that keep the size of the image."""
 
 
-def create(name: str, size: int) -> Augmentation:
-    """The augmentation called ``name``, giving images of ``size`` pixels."""
+def create(
+    name: str, size: int, *, shorter_side: int = 0, color_jitter: float = 0.4, hue_jitter: float = 0.0
+) -> Augmentation:
+    """The augmentation called ``name``, giving images of ``size`` pixels; the others as of its function."""
     if name == "crop":
-        return functools.partial(crop, size=size)
+        return functools.partial(crop, size=size, shorter_side=shorter_side)
+    if name == "random_crop":
+        return functools.partial(random_crop, size=size, shorter_side=shorter_side)
+    if name == "random_resized_crop":
+        return functools.partial(
+            random_resized_crop, size=size, color_jitter=color_jitter, hue_jitter=hue_jitter
+        )
     return BY_NAME[name]

@@ -32,9 +32,12 @@ ROUTED = (*WITH_POLICY, "random_policy")
 """Methods with two copies of each block."""
 _TUNES_EVERYTHING = ("standard", "l2_sp", "scratch", "autolr")
 PROTOCOLS = ("classification", "retrieval")
-AUGMENTATIONS = ("auto", "none", "flip", "crop", "pad_crop", "pad_crop_flip")
-CROPPING = ("crop",)
+IN_PROPORTION = ("random_crop", "random_resized_crop")
+"""Augmentations that are defined on images in their own proportions."""
+CROPPING = ("crop", *IN_PROPORTION)
 """Augmentations that cut --image_size pixels out of larger stored images."""
+AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip", *CROPPING)
+RESIZE_MODES = ("auto", "stretch", "shorter_side")
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
 OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
@@ -76,18 +79,33 @@ class DataConfig:
     test_resize: int = setting(
         0,
         "Validation and test images are resized to this side, then their centre is cropped to --image_size; "
-        "0 is 8/7 of it (AutoLR's 256 for 224), and no crop for digits; with --augmentation=crop it is "
-        "--stored_size.",
+        "0 is 8/7 of it (256 for 224), and no crop for digits; with --augmentation=crop it is --stored_size.",
     )
     augmentation: str = setting(
         "auto",
-        "Applied on the device in every training step; auto is flip, and none for digits.",
+        "Applied on the device in every training step; auto is flip, and none for digits. crop takes "
+        "--image_size pixels at a random place, random_crop also flips, random_resized_crop takes 8 to 100 % "
+        "of the area with 3/4 to 4/3 as wide as high, flips, and changes colours.",
         AUGMENTATIONS,
+    )
+    resize_mode: str = setting(
+        "auto",
+        "How images become squares: stretched, or in their proportions by the shorter side, of which "
+        "evaluation sees the centre; auto is shorter_side with --augmentation=random_crop or "
+        "random_resized_crop, else stretch.",
+        RESIZE_MODES,
     )
     stored_size: int = setting(
         0,
-        "Side of the training images as they are kept for an augmentation that crops; 0 is 8/7 of "
-        "--image_size.",
+        "Side of the squares as which training images are kept for an augmentation that crops; 0 is 8/7 of "
+        "--image_size, and 4/3 of that where crops are taken in the image's proportions.",
+    )
+    color_jitter: float = setting(
+        0.4,
+        "random_resized_crop multiplies brightness, contrast and saturation by 1 plus or minus up to this.",
+    )
+    hue_jitter: float = setting(
+        0.0, "random_resized_crop moves the hue by up to this share of the colour circle."
     )
     skip_unreadable: bool = setting(False, "Leave out images that cannot be read, with a counted warning.")
     cache_dir: str = setting("", "Decoded images are kept here; empty is ~/.cache/finetune_jax.")
@@ -330,6 +348,8 @@ _RANGES = (
         lambda v: 0 <= v < 1,
         "a number in [0, 1)",
     ),
+    (("color_jitter",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+    (("hue_jitter",), lambda v: 0 <= v <= 0.5, "a number from 0 to 0.5"),
     (("width",), lambda v: 0 < v <= 8, "a factor in (0, 8]"),
     (("drop_epochs",), lambda v: list(v) == sorted(set(v)) and all(e > 0 for e in v), "rising epochs"),
 )
@@ -391,6 +411,7 @@ _EFFECTS = (
         ("autolr",),
     ),
     (("stored_size",), "augmentation", CROPPING),
+    (("color_jitter", "hue_jitter"), "augmentation", ("random_resized_crop",)),
     (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
     (("momentum",), "optimizer", ("sgd",)),

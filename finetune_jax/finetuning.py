@@ -119,7 +119,13 @@ class _Job:
             self.setup.forward,
             self.task.loss(self.splits["train"].labels, len(self.class_names)),
             normalize=self.normalize,
-            augment=augmentation.create(_augmentation(config), image_size),
+            augment=augmentation.create(
+                _augmentation(config),
+                image_size,
+                shorter_side=datasets.shorter_side(image_size),
+                color_jitter=config.color_jitter,
+                hue_jitter=config.hue_jitter,
+            ),
         )
         train_step = functools.partial(
             step.train_step, objective=objective, optimizer=self.optimizer, axis_name=AXIS
@@ -355,7 +361,13 @@ class _Job:
         steps = config.steps_per_dispatch or (1 if self.replicas.on_cpu else 64)
         resident = total <= config.device_data_gb * 1e9
         return {
-            name: create_feed(arrays, self.replicas, resident=resident, steps_per_dispatch=steps)
+            name: create_feed(
+                arrays,
+                self.replicas,
+                resident=resident,
+                steps_per_dispatch=steps,
+                aspects=datasets.stretched_aspects(config, arrays) if name == "train" else None,
+            )
             for name, arrays in self.splits.items()
             if len(arrays.labels)
         }

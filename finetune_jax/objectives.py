@@ -65,7 +65,7 @@ def objective(
         params: Tree, frozen: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Outcome]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.slots)
-        images = normalize(jax.vmap(augment)(keys, batch.images.astype(jnp.float32)))
+        images = normalize(jax.vmap(augment)(keys, batch.images.astype(jnp.float32), batch.aspects))
         forward_key = jax.random.fold_in(key, _FORWARD_STREAM)
         forward_keys = jax.vmap(jax.random.fold_in, (None, 0))(forward_key, batch.slots)
         prediction = forward(params, frozen, batch_stats, images, forward_keys)

@@ -23,11 +23,14 @@ class Batch(NamedTuple):
         labels: int32 ``[B]``.
         slots: int32 ``[B]``, place of each example in the batch over all replicas; random draws of an example
             depend on it and not on the replica.
+        aspects: float32 ``[B]``, width over height of the images before they were stretched to squares; None where
+            that is not to be undone.
     """
 
     images: jax.Array
     labels: jax.Array
     slots: jax.Array
+    aspects: jax.Array | None = None
 
 
 class TrainState(flax.struct.PyTreeNode):

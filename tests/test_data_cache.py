@@ -118,6 +118,8 @@ def test_images_labels_and_order_are_those_of_the_examples(tmp_path):
     np.testing.assert_array_equal(arrays.images, expected(range(40)))
     np.testing.assert_array_equal(arrays.labels, np.arange(40) % 3)
     np.testing.assert_array_equal(arrays.kept, np.arange(40))
+    np.testing.assert_array_equal(arrays.sizes, [(6, 7)] * 40)
+    np.testing.assert_allclose(arrays.aspects, 7 / 6, rtol=1e-6)
     assert arrays.labels.dtype == np.int32
     assert arrays.skipped == ()
     assert isinstance(arrays.images, np.memmap)
@@ -217,7 +219,7 @@ def test_an_operating_system_error_while_reading_is_an_unreadable_image(tmp_path
 # --- damage, competition, full disks ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["short", "no meta", "bad meta", "other shape"])
+@pytest.mark.parametrize("damage", ["short", "no meta", "no sizes", "bad meta", "other shape"])
 def test_a_damaged_cache_is_made_again(tmp_path, damage):
     examples = examples_of(10)
     cache.materialise(examples, TINY, cache_dir=tmp_path)
@@ -226,6 +228,8 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
         os.truncate(folder / "images.npy", 300)
     elif damage == "no meta":
         (folder / "meta.json").unlink()
+    elif damage == "no sizes":
+        (folder / "sizes.npy").unlink()
     elif damage == "bad meta":
         (folder / "meta.json").write_text("{")
     else:

@@ -30,6 +30,8 @@ def digest_step(state, batch):
     """A step whose result depends on every pixel, label and slot and on the order of batches."""
     weights = 1.0 + batch.labels + 0.5 * batch.slots
     value = (batch.images.astype(jnp.float32).mean((1, 2, 3)) * weights).sum()
+    if batch.aspects is not None:
+        value += (batch.aspects * weights).sum()
     seen = jnp.zeros((2 * COUNT,), jnp.int32).at[batch.labels].add(1)
     return {
         "value": 0.9 * state["value"] + jax.lax.psum(value, AXIS),
@@ -37,9 +39,11 @@ def digest_step(state, batch):
     }
 
 
-def train(arrays, devices, *, resident, steps_per_dispatch=1, batch_size=8):
+def train(arrays, devices, *, resident, steps_per_dispatch=1, batch_size=8, aspects=None):
     replicas = Replicas(tuple(jax.devices()[:devices]))
-    feed = create_feed(arrays, replicas, resident=resident, steps_per_dispatch=steps_per_dispatch)
+    feed = create_feed(
+        arrays, replicas, resident=resident, steps_per_dispatch=steps_per_dispatch, aspects=aspects
+    )
     run = feed.compile_training(digest_step)
     state = replicas.replicate({"value": np.float32(0), "seen": np.zeros(2 * COUNT, np.int32)})
     taken = []
@@ -58,6 +62,18 @@ def test_streamed_batches_equal_the_resident_ones_bit_for_bit(arrays, devices):
     np.testing.assert_array_equal(resident["seen"], streamed["seen"])
     order = np.concatenate([training_order(COUNT, 8, seed=3, epoch=epoch) for epoch in range(2)])
     np.testing.assert_array_equal(resident["seen"][:COUNT], np.bincount(order.ravel(), minlength=COUNT))
+
+
+def test_every_image_comes_with_its_own_aspect(arrays):
+    aspects = np.random.default_rng(1).uniform(0.5, 2, COUNT).astype(np.float32)
+    value = 0.0
+    for epoch in range(2):
+        for row in training_order(COUNT, 8, seed=3, epoch=epoch):
+            seen = np.asarray(arrays.images[row], np.float64).mean((1, 2, 3)) + aspects[row]
+            value = 0.9 * value + (seen * (1 + row + 0.5 * np.arange(8))).sum()
+    for resident in (True, False):
+        state, _ = train(arrays, 2, resident=resident, aspects=aspects)
+        assert state["value"] == pytest.approx(value, rel=1e-5)
 
 
 def test_the_number_of_devices_does_not_change_the_batches(arrays):

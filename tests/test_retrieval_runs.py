@@ -13,7 +13,16 @@ from photos import COLOURS, MORE_COLOURS, write_photos
 from PIL import Image
 
 import finetune_jax
-from finetune_jax import finetuning, measuring, models, objectives, pictures, retrieval, tasks
+from finetune_jax import (
+    augmentation,
+    finetuning,
+    measuring,
+    models,
+    objectives,
+    pictures,
+    retrieval,
+    tasks,
+)
 from finetune_jax.config import FinetuneConfig
 from finetune_jax.data import sources
 from finetune_jax.errors import UserError
@@ -99,7 +108,7 @@ def test_replicas_drop_out_differently_and_examples_are_augmented_by_their_slot(
         seen.append((np.asarray(images), jax.random.key_data(key)))
         return objectives.Prediction(images.reshape(len(images), -1), {})
 
-    def augment(key: Any, image: Any) -> Any:
+    def augment(key: Any, image: Any, aspect: Any) -> Any:
         return image + jax.random.uniform(key)
 
     function = objectives.objective(
@@ -120,7 +129,7 @@ def test_a_penalty_is_added_to_the_loss_and_not_to_its_total() -> None:
         )
 
     function = objectives.objective(
-        forward, objectives.cross_entropy(), normalize=lambda images: images, augment=lambda key, image: image
+        forward, objectives.cross_entropy(), normalize=lambda images: images, augment=augmentation.identity
     )
     batch = objectives.Batch(jnp.zeros((2, 1, 1, 3)), jnp.zeros(2, jnp.int32), jnp.arange(2))
     value, outcome = function({"w": jnp.array([3.0])}, {}, {}, batch, jax.random.key(0))

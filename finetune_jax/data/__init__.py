@@ -6,10 +6,22 @@
 
 from finetune_jax.data.prepare import (
     image_size,
+    in_proportion,
     load_source,
     materialise,
     materialise_split,
     preprocessing,
+    shorter_side,
+    stretched_aspects,
 )
 
-__all__ = ["image_size", "load_source", "materialise", "materialise_split", "preprocessing"]
+__all__ = [
+    "image_size",
+    "in_proportion",
+    "load_source",
+    "materialise",
+    "materialise_split",
+    "preprocessing",
+    "shorter_side",
+    "stretched_aspects",
+]

@@ -1,9 +1,9 @@
 """Every image decoded and resized once, kept on disk, memory-mapped from then on.
 
-``<cache_dir>/<key>/images.npy`` is uint8 ``[N, S, S, 3]``; ``meta.json`` beside it says what is in it. The
-key is a digest of the content of the images and of the preprocessing, so a cache never has to be
-invalidated, moving a data set keeps it, and deleting the folder is always safe. Labels are not in it: they
-cost nothing.
+``<cache_dir>/<key>/images.npy`` is uint8 ``[N, S, S, 3]``, ``sizes.npy`` int32 ``[N, 2]``: height and width
+before resizing. ``meta.json`` beside them says what is in them. The key is a digest of the content of the images
+and of the preprocessing, so a cache never has to be invalidated, moving a data set keeps it, and deleting the
+folder is always safe. Labels are not in it: they cost nothing.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from finetune_jax.data.examples import Examples, fingerprint_of
 from finetune_jax.data.parallel import ordered_map
 from finetune_jax.errors import UserError
 
-_FORMAT = 1  # to be raised whenever the same image and preprocessing give other pixels
+_FORMAT = 2  # to be raised whenever the same image and preprocessing give other files
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{8}")
 _ABANDONED_SECONDS = 24 * 3600
 _NAMED_IN_ERROR = 10
@@ -40,13 +40,20 @@ class Arrays:
       images: uint8 ``[M, S, S, 3]``, memory-mapped and read-only.
       labels: int32 ``[M]``.
       kept: int64 ``[M]``, ascending: which of the N examples these are.
+      sizes: int32 ``[M, 2]``, height and width of the images before they were resized.
       skipped: Name and reason of each of the ``N - M`` unreadable images.
     """
 
     images: np.ndarray
     labels: np.ndarray
     kept: np.ndarray
+    sizes: np.ndarray
     skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def aspects(self) -> np.ndarray:
+        """Width over height of the images before they were resized, float32 ``[M]``."""
+        return (self.sizes[:, 1] / self.sizes[:, 0]).astype(np.float32)
 
 
 def materialise(
@@ -84,7 +91,9 @@ def materialise(
     size = preprocessing.image_size
     if len(examples) == 0:
         none = np.empty(0, np.int64)
-        return Arrays(np.empty((0, size, size, 3), np.uint8), examples.labels, none)
+        return Arrays(
+            np.empty((0, size, size, 3), np.uint8), examples.labels, none, np.empty((0, 2), np.int32)
+        )
     settings = json.dumps(dataclasses.asdict(preprocessing), sort_keys=True)
     key = fingerprint_of("images", str(_FORMAT), examples.fingerprint, str(len(examples)), settings)
     folder = Path(cache_dir).expanduser() / key
@@ -94,24 +103,26 @@ def materialise(
         stored = _open(folder, len(examples), size)
     if stored is None:
         raise UserError(f"--cache_dir: {folder} was written but cannot be read; choose another folder")
-    images, unreadable = stored
+    images, sizes, unreadable = stored
     skipped = tuple((examples.names[i], reason) for i, reason in unreadable.items())
     if skipped and not skip_unreadable:
         raise _unreadable_error(skipped, len(examples))
     kept = np.array([i for i in range(len(examples)) if i not in unreadable], np.int64)
-    return Arrays(images, examples.labels[kept], kept, skipped)
+    return Arrays(images, examples.labels[kept], kept, sizes, skipped)
 
 
-def _open(folder: Path, count: int, size: int) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Images and reasons by index of the unreadable ones; None unless everything is there."""
+def _open(folder: Path, count: int, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
+    """Images, their sizes, and reasons by index of the unreadable ones; None unless everything is there."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         unreadable = {int(i): str(reason) for i, reason in meta["unreadable"]}
         images = np.load(folder / "images.npy", mmap_mode="r")
+        sizes = np.load(folder / "sizes.npy")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = images.dtype == np.uint8 and images.shape == (count - len(unreadable), size, size, 3)
-    return (images, unreadable) if whole else None
+    left = count - len(unreadable)
+    whole = images.dtype == np.uint8 and images.shape == (left, size, size, 3) and sizes.shape == (left, 2)
+    return (images, sizes, unreadable) if whole else None
 
 
 def _build(
@@ -127,9 +138,10 @@ def _build(
     cache_dir = folder.parent
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
 
-    def prepare(i: int) -> np.ndarray | UnreadableImage:
+    def prepare(i: int) -> _Prepared | UnreadableImage:
         try:
-            return preprocess(examples.read(i), preprocessing)
+            image = examples.read(i)
+            return _Prepared(preprocess(image, preprocessing), (image.shape[0], image.shape[1]))
         except UnreadableImage as error:
             return error
         except OSError as error:
@@ -142,9 +154,7 @@ def _build(
         temporary.mkdir()
         prepared = ordered_map(prepare, len(examples), workers=workers, progress=progress, title=title)
         with contextlib.closing(prepared):
-            unreadable = _write_images(
-                temporary / "images.npy", prepared, len(examples), preprocessing.image_size
-            )
+            unreadable = _write_images(temporary, prepared, len(examples), preprocessing.image_size)
         if (unreadable and not skip_unreadable) or len(unreadable) == len(examples):
             skipped = tuple((examples.names[i], reason) for i, reason in unreadable.items())
             raise _unreadable_error(skipped, len(examples))
@@ -169,27 +179,40 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+class _Prepared(NamedTuple):
+    """The pixels that are kept of an image, and its height and width before."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
 def _write_images(
-    path: Path, prepared: Iterable[np.ndarray | UnreadableImage], count: int, size: int
+    folder: Path, prepared: Iterable[_Prepared | UnreadableImage], count: int, size: int
 ) -> dict[int, str]:
-    """Writes a .npy file of the images that could be read; returns the reasons of the others by index.
+    """Writes .npy files of the images that could be read; returns the reasons of the others by index.
 
     Plain writing, not a memory map: on a full disk this is an error that can be reported, the other is a
     signal that ends the process.
     """
     unreadable: dict[int, str] = {}
-    with open(path, "wb") as file:
+    sizes: list[tuple[int, int]] = []
+    with open(folder / "images.npy", "wb") as file:
         _write_header(file, (count, size, size, 3))
         start = file.tell()
         for index, image in enumerate(prepared):
             if isinstance(image, UnreadableImage):
                 unreadable[index] = image.reason
             else:
-                file.write(np.ascontiguousarray(image).data)
+                file.write(np.ascontiguousarray(image.pixels).data)
+                sizes.append(image.size)
         file.seek(0)
         _write_header(file, (count - len(unreadable), size, size, 3))
         if file.tell() != start:
             raise RuntimeError(f"the .npy header changed its length from {start} to {file.tell()}")
+        file.flush()
+        os.fsync(file.fileno())
+    with open(folder / "sizes.npy", "wb") as file:
+        np.save(file, np.array(sizes, np.int32).reshape(-1, 2))
         file.flush()
         os.fsync(file.fileno())
     return unreadable

@@ -44,20 +44,42 @@ class Feed(Protocol):
         """uint8 ``[devices, B / replicas, H, W, C]`` for each row of ``order [steps, B]``."""
 
 
-def create_feed(arrays: Arrays, replicas: Replicas, *, resident: bool, steps_per_dispatch: int) -> Feed:
-    """A feed that keeps the examples on every device, or one that streams them."""
+def create_feed(
+    arrays: Arrays,
+    replicas: Replicas,
+    *,
+    resident: bool,
+    steps_per_dispatch: int,
+    aspects: np.ndarray | None = None,
+) -> Feed:
+    """A feed that keeps the examples on every device, or one that streams them.
+
+    Args:
+        arrays: the N examples.
+        replicas: the devices.
+        resident: whether the examples live there.
+        steps_per_dispatch: most training steps per call of a resident feed.
+        aspects: float32 ``[N]``, see ``Batch``.
+    """
     if resident:
-        return ResidentFeed(arrays, replicas, steps_per_dispatch)
-    return StreamedFeed(arrays, replicas)
+        return ResidentFeed(arrays, replicas, steps_per_dispatch, aspects)
+    return StreamedFeed(arrays, replicas, aspects)
 
 
 class ResidentFeed:
     """Examples live on every device; an epoch needs only its index array from the host."""
 
-    def __init__(self, arrays: Arrays, replicas: Replicas, steps_per_dispatch: int) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        replicas: Replicas,
+        steps_per_dispatch: int,
+        aspects: np.ndarray | None = None,
+    ) -> None:
         self._replicas = replicas
         self._limit = steps_per_dispatch
         self._images, self._labels = replicas.replicate((arrays.images, arrays.labels))
+        self._aspects = replicas.replicate(aspects)
         self._gather = replicas.map(lambda images, indices: images[indices], (None, 0), out_axes=0)
 
     def compile_training(self, step: Step) -> Training:
@@ -68,13 +90,15 @@ class ResidentFeed:
             state: State,
             images: jax.Array,
             labels: jax.Array,
+            aspects: jax.Array | None,
             indices: jax.Array,
             slots: jax.Array,
             count: jax.Array,
         ) -> State:
             def one(position: int | jax.Array, state: State) -> State:
                 chosen = indices[:, position]
-                return step(state, Batch(images[chosen], labels[chosen], slots))
+                shapes = None if aspects is None else aspects[chosen]
+                return step(state, Batch(images[chosen], labels[chosen], slots, shapes))
 
             if limit == 1:
                 # No loop on CPU: XLA runs convolution gradients inside one many times slower.
@@ -82,17 +106,18 @@ class ResidentFeed:
             # The number of steps is a runtime value, so that the shorter last dispatch is the same program.
             return jax.lax.fori_loop(0, count, one, state)
 
-        mapped = replicas.map(dispatch, (None, None, None, 0, 0, None), donate=(0,))
+        mapped = replicas.map(dispatch, (None, None, None, None, 0, 0, None), donate=(0,))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             own = replicas.own(order)
             slots = replicas.split(_slots(replicas, order))
+            examples = (self._images, self._labels, self._aspects)
             for start in range(0, len(own), limit):
                 rows = own[start : start + limit]
                 indices = np.zeros((own.shape[1], limit), np.int32)
                 indices[:, : len(rows)] = rows.T
                 count = replicas.replicate(np.int32(len(rows)))
-                state = mapped(state, self._images, self._labels, replicas.split(indices), slots, count)
+                state = mapped(state, *examples, replicas.split(indices), slots, count)
                 yield state, len(rows)
 
         return run
@@ -106,23 +131,28 @@ class ResidentFeed:
 class StreamedFeed:
     """Examples are read from the host a few batches ahead of the devices."""
 
-    def __init__(self, arrays: Arrays, replicas: Replicas) -> None:
+    def __init__(self, arrays: Arrays, replicas: Replicas, aspects: np.ndarray | None = None) -> None:
         self._arrays = arrays
+        self._aspects = aspects
         self._replicas = replicas
 
     def compile_training(self, step: Step) -> Training:
         """See :class:`Feed`."""
         replicas = self._replicas
 
-        def dispatch(state: State, images: jax.Array, labels: jax.Array, slots: jax.Array) -> State:
-            return step(state, Batch(images, labels, slots))
+        def dispatch(
+            state: State, images: jax.Array, labels: jax.Array, slots: jax.Array, aspects: jax.Array | None
+        ) -> State:
+            return step(state, Batch(images, labels, slots, aspects))
 
-        mapped = replicas.map(dispatch, (None, 0, 0, 0), donate=(0,))
+        mapped = replicas.map(dispatch, (None, 0, 0, 0, 0), donate=(0,))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
+            own = replicas.own(order)
             for step, (images, labels) in enumerate(self._read(order)):
-                state = mapped(state, replicas.split(images), replicas.split(labels), slots)
+                aspects = None if self._aspects is None else replicas.split(self._aspects[own[step]])
+                state = mapped(state, replicas.split(images), replicas.split(labels), slots, aspects)
                 if step % _PREFETCHED_BATCHES == 0:
                     jax.block_until_ready(state)  # batches that wait for the device take memory
                 yield state, 1

@@ -2,8 +2,11 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
-from finetune_jax.config import CROPPING, DataConfig
+import numpy as np
+
+from finetune_jax.config import CROPPING, IN_PROPORTION, DataConfig
 from finetune_jax.data import cache, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Preprocessing
@@ -37,29 +40,53 @@ def image_size(config: DataConfig, natural_size: int) -> int:
     return _DIGITS_SIZE if config.dataset == "digits" else natural_size
 
 
+def shorter_side(size: int) -> int:
+    """What the shorter side of an image is resized to before ``size`` pixels are cut out of it: 256 for 224."""
+    return round(size * _RESIZE_FACTOR)
+
+
+def in_proportion(config: DataConfig) -> bool:
+    """Whether the network sees images in their proportions, from ``--resize_mode``."""
+    if config.resize_mode == "auto":
+        return config.augmentation in IN_PROPORTION
+    return config.resize_mode == "shorter_side"
+
+
+def stretched_aspects(config: DataConfig, arrays: Arrays) -> np.ndarray | None:
+    """Width over height, float32 ``[N]``, that augmentation needs to undo the stretch of training images, if any."""
+    return arrays.aspects if config.augmentation in CROPPING and in_proportion(config) else None
+
+
 def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessing:
-    """How an image is kept: stretched to a square, and for evaluation of photos its centre cropped to ``size``.
+    """How an image is kept: ready for the network, or where training crops, as a larger stretched square.
 
     Raises:
         UserError: ``--test_resize`` or ``--stored_size`` is smaller than the crop.
     """
+    cropping = config.augmentation in CROPPING
     stored = _stored_size(config, size)
-    if train:
+    if train and cropping:
         return Preprocessing(stored, stored)
-    default = size if config.dataset == "digits" else round(size * _RESIZE_FACTOR)
-    if config.augmentation in CROPPING:
-        default = stored  # test images look as large as the training images do
-    resize = config.test_resize or default
+    mode: Literal["stretch", "shorter_side"] = "stretch"
+    usual = size if config.dataset == "digits" and not cropping else shorter_side(size)
+    if in_proportion(config):
+        resize, mode = usual, "shorter_side"
+    else:
+        # Test images look as large as the training images do.
+        cut = config.augmentation in ("crop", "random_crop")
+        resize = stored if cut else size if train else usual
+    if not train and config.test_resize:
+        resize = config.test_resize
     if resize < size:
         raise UserError(f"--test_resize={resize} is smaller than the {size} pixels that the network sees")
-    return Preprocessing(size, resize)
+    return Preprocessing(size, resize, mode)
 
 
 def _stored_size(config: DataConfig, size: int) -> int:
-    """Side of the training images before augmentation."""
-    if config.augmentation not in CROPPING:
-        return size
-    stored = config.stored_size or round(size * _RESIZE_FACTOR)
+    """Side of the squares that training crops from."""
+    # Most photographs are 4:3. Undoing the stretch of a larger square costs their longer side nothing.
+    default = size * _RESIZE_FACTOR * (4 / 3 if in_proportion(config) else 1)
+    stored = config.stored_size or round(default)
     if stored < size:
         raise UserError(f"--stored_size={stored} is smaller than the {size} pixels that the network sees")
     return stored

@@ -4,8 +4,8 @@
     python -m benchmarks.augmentations --network=resnet50 --image_size=224 --batch=64
 
 Every side trains the same network on a resident batch, kept as large as ``experiments.finetune`` keeps it for that
-augmentation, photographs being 4:3. The sides take turns, and a ratio is of two rounds of the same turn; the table shows
-medians and, in brackets, the extremes. ``alone`` is the augmentation of a batch without a step around it.
+augmentation, photographs being 4:3. The sides take turns, and a ratio is of two rounds of the same turn; the table
+shows medians and, in brackets, the extremes. ``alone`` is the augmentation of a batch without a step around it.
 """
 
 import argparse
@@ -98,7 +98,10 @@ def compare(case: argparse.Namespace) -> str:
         for name, (step, alone) in sides.items():
             steps[name].append(seconds_per_call(step, case.steps))
             alone_for[name].append(seconds_per_call(alone, case.steps))
-    lines = ["| augmentation | step, ms | against none | alone, ms | alone, of the step |", "|---|---|---|---|---|"]
+    lines = [
+        "| augmentation | step, ms | against none | alone, ms | alone, of the step |",
+        "|---|---|---|---|---|",
+    ]
     for name in sides:
         ratios = [ours / none for ours, none in zip(steps[name], steps["none"], strict=True)]
         shares = [a / none for a, none in zip(alone_for[name], steps["none"], strict=True)]
@@ -136,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     case = parser.parse_args(arguments)
     import jax
 
-    print(f"{jax.devices()[0].device_kind}, {case.network}, {case.image_size} px, batch {case.batch}", flush=True)
+    print(
+        f"{jax.devices()[0].device_kind}, {case.network}, {case.image_size} px, batch {case.batch}",
+        flush=True,
+    )
     print(compare(case), flush=True)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import finetune_jax
 from finetune_jax import finetuning, measuring, methods, models, tasks
 from finetune_jax.config import FinetuneConfig, validate
-from finetune_jax.data.decode import read_image
+from finetune_jax.data.decode import Preprocessing, read_image
 from finetune_jax.errors import UserError
 from finetune_jax.models.card import read_best
 from finetune_jax.parallel import Replicas
@@ -193,6 +193,24 @@ def test_bfloat16_streaming_balancing_and_two_devices_go_together(base, tmp_path
     assert summary["test_accuracy"] > 0.8
     _, variables = read_best(tmp_path / "run")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+
+
+def test_crops_in_proportion_do_not_depend_on_devices_or_streaming(base, one, tmp_path):
+    losses = []
+    for number, replicas in enumerate((one, Replicas(tuple(jax.devices()[:2])))):
+        config = dataclasses.replace(
+            base,
+            workdir=str(tmp_path / str(number)),
+            method="feature_extractor",
+            augmentation="random_resized_crop",
+            device_data_gb=0.0 if number else 2.0,
+            epochs=1,
+        )
+        finetuning.run(config, replicas)
+        losses += [float(row["train_loss"]) for row in RunDirectory(tmp_path / str(number)).read_metrics()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    card, _ = read_best(tmp_path / "0")
+    assert card.preprocessing == Preprocessing(16, 18, "shorter_side")
 
 
 def test_more_epochs_and_new_rates_compile_nothing_more(base, one, tmp_path, compilations):

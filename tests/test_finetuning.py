@@ -204,6 +204,7 @@ def test_crops_in_proportion_do_not_depend_on_devices_or_streaming(base, one, tm
             method="feature_extractor",
             augmentation="random_resized_crop",
             device_data_gb=0.0 if number else 2.0,
+            sync_batch_norm=True,  # of the head, which is trained
             epochs=1,
         )
         finetuning.run(config, replicas)

@@ -75,29 +75,30 @@ def stepper(case: argparse.Namespace, name: str) -> tuple[Callable[[], Any], Cal
     return one, lambda: augmented(batch)
 
 
-def seconds_per_call(call: Callable[[], Any], count: int) -> float:
+def seconds_per_call(call: Callable[[], Any], count: int, clock: Callable[[], float]) -> float:
     """Mean of ``count`` calls, the last result waited for."""
     import jax
 
-    began = time.perf_counter()
+    began = clock()
     for _ in range(count):
         result = call()
     jax.block_until_ready(result)
-    return (time.perf_counter() - began) / count
+    return (clock() - began) / count
 
 
 def compare(case: argparse.Namespace) -> str:
     """The measurements as a Markdown table."""
     sides = {name: stepper(case, name) for name in ("none", *case.augmentations)}
+    clock = time.process_time if case.cpu_seconds else time.perf_counter
     for step, alone in sides.values():
-        seconds_per_call(step, 1)
-        seconds_per_call(alone, 1)
+        seconds_per_call(step, 1, clock)
+        seconds_per_call(alone, 1, clock)
     steps: dict[str, list[float]] = {name: [] for name in sides}
     alone_for: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(case.rounds):
         for name, (step, alone) in sides.items():
-            steps[name].append(seconds_per_call(step, case.steps))
-            alone_for[name].append(seconds_per_call(alone, case.steps))
+            steps[name].append(seconds_per_call(step, case.steps, clock))
+            alone_for[name].append(seconds_per_call(alone, case.steps, clock))
     lines = [
         "| augmentation | step, ms | against none | alone, ms | alone, of the step |",
         "|---|---|---|---|---|",
@@ -124,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument(
+        "--cpu_seconds", action="store_true", help="CPU time of this process, for a machine that others use"
+    )
     parser.add_argument(
         "--augmentations",
         nargs="+",

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import spottune_step, streaming_memory, train_step
+from benchmarks import augmentations, spottune_step, streaming_memory, train_step
 from finetune_jax.parallel import local_replicas
 
 TINY = train_step.Case("resnet26_policy", 0.1, image_size=8, batch=4, train_steps=2, predict_steps=3)
@@ -145,3 +145,12 @@ def test_routing_is_compared_with_the_network_in_the_same_turn(capsys):
     assert output.count("ratio 1.00 (1.00–1.00)") == 2
     measured = spottune_step.Measured({"a": [2.0, 9.0], "b": [1.0, 3.0]})
     assert measured.ratios("a", "b") == [2.0, 3.0]
+
+
+def test_augmentations_are_compared_with_a_step_without_any(capsys):
+    sizes = ["--network=resnet26_policy", "--width=0.1", "--image_size=8", "--batch=4", "--rounds=2"]
+    augmentations.main([*sizes, "--cpu_seconds", "--augmentations", "random_crop"])
+    rows = table(capsys.readouterr().out)
+    assert [row["augmentation"] for row in rows] == ["none", "random_crop"]
+    assert rows[0]["against none"] == "1.000 (1.00–1.00)"
+    assert all(first_number(row["step, ms"]) > 0 for row in rows)

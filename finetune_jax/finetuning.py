@@ -101,7 +101,8 @@ def run_together(
         first = _Job(configs[unfinished[0]], replicas)
         jobs = {number: first.with_settings_of(configs[number]) for number in unfinished}
     if vectorize is None:
-        vectorize = not replicas.on_cpu
+        # XLA has no fast convolution on CPU with weights of several runs at once (docs/performance.md).
+        vectorize = not replicas.on_cpu or first.trained == ("head",)
     if not vectorize:
         for number, job in jobs.items():
             try:

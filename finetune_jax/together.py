@@ -7,7 +7,7 @@ computed from these and the images alone) exists once. Between the steps each ru
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,15 +89,10 @@ class Lanes:
         self, step: Callable[[TrainState, Batch], TrainState], state: TrainState, batch: Batch
     ) -> TrainState:
         statistics = {name: 0 if name in self._changing else None for name in state.batch_stats}
-        axes = TrainState(
-            step=None,
-            key=None,
-            params=0,
-            frozen=None,
-            batch_stats=statistics,
-            opt_state=0,
-            totals=0,  # type: ignore[arg-type]
-        )
+        # Axes in place of the arrays.
+        shared: dict[str, Any] = {"step": None, "key": None, "frozen": None}
+        own: dict[str, Any] = {"params": 0, "opt_state": 0, "totals": 0, "batch_stats": statistics}
+        axes = TrainState(**shared, **own)
         return jax.vmap(step, in_axes=(axes, None), out_axes=axes)(state, batch)
 
     @staticmethod
@@ -139,7 +134,7 @@ def changing_statistics(objective: Objective, state: TrainState, batch: Batch) -
         return objective(state.params, state.frozen, state.batch_stats, batch, key)[1].batch_stats
 
     # Collectives in it need the axis of the replicas.
-    mapped = jax.vmap(outcome, in_axes=None, axis_name=AXIS, axis_size=1)  # type: ignore[call-arg]
+    mapped = jax.vmap(outcome, in_axes=None, axis_name=AXIS, axis_size=1)
     return tuple(jax.eval_shape(mapped, state, batch))
 
 
@@ -197,7 +192,8 @@ class _Group:
         self.endings: list[Diverged | None] = [None] * len(members)
         self._names = [member.directory.path.name for member in members]
         self._progress = Progress(0, silent=not replicas.is_primary)
-        self._runs = {}
+        # A generator that has not begun takes None.
+        self._runs: dict[int, Generator[Any, Any, None]] = {}
         for lane, (state, plan, directory) in enumerate(members):
             loop = Loop(plan, replicas, directory, self._progress, self._names[lane])
             self._runs[lane] = loops.enter_context(loop).run(state, self.stop)

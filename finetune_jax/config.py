@@ -248,6 +248,32 @@ class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, R
     )
 
 
+RUNTIME_SETTINGS = (
+    "learning_rate",
+    "head_learning_rate",
+    "proxy_learning_rate",
+    "policy_learning_rate",
+    "momentum",
+    "policy_momentum",
+    "weight_decay",
+    "policy_weight_decay",
+    "layer_decay",
+    "discriminative_ratio",
+    "rate_factors",
+    "schedule",
+    "drop_epochs",
+    "drop_factor",
+    "cycles",
+    "lowest_factor",
+    "alpha",
+    "beta",
+    "threshold",
+    "threshold_decay",
+    "threshold_floor",
+    "max_trials",
+)
+"""Settings that no compiled program knows: runs that differ in nothing else can be trained together."""
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "autolr": {
         "learning_rate": 1e-3,

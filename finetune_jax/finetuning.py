@@ -1,12 +1,13 @@
-"""One run of fine-tuning, from a config to a finished run directory."""
+"""Runs of fine-tuning, alone or several at once, from configs to finished run directories."""
 
+import copy
 import dataclasses
 import functools
 import math
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from finetune_jax import (
     spottune,
     step,
     tasks,
+    together,
     training,
 )
 from finetune_jax import data as datasets
-from finetune_jax.config import FinetuneConfig, validate
+from finetune_jax.config import RUNTIME_SETTINGS, FinetuneConfig, validate
 from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
-from finetune_jax.errors import UserError
+from finetune_jax.errors import Diverged, UserError
 from finetune_jax.models import pretrained, registry
 from finetune_jax.models.card import Card, shapes_of
 from finetune_jax.models.network import Network
@@ -58,33 +60,93 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
         UserError: the input is bad; says which flag or file.
         Stopped: SIGTERM came; the state is saved.
     """
-    validate(config)
-    if not config.workdir:
-        raise UserError("--workdir is empty; name a directory for the run")
-    replicas.check_batch_size(config.batch_size)
-    directory = RunDirectory(Path(config.workdir).expanduser(), primary=replicas.is_primary)
-    flags = dataclasses.asdict(config)
-    directory.check(flags)
+    directory = _directory(config, replicas)
     if directory.summary is not None:
         return directory.summary
     began = time.monotonic()
     with replicas.together():
         job = _Job(config, replicas)
-    # Only now: a mistake in a flag, found above, must not keep the directory from the corrected command.
-    directory.claim(flags)
-    rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
-    best = job.best_variables(directory, rows)
-    job.write_compact(directory, best)
-    variables = replicas.replicate(best)
-    outputs, gallery = job.test_outputs(variables)
-    scores = job.test_scores(outputs, gallery)
-    summary = job.summary(directory, rows, scores, time.monotonic() - began)
-    decisions = job.decisions(variables)
-    summary |= job.policy_summary(variables, decisions, directory, rows)
-    if replicas.is_primary:
-        _write_report(directory, config, summary, rows, outputs, gallery, decisions, job)
-        directory.write_summary(summary)
-    return summary
+    return job.run(directory, began)
+
+
+def run_together(
+    configs: Sequence[FinetuneConfig], replicas: Replicas, *, vectorize: bool | None = None
+) -> list[dict[str, Any] | Diverged]:
+    """Fine-tune with several settings of rates, momentum and weight decay, compiling once.
+
+    Each run gets a directory and a result like that of :func:`run` alone, equal to rounding. One that has
+    ended there is not trained again; those that were cut short go on.
+
+    Args:
+        configs: equal but for ``config.RUNTIME_SETTINGS`` and ``workdir``.
+        replicas: the devices to train on.
+        vectorize: whether one program takes the same step of all runs (``jax.vmap``), or the program of one
+            run takes the runs one after the other; by default whichever is faster here.
+
+    Returns:
+        The content of ``summary.json`` of each run, or how it diverged, which stops no other run.
+
+    Raises:
+        UserError: the input is bad; says which flag or file.
+        Stopped: SIGTERM came; all states are saved.
+    """
+    _check_group(configs)
+    directories = [_directory(config, replicas) for config in configs]
+    results: list[Any] = [directory.summary for directory in directories]
+    unfinished = [number for number, summary in enumerate(results) if summary is None]
+    if not unfinished:
+        return results
+    began = time.monotonic()
+    with replicas.together():
+        first = _Job(configs[unfinished[0]], replicas)
+        jobs = {number: first.with_settings_of(configs[number]) for number in unfinished}
+    if vectorize is None:
+        # XLA has no fast convolution on CPU with weights of several runs at once (docs/performance.md).
+        vectorize = not replicas.on_cpu or first.trained == ("head",)
+    if not vectorize:
+        for number, job in jobs.items():
+            try:
+                results[number] = job.run(directories[number], time.monotonic())
+            except Diverged as error:
+                results[number] = error
+        return results
+    members = [
+        together.Member(job.initial_state(), job.plan, directories[number]) for number, job in jobs.items()
+    ]
+    for number, job in jobs.items():
+        directories[number].claim(dataclasses.asdict(job.config))
+    endings = together.fit(members, first.lanes(len(members)), replicas)
+    for (number, job), ending in zip(jobs.items(), endings, strict=True):
+        results[number] = ending or job.finish(directories[number], began)
+    return results
+
+
+def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:
+    """The directory of a run, checked with its flags and not yet made."""
+    validate(config)
+    if not config.workdir:
+        raise UserError("--workdir is empty; name a directory for the run")
+    replicas.check_batch_size(config.batch_size)
+    directory = RunDirectory(Path(config.workdir).expanduser(), primary=replicas.is_primary)
+    directory.check(dataclasses.asdict(config))
+    return directory
+
+
+def _check_group(configs: Sequence[FinetuneConfig]) -> None:
+    if not configs:
+        raise UserError("there is no run to train")
+    first = dataclasses.asdict(configs[0])
+    for config in configs[1:]:
+        for name, value in dataclasses.asdict(config).items():
+            if name not in RUNTIME_SETTINGS and name != "workdir" and value != first[name]:
+                raise UserError(
+                    f"--{name}={value} and --{name}={first[name]} cannot be trained together; only "
+                    f"{', '.join(f'--{setting}' for setting in RUNTIME_SETTINGS)} may differ"
+                )
+    workdirs = [str(Path(config.workdir).expanduser()) for config in configs]
+    for workdir in workdirs:
+        if workdirs.count(workdir) > 1:
+            raise UserError(f"--workdir={workdir} is given for several runs; each needs its own")
 
 
 class _Job:
@@ -112,10 +174,8 @@ class _Job:
         self.variables = {**variables, "params": {**variables["params"], **beside}}
         self.trained = (*self.setup.trained, *beside)
         self.normalize = step.normalizer(self.origin.mean, self.origin.std)
-        self.tuner = methods.tuner(config, self.trained)
-        self.optimizer = methods.optimizer(config, self.trained)
         self.feeds = self._feeds()
-        objective = objectives.objective(
+        self.objective = objectives.objective(
             self.setup.forward,
             self.task.loss(self.splits["train"].labels, len(self.class_names)),
             normalize=self.normalize,
@@ -127,10 +187,12 @@ class _Job:
                 hue_jitter=config.hue_jitter,
             ),
         )
-        train_step = functools.partial(
-            step.train_step, objective=objective, optimizer=self.optimizer, axis_name=AXIS
+        # Its hyperparameters are in the state, so a run with others is the same program.
+        self.optimizer = methods.optimizer(config, self.trained)
+        self.train_step = functools.partial(
+            step.train_step, objective=self.objective, optimizer=self.optimizer, axis_name=AXIS
         )
-        self.training = self.feeds["train"].compile_training(train_step)
+        self.training = self.feeds["train"].compile_training(self.train_step)
         self.predict = evaluation.compile_evaluation(
             self.task.outputs(self.setup.measured, self.normalize), replicas, _EVALUATION_BATCH
         )
@@ -147,18 +209,52 @@ class _Job:
             composition=self.setup.composition,
             beside=shapes_of({name: self.variables["params"][name] for name in self.setup.references}),
         )
-        self.plan = training.Plan(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            order=self._order,
-            tuner=self.tuner,
-            evaluate=self._evaluate,
-            score="" if config.select_on == "last" else f"{config.select_on}_{self.task.score}",
-            patience=config.early_stopping,
-            checkpoint_steps=config.checkpoint_steps,
-            keep_trials=config.keep_trials,
-            card=self.card.to_json(),
-        )
+        self.plan = self._plan()
+
+    def with_settings_of(self, config: FinetuneConfig) -> "_Job":
+        """The run of a config that differs in runtime settings, with the data and programs of this one."""
+        job = copy.copy(self)
+        job.config = config
+        job.optimizer = methods.optimizer(config, job.trained)
+        job.plan = job._plan()
+        return job
+
+    def run(self, directory: RunDirectory, began: float) -> dict[str, Any]:
+        """Train alone, and :meth:`finish`."""
+        # Only now: a mistake in a flag, found before, must not keep the directory from the corrected command.
+        directory.claim(dataclasses.asdict(self.config))
+        training.fit(self.initial_state(), self.training, self.plan, self.replicas, directory)
+        return self.finish(directory, began)
+
+    def finish(self, directory: RunDirectory, began: float) -> dict[str, Any]:
+        """Test what was trained, write what the run directory lacks, and return the summary.
+
+        Args:
+            directory: of the run, trained to the end.
+            began: value of ``time.monotonic`` at its start.
+        """
+        rows = directory.read_metrics()
+        best = self.best_variables(directory, rows)
+        self.write_compact(directory, best)
+        variables = self.replicas.replicate(best)
+        outputs, gallery = self.test_outputs(variables)
+        scores = self.test_scores(outputs, gallery)
+        summary = self.summary(directory, rows, scores, time.monotonic() - began)
+        decisions = self.decisions(variables)
+        summary |= self.policy_summary(variables, decisions, directory, rows)
+        if self.replicas.is_primary:
+            _write_report(directory, self.config, summary, rows, outputs, gallery, decisions, self)
+            directory.write_summary(summary)
+        return summary
+
+    def lanes(self, count: int) -> together.Lanes:
+        """The step of so many runs like this one."""
+        images = self.splits["train"].images
+        number: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+        image: Any = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+        batch = step.Batch(image, number, number)
+        changing = together.changing_statistics(self.objective, self.initial_state(), batch)
+        return together.Lanes(count, self.train_step, changing, self.feeds["train"], self.replicas)
 
     def initial_state(self) -> step.TrainState:
         """The state before the first step."""
@@ -301,6 +397,21 @@ class _Job:
         self, variables: Any, split: str, predict: evaluation.Evaluation | None = None
     ) -> np.ndarray:
         return (predict or self.predict)(variables, self.feeds[split], len(self.splits[split].labels))
+
+    def _plan(self) -> training.Plan:
+        config = self.config
+        return training.Plan(
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            order=self._order,
+            tuner=methods.tuner(config, self.trained),
+            evaluate=self._evaluate,
+            score="" if config.select_on == "last" else f"{config.select_on}_{self.task.score}",
+            patience=config.early_stopping,
+            checkpoint_steps=config.checkpoint_steps,
+            keep_trials=config.keep_trials,
+            card=self.card.to_json(),
+        )
 
     def _usage(self, row: Mapping[str, Any]) -> dict[str, float]:
         """``{block: share}`` of the images of an epoch that were fine-tuned, from its row of metrics."""

@@ -1,12 +1,13 @@
 """Optimisers with one learning rate per part of the network, changeable without recompilation.
 
-The rates are arrays in the optimiser's state (``optax.inject_hyperparams`` inside
-``optax.multi_transform``): an epoch with new rates is the same program with other inputs.
+Rates, momentum and weight decay are arrays in the optimiser's state (``optax.inject_hyperparams`` inside
+``optax.multi_transform``): an epoch with new rates, or a run with another momentum, is the same program with
+other inputs. The state has the same structure whatever their values, 0 included.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,17 @@ import optax
 LearningRates = Mapping[str, Any]
 """``{top-level name of the parameters: scalar}``."""
 
-Rule = Callable[[Any], optax.GradientTransformation]
-"""Learning rate to the optimiser of one block."""
+
+class Rule(NamedTuple):
+    """The optimiser of one block.
+
+    Attributes:
+        transform: of ``learning_rate`` and the hyperparameters, by name.
+        hyperparameters: ``{name: value}`` beside the learning rate that the state starts with.
+    """
+
+    transform: Callable[..., optax.GradientTransformation]
+    hyperparameters: Mapping[str, float]
 
 
 def per_block_sgd(
@@ -74,20 +84,20 @@ def per_block_adamw(
 def sgd(momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4) -> Rule:
     """The rule of :func:`per_block_sgd`."""
 
-    def rule(learning_rate: Any) -> optax.GradientTransformation:
-        plain = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
-        return optax.chain(optax.add_decayed_weights(weight_decay), plain) if weight_decay else plain
+    def transform(learning_rate: Any, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
+        plain = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+        return optax.chain(optax.add_decayed_weights(weight_decay), plain)
 
-    return rule
+    return Rule(transform, {"momentum": float(momentum), "weight_decay": float(weight_decay)})
 
 
 def adamw(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2) -> Rule:
     """The rule of :func:`per_block_adamw`."""
 
-    def rule(learning_rate: Any) -> optax.GradientTransformation:
+    def transform(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
         return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
-    return rule
+    return Rule(transform, {"weight_decay": float(weight_decay)})
 
 
 def per_block(
@@ -108,7 +118,9 @@ def per_block(
             f"parameters have the blocks {sorted(params)}, learning rates {sorted(learning_rates)}"
         )
     transforms = {
-        name: optax.inject_hyperparams(rules[name])(learning_rate=rate)
+        name: optax.inject_hyperparams(rules[name].transform)(
+            learning_rate=rate, **rules[name].hyperparameters
+        )
         for name, rate in learning_rates.items()
     }
 
@@ -142,14 +154,19 @@ def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
 
 
 def reset(opt_state: Any) -> Any:
-    """The optimiser state as before its first step, with rates of 0 (to be set): no momentum, no moments.
+    """The optimiser state as before its first step, with the hyperparameters it has: no traces, no moments.
 
     Placement is kept, so steps compiled for the old state run it as it is.
 
     Args:
         opt_state: of an optimiser of this module, as arrays on devices.
     """
-    return _zeros(jax.tree.map(lambda leaf: leaf.sharding, opt_state))(opt_state)
+    empty = _zeros(jax.tree.map(lambda leaf: leaf.sharding, opt_state))(opt_state)
+    inner_states = {}
+    for name, masked in empty.inner_states.items():
+        hyperparams = opt_state.inner_states[name].inner_state.hyperparams
+        inner_states[name] = masked._replace(inner_state=masked.inner_state._replace(hyperparams=hyperparams))
+    return empty._replace(inner_states=inner_states)
 
 
 def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:

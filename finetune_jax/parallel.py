@@ -78,6 +78,10 @@ class Replicas:
             donate_argnums=tuple(donate),
         )
 
+    def alike(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` of replicated trees to replicated trees, compiled; every local device computes it all."""
+        return jax.jit(function, out_shardings=self._sharding(PartitionSpec()))
+
     def replicate(self, tree: Any) -> Any:
         """A copy of the tree's arrays on every local device, without a leading axis.
 

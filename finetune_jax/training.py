@@ -3,16 +3,20 @@
 It knows no method and no network: what a step does comes in as a function, what is measured as another, and a
 tuner decides the rates of every pass over the images and whether the pass counts. The weights that an epoch
 starts from stay on the devices, so throwing a pass away costs no disk access.
+
+:class:`Loop` asks for the steps of each pass instead of taking them, so that whoever takes them may do so for
+several runs at once (``finetune_jax.together``).
 """
 
 import contextlib
 import dataclasses
+import functools
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +65,15 @@ class Plan:
     checkpoint_steps: int
     card: Mapping[str, Any]
     keep_trials: bool = False
+
+
+class Stop(Protocol):
+    """Whether to save and stop now: called between two dispatches it asks, ``came`` is the last answer."""
+
+    @property
+    def came(self) -> bool: ...  # noqa: D102
+
+    def __call__(self) -> bool: ...  # noqa: D102
 
 
 class StopRequest:
@@ -115,8 +128,17 @@ def fit(
         UserError: a file cannot be written.
         Stopped: SIGTERM came; the state is saved.
     """
-    with StopRequest(replicas) as stop_requested, _Loop(train, plan, replicas, directory) as loop:
-        loop.run(state, stop_requested)
+    progress = Progress(0, silent=not replicas.is_primary)
+    with (
+        StopRequest(replicas) as stop_requested,
+        Loop(plan, replicas, directory, progress) as loop,
+        contextlib.suppress(StopIteration),
+    ):
+        run = loop.run(state, stop_requested)
+        wanted = next(run)
+        while True:
+            for taken in train(wanted.state, wanted.order):
+                wanted = run.send(taken)
     return directory.read_metrics()
 
 
@@ -127,9 +149,37 @@ class _Start(NamedTuple):
     batch_stats: Any
 
 
-class _Loop:
-    def __init__(self, train: Training, plan: Plan, replicas: Replicas, directory: RunDirectory) -> None:
-        self._train = train
+class Steps(NamedTuple):
+    """Steps that a run wants to be taken.
+
+    Attributes:
+        epoch: 0-based.
+        step: 0-based, of the epoch; the first one wanted.
+        state: before it; may be used up.
+        order: int ``[steps, batch_size]``, the batches.
+    """
+
+    epoch: int
+    step: int
+    state: TrainState
+    order: np.ndarray
+
+
+class Loop:
+    """One run; what it does between the steps, and on disk."""
+
+    def __init__(
+        self, plan: Plan, replicas: Replicas, directory: RunDirectory, progress: Progress, name: str = ""
+    ) -> None:
+        """Open the run directory's files.
+
+        Args:
+            plan: what to do.
+            replicas: where.
+            directory: of the run.
+            progress: told of every step.
+            name: of the run, where progress is of several.
+        """
         self._plan = plan
         self._replicas = replicas
         self._directory = directory
@@ -141,11 +191,10 @@ class _Loop:
             self._trials = Trials(directory.trials, writable=replicas.is_primary and plan.tuner.rejects)
         self._best_score = -math.inf
         self._best_epoch = -1
-        self._progress = Progress(0, silent=not replicas.is_primary)
-        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self._measure = jax.jit(self._variations_and_finite)
+        self._progress = progress
+        self._name = f"{name}  " if name else ""
 
-    def __enter__(self) -> "_Loop":
+    def __enter__(self) -> "Loop":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -164,7 +213,22 @@ class _Loop:
             closing.callback(self._trials.close)
             closing.callback(self._directory.close)
 
-    def run(self, state: TrainState, stop_requested: StopRequest) -> None:
+    def run(self, state: TrainState, stop_requested: Stop) -> Generator[Any, tuple[TrainState, int], None]:
+        """Go through the epochs, asking for the steps of each pass and taking in what became of them.
+
+        Args:
+            state: host arrays of the start; a checkpoint in the directory takes its place.
+            stop_requested: asked after every answer.
+
+        Yields:
+            The :class:`Steps` wanted, then None until they are all taken; each is answered by the state after
+            some steps more, and how many these were.
+
+        Raises:
+            Diverged: the loss or a weight is not finite.
+            UserError: a file cannot be written.
+            Stopped: a stop was requested; the state is saved.
+        """
         plan, steps = self._plan, self._steps
         with self._replicas.together():
             state, start = self._resume(state)
@@ -174,13 +238,15 @@ class _Loop:
         start = None if start is None else self._replicas.replicate(start)
         while epoch < plan.epochs:
             if plan.patience and epoch - self._best_epoch > plan.patience:
-                self._progress.line(f"stopped early: no better {plan.score} for {plan.patience} epochs")
+                self._progress.line(
+                    f"{self._name}stopped early: no better {plan.score} for {plan.patience} epochs"
+                )
                 break
             began = time.monotonic()
             while True:
                 if start is None:
                     state, start = self._begin_pass(state)
-                state = self._take_steps(state, start, epoch, step, stop_requested)
+                state = yield from self._take_steps(state, start, epoch, step, stop_requested)
                 state, verdict, row = self._end_pass(state, start, epoch)
                 start, step = None, 0
                 if verdict.accepted:
@@ -219,23 +285,25 @@ class _Loop:
 
     def _begin_pass(self, state: TrainState) -> tuple[TrainState, _Start]:
         tuner = self._plan.tuner
-        start = _Start(*self._copy((state.params, state.batch_stats)))
+        start = _Start(*_copy((state.params, state.batch_stats)))
         opt_state = optimizers.reset(state.opt_state) if tuner.rejects else state.opt_state
         zeros = {name: np.zeros((), np.float32) for name in state.totals}
         return state.replace(opt_state=opt_state, totals=self._replicas.replicate(zeros)), start
 
     def _take_steps(
-        self, state: TrainState, start: _Start, epoch: int, step: int, stop_requested: StopRequest
-    ) -> TrainState:
+        self, state: TrainState, start: _Start, epoch: int, step: int, stop_requested: Stop
+    ) -> Generator[Any, tuple[TrainState, int], TrainState]:
         """The steps of a pass from ``step`` on."""
         plan = self._plan
         rates = plan.tuner.rates(self._tuning, epoch)
         state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
         order = plan.order(epoch)
-        label = f"epoch {epoch + 1}/{plan.epochs}"
+        label = f"{self._name}epoch {epoch + 1}/{plan.epochs}"
         dispatches = 0
-        for after, taken in self._train(state, order[step:]):
-            state = after
+        wanted: Steps | None = Steps(epoch, step, state, order[step:])
+        while step < self._steps:
+            state, taken = yield wanted
+            wanted = None
             previous, step, dispatches = step, step + taken, dispatches + 1
             if self._progress.advance(taken * plan.batch_size):
                 means = self._means(state, epoch, step)
@@ -261,7 +329,7 @@ class _Loop:
         """The state to go on with, what the tuner says of the pass, and its row of ``passes.csv``."""
         plan, tuner = self._plan, self._plan.tuner
         rates = tuner.rates(self._tuning, epoch)
-        variations, finite = jax.device_get(self._measure(start, state))
+        variations, finite = jax.device_get(_measure(tuner.blocks)(start, state))
         outcome = Pass(epoch, variations, bool(finite))
         if not (outcome.finite or tuner.rejects):
             _refuse_if_not_finite(jax.device_get(state), epoch * self._steps + self._steps)
@@ -274,7 +342,7 @@ class _Loop:
                 weights = state.variables if plan.keep_trials else None
                 self._trials.add(self._passes - 1, Trial(verdict.accepted, self._tuning, row), weights)
         if tuner.rejects:
-            self._progress.line(_trial_line(epoch, plan.epochs, verdict))
+            self._progress.line(self._name + _trial_line(epoch, plan.epochs, verdict))
         if not verdict.accepted:
             self._progress.expect(self._steps * plan.batch_size)
             position = self._replicas.replicate(np.asarray(epoch * self._steps, np.int32))
@@ -308,16 +376,8 @@ class _Loop:
             self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
         self._save(host, score, number)
-        self._progress.line(f"epoch {epoch + 1}/{plan.epochs}  {_shown(row)}  {row['seconds']:.1f} s")
-
-    def _variations_and_finite(self, start: _Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
-        blocks = self._plan.tuner.blocks
-        variations = jnp.zeros(0)
-        if blocks:
-            variations = autolr.weight_variation(start.params, state.params, blocks=blocks)
-        checked = (state.totals["loss"], state.params, state.batch_stats)
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
-        return variations, finite
+        told = f"epoch {epoch + 1}/{plan.epochs}  {_shown(row)}  {row['seconds']:.1f} s"
+        self._progress.line(self._name + told)
 
     def _means(self, state: TrainState, epoch: int, step: int) -> dict[str, float]:
         totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
@@ -340,9 +400,27 @@ class _Loop:
         with self._replicas.together():
             self._saver.save(state, meta, score=score, number=number, more=more)
 
-    def _stop_if(self, stop_requested: StopRequest) -> None:
+    def _stop_if(self, stop_requested: Stop) -> None:
         if stop_requested.came:
             raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
+
+
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+@functools.cache
+def _measure(blocks: tuple[str, ...]) -> Callable[[_Start, TrainState], tuple[jax.Array, jax.Array]]:
+    """``(start, state) → (variations [K], whether losses and weights are finite)``, the same for all runs."""
+
+    def measure(start: _Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        variations = jnp.zeros(0)
+        if blocks:
+            variations = autolr.weight_variation(start.params, state.params, blocks=blocks)
+        checked = (state.totals["loss"], state.params, state.batch_stats)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
+        return variations, finite
+
+    return jax.jit(measure)
 
 
 def _pass_row(

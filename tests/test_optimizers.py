@@ -108,6 +108,29 @@ def test_new_rates_need_no_new_compilation(params, compilations):
     assert rates == {"stem": 0.5, "block_01": 1.0, "block_02": 0.5, "head": 0.5}
 
 
+def test_momentum_and_decay_are_values_of_the_state_and_not_of_the_program(params):
+    rates = dict.fromkeys(params, 0.1)
+    first = optimizers.per_block_sgd(params, rates, momentum=0.9, weight_decay=0.1)
+    second = optimizers.per_block_sgd(params, rates, momentum=0.0, weight_decay=0.0)
+    opt_state, weights = second.init(params), params
+    for _ in range(2):
+        # The other optimiser's update, with the state of this one: plain gradient descent.
+        updates, opt_state = first.update(weights, opt_state, weights)
+        for name, tree in updates.items():
+            np.testing.assert_allclose(tree["kernel"], -0.1 * weights[name]["kernel"], rtol=1e-6)
+        weights = optax.apply_updates(weights, updates)
+    assert jax.tree.structure(opt_state) == jax.tree.structure(first.init(params))
+
+
+def test_a_reset_state_has_no_traces_and_the_hyperparameters_it_had(params):
+    rates = dict.fromkeys(params, 0.1)
+    tx = optimizers.per_block_sgd(params, rates, momentum=0.7, weight_decay=0.2)
+    fresh = jax.jit(tx.init)(params)
+    _, used = tx.update(params, fresh, params)
+    for ours, theirs in zip(jax.tree.leaves(optimizers.reset(used)), jax.tree.leaves(fresh), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_rates_can_be_set_and_read_under_jit(params):
     tx = optimizers.per_block_sgd(params, dict.fromkeys(params, 0.1))
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.models.convolution import pointwise_conv
 from finetune_jax.models.depthwise import Pads, depthwise_conv
 
 Dtype = Any
@@ -74,8 +75,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", _conv_init, (height, width, x.shape[-1], self.features), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if height == width == 1 and self.padding is None:
-            # A matrix product over pixels: XLA's weight gradient of a 1×1 convolution is far slower on CPU.
-            return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+            return pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         centred = ((height // 2, height // 2), (width // 2, width // 2))
         return jax.lax.conv_general_dilated(
             x,

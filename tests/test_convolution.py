@@ -11,6 +11,10 @@ CASES = [
     # kernel size, stride, image, channels in, channels out, batch
     (1, 1, (5, 4), 3, 6, 2),
     (1, 2, (5, 4), 6, 3, 3),
+    (3, 1, (5, 4), 2, 3, 2),
+    # more examples than one piece holds
+    (3, 2, (5, 6), 3, 2, 35),
+    (7, 2, (9, 8), 1, 2, 3),
 ]
 
 

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.convolution import pointwise_conv
-from finetune_jax.models.depthwise import Pads, depthwise_conv
+from finetune_jax.models.convolution import Pads, conv, pointwise_conv
+from finetune_jax.models.depthwise import depthwise_conv
 
 Dtype = Any
 Padding = Pads | Literal["SAME"]
@@ -58,6 +58,12 @@ def symmetric(padding: int) -> Pads:
     return ((padding, padding), (padding, padding))
 
 
+def same_pads(x: jax.Array, window: tuple[int, int], stride: int) -> Pads:
+    """Padding that TensorFlow calls ``SAME``, of images ``x [B, H, W, C]``."""
+    vertical, horizontal = jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), "SAME")
+    return vertical, horizontal
+
+
 class Conv(nn.Module):
     """Convolution ``[B, H, W, C] → [B, H', W', features]`` without bias."""
 
@@ -77,13 +83,10 @@ class Conv(nn.Module):
         if height == width == 1 and self.padding is None:
             return pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         centred = ((height // 2, height // 2), (width // 2, width // 2))
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=centred if self.padding is None else self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        pads = centred if self.padding is None else self.padding
+        if pads == "SAME":
+            pads = same_pads(x, (height, width), self.stride)
+        return conv(x, kernel, self.stride, pads)
 
 
 class DepthwiseConv(nn.Module):
@@ -101,9 +104,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", _depthwise_init, (*window, 1, x.shape[-1]), jnp.float32)
         pads = symmetric(self.kernel_size // 2) if self.padding is None else self.padding
         if pads == "SAME":
-            strides = (self.stride, self.stride)
-            vertical, horizontal = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
-            pads = (vertical, horizontal)
+            pads = same_pads(x, window, self.stride)
         return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from finetune_jax.models.convolution import Pads, conv, pointwise_conv
 from finetune_jax.models.depthwise import depthwise_conv
+from finetune_jax.models.pooling import max_pool
 
 Dtype = Any
 Padding = Pads | Literal["SAME"]
@@ -169,7 +170,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
     """3×3 maximum with stride 2 and one pixel of padding, ``[B, H, W, C] → [B, H/2, W/2, C]``."""
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=symmetric(1))
+    return max_pool(x, symmetric(1))
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -31,14 +31,13 @@ _remembering = jax.custom_vjp(_plain, nondiff_argnums=(0,))
 def _forward(pads: Pads, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     rows, columns = ((side - _SIZE) // _STRIDE * _STRIDE + 1 for side in padded.shape[1:3])
-    largest = winner = None
-    for tap, (row, column) in enumerate(_TAPS):
-        pixels = padded[:, row : row + rows : _STRIDE, column : column + columns : _STRIDE]
-        if largest is None:
-            largest, winner = pixels, jnp.zeros(pixels.shape, jnp.int8)
-        else:
-            winner = jnp.where(pixels > largest, jnp.int8(tap), winner)
-            largest = jnp.maximum(largest, pixels)
+    nine = [
+        padded[:, row : row + rows : _STRIDE, column : column + columns : _STRIDE] for row, column in _TAPS
+    ]
+    largest, winner = nine[0], jnp.zeros(nine[0].shape, jnp.int8)
+    for tap, pixels in enumerate(nine[1:], start=1):
+        winner = jnp.where(pixels > largest, jnp.int8(tap), winner)
+        largest = jnp.maximum(largest, pixels)
     # An array of no examples carries the shape of x to the gradient.
     return largest, (winner, x[:0])
 

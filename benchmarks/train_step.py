@@ -62,8 +62,10 @@ class Case:
 
 CASES = (
     Case("resnet50", 1.0, image_size=128, batch=16, train_steps=2, predict_steps=5),
+    Case("resnet26", 1.0, image_size=64, batch=128, train_steps=1, predict_steps=1),
     Case("resnet26", 0.375, image_size=32, batch=32, train_steps=12, predict_steps=30),
     Case("resnet26", 0.375, image_size=32, batch=128, train_steps=3, predict_steps=8),
+    Case("mobilenet_v2", 1.0, image_size=128, batch=16, train_steps=4, predict_steps=10),
 )
 
 
@@ -201,9 +203,7 @@ class TorchSide:
     def prepare(self, case: Case) -> int:
         import torch
 
-        from benchmarks import torch_resnet
-
-        module = torch_resnet.create(case.network, CLASSES, case.width)
+        module = _torch_network(case)
         self._module = module.to(memory_format=torch.channels_last)
         head = list(list(module.children())[-1].parameters())
         others = list(module.parameters())[: -len(head)]
@@ -254,6 +254,21 @@ class TorchSide:
     def _normalized(self, images: Any) -> Any:
         # Seen as NCHW, contiguous NHWC is channels_last already.
         return (images.float() * self._scale - self._offset).permute(0, 3, 1, 2)
+
+
+def _torch_network(case: Case) -> Any:
+    from benchmarks import torch_resnet
+
+    if case.network.startswith("resnet"):
+        return torch_resnet.create(case.network, CLASSES, case.width)
+    try:
+        import torchvision
+    except ImportError:
+        raise SystemExit(
+            f"{case.network} in PyTorch is torchvision's; install it or leave --cases={case.network} out"
+        ) from None
+    # Ours have no dropout.
+    return torchvision.models.get_model(case.network, num_classes=CLASSES, width_mult=case.width, dropout=0.0)
 
 
 def _fastest(function: Callable[[], Any]) -> float:

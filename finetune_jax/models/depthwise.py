@@ -7,7 +7,7 @@ XLA on CPU runs grouped convolutions slowly; as a sum of shifted images this one
 import jax
 import jax.numpy as jnp
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from finetune_jax.models.convolution import Pads
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:

@@ -13,6 +13,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.models.heads import PooledClassifier
 from finetune_jax.models.layers import Conv, Numerics, Padding, norm, scaled, symmetric
 from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.pooling import max_pool
 
 _EPSILON = 1e-3
 _VALID = symmetric(0)
@@ -171,7 +172,7 @@ class MixedC(_Block):
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (3, 3), (2, 2), "VALID")
+    return max_pool(x, symmetric(0))
 
 
 def _average(x: jax.Array) -> jax.Array:

@@ -12,7 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.depthwise import Pads, depthwise_conv
+from finetune_jax.models.convolution import Pads, conv, pointwise_conv
+from finetune_jax.models.depthwise import depthwise_conv
+from finetune_jax.models.pooling import max_pool
 
 Dtype = Any
 Padding = Pads | Literal["SAME"]
@@ -57,6 +59,12 @@ def symmetric(padding: int) -> Pads:
     return ((padding, padding), (padding, padding))
 
 
+def same_pads(x: jax.Array, window: tuple[int, int], stride: int) -> Pads:
+    """Padding that TensorFlow calls ``SAME``, of images ``x [B, H, W, C]``."""
+    vertical, horizontal = jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), "SAME")
+    return vertical, horizontal
+
+
 class Conv(nn.Module):
     """Convolution ``[B, H, W, C] → [B, H', W', features]`` without bias."""
 
@@ -74,16 +82,12 @@ class Conv(nn.Module):
         kernel = self.param("kernel", _conv_init, (height, width, x.shape[-1], self.features), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if height == width == 1 and self.padding is None:
-            # A matrix product over pixels: XLA's weight gradient of a 1×1 convolution is far slower on CPU.
-            return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+            return pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         centred = ((height // 2, height // 2), (width // 2, width // 2))
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=centred if self.padding is None else self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        pads = centred if self.padding is None else self.padding
+        if pads == "SAME":
+            pads = same_pads(x, (height, width), self.stride)
+        return conv(x, kernel, self.stride, pads)
 
 
 class DepthwiseConv(nn.Module):
@@ -101,9 +105,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", _depthwise_init, (*window, 1, x.shape[-1]), jnp.float32)
         pads = symmetric(self.kernel_size // 2) if self.padding is None else self.padding
         if pads == "SAME":
-            strides = (self.stride, self.stride)
-            vertical, horizontal = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
-            pads = (vertical, horizontal)
+            pads = same_pads(x, window, self.stride)
         return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
 
 
@@ -168,7 +170,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
     """3×3 maximum with stride 2 and one pixel of padding, ``[B, H, W, C] → [B, H/2, W/2, C]``."""
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=symmetric(1))
+    return max_pool(x, symmetric(1))
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -107,7 +107,7 @@ def prediction_sides(case: argparse.Namespace, batch: int) -> dict[str, Callable
     once = jax.jit(functools.partial(predict, once=True))
     return {
         "plain": lambda: plain(variables, images),
-        "plain, policy": lambda: asked(routed, images),
+        "plain+policy": lambda: asked(routed, images),
         "both copies": lambda: selected(routed, images),
         "one copy": lambda: once(routed, images),
     }
@@ -161,15 +161,17 @@ def _stepper(case: argparse.Namespace, config: "FinetuneConfig") -> Callable[[],
     return one
 
 
-def report(title: str, measured: Measured, reference: str) -> str:
-    """Milliseconds of each side and its ratio to the reference."""
+def report(title: str, measured: Measured, references: Sequence[str]) -> str:
+    """Milliseconds of each side and its ratios to the references."""
     lines = [title]
     for name, seconds in measured.seconds.items():
-        ratios = measured.ratios(name, reference)
-        lines.append(
-            f"  {name:13s} {1e3 * statistics.median(seconds):9.2f} ms   ratio {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f}–{max(ratios):.2f})"
-        )
+        cells = [f"  {name:14s} {1e3 * statistics.median(seconds):9.2f} ms"]
+        for reference in references:
+            ratios = measured.ratios(name, reference)
+            cells.append(
+                f"{statistics.median(ratios):.2f} × {reference} ({min(ratios):.2f}–{max(ratios):.2f})"
+            )
+        lines.append("   ".join(cells))
     return "\n".join(lines)
 
 
@@ -190,11 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     case = parser.parse_args(arguments)
     name = f"{case.network}, width {case.width:g}, {case.image_size} px, {case.frozen_first} blocks frozen"
     trained = take_turns(training_sides(case), case.rounds, case.train_steps)
-    print(report(f"training step, {name}, batch {case.batch}", trained, "standard"), flush=True)
+    print(report(f"training step, {name}, batch {case.batch}", trained, ("standard", "whole")), flush=True)
     predicted = take_turns(prediction_sides(case, 1), case.rounds, case.predict_steps)
-    print(report(f"prediction of one image, {name}", predicted, "plain"), flush=True)
+    print(report(f"prediction of one image, {name}", predicted, ("plain", "plain+policy")), flush=True)
     predicted = take_turns(prediction_sides(case, case.predict_batch), case.rounds, 1)
-    print(report(f"prediction of {case.predict_batch} images, {name}", predicted, "plain"), flush=True)
+    print(
+        report(f"prediction of {case.predict_batch} images, {name}", predicted, ("plain", "plain+policy")),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -135,14 +135,15 @@ def test_streaming_refuses_other_pixels_than_were_written(tmp_path, monkeypatch)
 
 def test_routing_is_compared_with_the_network_in_the_same_turn(capsys):
     sizes = {"width": 0.1, "image_size": 8, "batch": 4, "frozen_first": 8}
-    effort = {"rounds": 2, "train_steps": 1, "predict_steps": 1}
+    effort = {"rounds": 2, "train_steps": 1, "predict_steps": 1, "predict_batch": 32}
     spottune_step.main([f"--{name}={value}" for name, value in {**sizes, **effort}.items()])
     output = capsys.readouterr().out
     assert [line.split()[0] for line in output.splitlines()] == [
         *("training", "standard", "whole", "no", "spottune"),
-        *("prediction", "plain", "both", "one"),
+        *("prediction", "plain", "plain+policy", "both", "one") * 2,
     ]
-    assert output.count("ratio 1.00 (1.00–1.00)") == 2
+    for reference in ("standard", "whole", "plain", "plain+policy"):
+        assert f"1.00 × {reference} (1.00–1.00)" in output
     measured = spottune_step.Measured({"a": [2.0, 9.0], "b": [1.0, 3.0]})
     assert measured.ratios("a", "b") == [2.0, 3.0]
 

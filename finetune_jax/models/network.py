@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.models.layers import Numerics, global_average
-from finetune_jax.models.rematerialisation import rematerialised
+from finetune_jax.models.rematerialisation import Run, rematerialised
 
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
@@ -187,7 +187,7 @@ class Network:
         for name in parts:
             own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
             statistics = variables["batch_stats"][name]
-            run = functools.partial(_run_part, self.part(name), name in training)
+            run: Run = functools.partial(_run_part, self.part(name), name in training)
             if self.numerics.rematerialise:
                 run = rematerialised(run)
             x, updated = run(own, x, rngs if name in training else None)

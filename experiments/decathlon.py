@@ -44,7 +44,7 @@ def main() -> int:
     from finetune_jax.studies import decathlon as study
 
     base = command_line.read_flags(FinetuneConfig, base=study.recipe(decathlon.DATASETS[0], values.method))
-    given = [name for name in study.OF_DATASET if values[name].present]
+    given = [name for name in decathlon.OF_DATASET if values[name].present]
     configs = study.configs(base, values.datasets, given=given)
     runs = command_line.start_study(base.workdir, "decathlon")
     from finetune_jax import data, decathlon_report

@@ -70,9 +70,10 @@ RECIPE = Recipe()
 NETWORK = "resnet26"
 POLICY_NETWORK = "resnet26_policy"
 
-STRETCHED = ("daimlerpedcls",)
-"""Data sets whose images are stretched to a square: its pedestrians are twice as high as wide, and the middle square
-would cut off head and legs. Of the others the middle square of the shorter side is kept."""
+# Or nearly so.
+_SQUARE = ("cifar100", "gtsrb", "omniglot", "svhn")
+# Their pedestrians are twice as high as wide: a square of them would be without head and legs.
+_STRETCHED = ("daimlerpedcls",)
 
 WEIGHT_DECAYS: Mapping[str, float] = MappingProxyType(
     {
@@ -91,6 +92,15 @@ WEIGHT_DECAYS: Mapping[str, float] = MappingProxyType(
 """Weight decay of the network (not of the policy) per data set."""
 
 
+def _image_settings(dataset: str) -> dict[str, Any]:
+    """How images become crops: in their proportions, but for data sets that would lose what they show."""
+    if dataset in _STRETCHED:
+        return {"resize_mode": "stretch", "train_resize": 0, "stored_size": RECIPE.image_size}
+    # Pixels of square images are kept as they are; of others, squares that hold all pixels of 4:3.
+    stored = RECIPE.image_size if dataset in _SQUARE else RECIPE.image_size * 4 // 3
+    return {"resize_mode": "shorter_side", "train_resize": RECIPE.image_size, "stored_size": stored}
+
+
 def settings(dataset: str) -> dict[str, Any]:
     """SpotTune's recipe for a data set, as fields of ``config.FinetuneConfig``.
 
@@ -103,9 +113,7 @@ def settings(dataset: str) -> dict[str, Any]:
         "predict_unlabelled": True,
         "select_on": "last",
         "image_size": RECIPE.crop_size,
-        "stored_size": RECIPE.image_size,
-        "test_resize": RECIPE.image_size,
-        "resize": "stretch" if dataset in STRETCHED else "shorter_side",
+        **_image_settings(dataset),
         "augmentation": "crop",
         "normalization": "dataset",
         "network": NETWORK,
@@ -125,6 +133,10 @@ def settings(dataset: str) -> dict[str, Any]:
         "policy_momentum": RECIPE.policy_momentum,
         "policy_weight_decay": RECIPE.policy_weight_decay,
     }
+
+
+OF_DATASET = ("dataset", "weight_decay", "resize_mode", "train_resize", "stored_size")
+"""Those of :func:`settings` in which data sets differ."""
 
 
 class Published(NamedTuple):

@@ -160,6 +160,8 @@ class _Job:
         self.origin = load_origin(config)
         silent = not replicas.is_primary
         self.source = datasets.load_source(config, silent=silent)
+        if config.predict_unlabelled and not self.source.unlabelled:
+            raise UserError(f"--predict_unlabelled: all images of {self.source.name} have labels")
         self.class_names = self.task.class_names(self.source)
         image_size = datasets.image_size(config, self.origin.image_size)
         self.splits = datasets.materialise(config, self.source, image_size, silent=silent)
@@ -456,8 +458,6 @@ class _Job:
 
     def _check_splits(self) -> None:
         config = self.config
-        if config.predict_unlabelled and not self.source.unlabelled:
-            raise UserError(f"--predict_unlabelled: all images of {self.source.name} have labels")
         count = len(self.splits["train"].labels)
         if count < config.batch_size:
             raise UserError(

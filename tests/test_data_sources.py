@@ -530,6 +530,9 @@ def test_an_unlabelled_test_split_gives_way_to_the_validation_split(prepared):
     source = sources.load("tfds:tiny_photos/unlabelled", data_dir=prepared)
     assert [len(source.splits[split]) for split in SPLITS] == [27, 3, 3]
     assert sorted(green_values(source.splits["test"])) == [100, 101, 102]
+    assert {split: sorted(green_values(part)) for split, part in source.unlabelled.items()} == {
+        "test": [100, 101]
+    }
     assert source.notes[:3] == (
         "test: it has no labels",
         "test: the validation split of tiny_photos/unlabelled, as there is no labelled test split",

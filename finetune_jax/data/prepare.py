@@ -69,7 +69,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
     """How an image is kept: ready for the network, or where training crops, as a larger stretched square.
 
     Raises:
-        UserError: ``--test_resize`` or ``--stored_size`` is smaller than the crop.
+        UserError: ``--test_resize``, ``--train_resize`` or ``--stored_size`` is smaller than the crop.
     """
     cropping = config.augmentation in CROPPING
     stored = _stored_size(config, size)
@@ -93,7 +93,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
 def _stored_size(config: DataConfig, size: int) -> int:
     """Side of the squares that training crops from."""
     # Most photographs are 4:3. Undoing the stretch of a larger square costs their longer side nothing.
-    default = size * _RESIZE_FACTOR * (4 / 3 if in_proportion(config) else 1)
+    default = (config.train_resize or size * _RESIZE_FACTOR) * (4 / 3 if in_proportion(config) else 1)
     stored = config.stored_size or round(default)
     if stored < size:
         raise UserError(f"--stored_size={stored} is smaller than the {size} pixels that the network sees")

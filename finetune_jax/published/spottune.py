@@ -64,7 +64,7 @@ def _as_in_paper(settings: Mapping[str, Any]) -> dict[str, Any]:
 _ACCURACY = ("test_accuracy",)
 _OF_THE_POLICY = ("policy_network", "policy_learning_rate", "policy_momentum", "policy_weight_decay")
 # Another data set or network than the paper's can be given, and need not have images without labels.
-_OF_A_RUN = ("dataset", "weight_decay", "resize", "predict_unlabelled", "network", "method")
+_OF_A_RUN = (*decathlon.OF_DATASET, "predict_unlabelled", "network", "method")
 _RECIPE = decathlon.settings(decathlon.DATASETS[0])
 _WITH_POLICY = {name: _RECIPE[name] for name in ("frozen_first", *_OF_THE_POLICY)}
 _TABLE_3_METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -114,7 +114,7 @@ TABLES: Mapping[str, Table] = {
         "ours is the accuracy on the validation split, the paper's that on the test split, whose labels are not "
         "public; experiments.decathlon runs all data sets and gives the score",
         {
-            data: {name: decathlon.settings(data)[name] for name in ("weight_decay", "resize")}
+            data: {name: decathlon.settings(data)[name] for name in decathlon.OF_DATASET if name != "dataset"}
             for data in decathlon.DATASETS
         },
     ),

@@ -10,12 +10,9 @@ from finetune_jax.data.decathlon_annotations import Annotations
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.studies.comparison import Train
 
-OF_DATASET = ("dataset", "weight_decay", "resize")
-"""Settings in which the recipe's data sets differ."""
-
 
 def recipe(dataset: str, method: str = "spottune") -> FinetuneConfig:
-    """SpotTune's recipe for a data set, for any method: without the settings that have no effect on it."""
+    """SpotTune's recipe for a data set, for any method: with what its own paper has, without what has no effect."""
     own = {**decathlon.settings(dataset), **RECIPES.get(method, {}), "method": method}
     return without_idle_settings(FinetuneConfig(**own))
 
@@ -41,8 +38,8 @@ def configs(
     found = {}
     for name in decathlon.DATASETS:
         if name in names:
-            own = decathlon.settings(name)
-            changed = {field: own[field] for field in OF_DATASET if field not in given}
+            own = recipe(name, base.method)
+            changed = {field: getattr(own, field) for field in decathlon.OF_DATASET if field not in given}
             found[name] = dataclasses.replace(base, workdir="", **changed)
     return found
 

@@ -205,7 +205,9 @@ def test_the_files_for_the_server_must_fit_the_data(finished, prepared, tmp_path
 
 
 def test_labels_are_asked_for_in_vain_where_all_images_have_some(tmp_path):
-    config = FinetuneConfig(workdir=str(tmp_path / "run"), predict_unlabelled=True)
+    config = FinetuneConfig(
+        workdir=str(tmp_path / "run"), predict_unlabelled=True, method="scratch", pretrained="none"
+    )
     with pytest.raises(UserError, match="--predict_unlabelled: all images of digits have labels"):
         finetuning.run(config, Replicas((jax.devices()[0],)))
 

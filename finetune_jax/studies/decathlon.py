@@ -56,7 +56,7 @@ def run(of_datasets: Mapping[str, FinetuneConfig], train: Train) -> dict[str, An
         diverged); ``missing`` data sets; ``score`` over those that have an accuracy, ``complete`` if they are all;
         ``multiple``, see ``decathlon.parameter_multiple``, None where everything diverged.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     for name, config in of_datasets.items():
         try:
             summary = train(config, name)

@@ -37,7 +37,7 @@ def stepper(case: argparse.Namespace, name: str) -> tuple[Callable[[], Any], Cal
     config = DataConfig(dataset="folder:", augmentation=name, hue_jitter=hue)
     side = datasets.preprocessing(config, size, train=True).image_size
     augment = augmentation.create(
-        name, size, shorter_side=datasets.shorter_side(size), color_jitter=0.4, hue_jitter=hue
+        name, size, shorter_side=datasets.shorter_side(config, size), color_jitter=0.4, hue_jitter=hue
     )
     rng = np.random.default_rng(0)
     batch = step.Batch(

@@ -3,6 +3,7 @@ r"""Run the rows of a paper's table on a data set, ours beside the paper's.
     python -m experiments.reproduce                                   # the tables, and what data they need
     python -m experiments.reproduce --table=autolr/2 --dataset=tfds:caltech_birds2011 --pretrained=resnet50.pth
     python -m experiments.reproduce --table=autolr/2 --dataset=digits --epochs=5
+    python -m experiments.reproduce --table=spottune/2 --dataset=tfds:cars196 --pretrained=resnet50.pth
 
 Every row trains as the paper says, but for the flags that are given. Runs are ordinary run directories below
 --workdir; started again, none is trained twice.
@@ -16,7 +17,7 @@ from experiments import command_line
 from finetune_jax import published
 from finetune_jax.config import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.published import autolr
+from finetune_jax.published import autolr, spottune
 
 command_line.define_flags(FinetuneConfig, dataset="")
 flags.DEFINE_string("table", "", "PAPER/NUMBER of the table; empty lists them.")
@@ -26,7 +27,11 @@ flags.DEFINE_list("seeds", ["0"], "Seeds of every row.")
 def main() -> int:
     """Run the rows, print and write the table."""
     values = flags.FLAGS
-    tables = {f"autolr/{number}": table for number, table in autolr.TABLES.items()}
+    tables = {
+        f"{paper.__name__.rsplit('.', 1)[1]}/{number}": table
+        for paper in (autolr, spottune)
+        for number, table in paper.TABLES.items()
+    }
     if not values.table:
         print("\n".join(f"{name:<20} {table.title}" for name, table in tables.items()))
         print("\ndata sets:")

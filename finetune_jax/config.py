@@ -38,6 +38,7 @@ CROPPING = ("crop", *IN_PROPORTION)
 """Augmentations that cut --image_size pixels out of larger stored images."""
 AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip", *CROPPING)
 RESIZE_MODES = ("auto", "stretch", "shorter_side")
+NORMALIZATIONS = ("pretrained", "dataset")
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
 OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
@@ -100,6 +101,11 @@ class DataConfig:
         "Side of the squares as which training images are kept for an augmentation that crops; 0 is 8/7 of "
         "--image_size, and 4/3 of that where crops are taken in the image's proportions.",
     )
+    train_resize: int = setting(
+        0,
+        "Shorter side of the training images of which crops are taken in the image's proportions, and of the "
+        "test images without --test_resize; 0 is 8/7 of --image_size.",
+    )
     color_jitter: float = setting(
         0.4,
         "random_resized_crop multiplies brightness, contrast and saturation by 1 plus or minus up to this.",
@@ -125,6 +131,12 @@ class NetworkConfig:
     width: float = setting(1.0, "Factor on all channel numbers of a network without bundled weights.")
     pretrained: str = setting(
         "resnet26_cifar10", "Weight file, run directory, bundled name, hf:REPO, or none."
+    )
+    normalization: str = setting(
+        "pretrained",
+        "Mean and standard deviation that images are normalised with: those the weights were trained with, or "
+        "those of the training images.",
+        NORMALIZATIONS,
     )
     bfloat16: bool = setting(False, "Compute in bfloat16; parameters and norm statistics stay float32.")
     norm_momentum: float = setting(0.9, "Share of the old running statistics batch norm keeps per step.")
@@ -160,7 +172,8 @@ class OptimizerConfig:
     rate_factors: tuple[str, ...] = setting(
         (), "Factors of the rates of single parts, e.g. block_01=0.1,head=10; 0 holds a part still."
     )
-    momentum: float = setting(0.9, "Nesterov momentum of SGD.")
+    momentum: float = setting(0.9, "Momentum of SGD.")
+    nesterov: bool = setting(True, "Nesterov's look ahead in the momentum of SGD.")
     weight_decay: float = setting(
         5e-4, "SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay."
     )
@@ -240,6 +253,9 @@ class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, R
     early_stopping: int = setting(0, "Stop after this many epochs without a better score; 0 never stops.")
     select_on: str = setting(
         "validation", "Split that chooses the best checkpoint; the papers use test.", SELECTION
+    )
+    predict_unlabelled: bool = setting(
+        False, "Also label the images of splits that come without labels, in predictions-SPLIT.csv."
     )
     seed: int = setting(0, "Seed of everything random in the run.")
     checkpoint_steps: int = setting(0, "Also save every this many steps; 0 saves at the end of epochs only.")
@@ -339,6 +355,7 @@ _RANGES = (
             "image_size",
             "test_resize",
             "stored_size",
+            "train_resize",
             "decode_workers",
             "early_stopping",
             "checkpoint_steps",
@@ -420,6 +437,16 @@ def _score_is_measured(values: Mapping[str, Any]) -> None:
         )
 
 
+def _stretched_images_have_no_shorter_side(values: Mapping[str, Any]) -> None:
+    mode = values.get("resize_mode")
+    stretched = mode == "stretch" or (mode == "auto" and values["augmentation"] not in IN_PROPORTION)
+    if stretched and values["train_resize"]:
+        raise UserError(
+            f"--train_resize={values['train_resize']} is a shorter side, and images are stretched; give "
+            "--resize_mode=shorter_side, or --stored_size instead"
+        )
+
+
 def _losses_of_protocols(values: Mapping[str, Any]) -> None:
     if values.get("loss", "cross_entropy") == "cross_entropy":
         return
@@ -437,11 +464,13 @@ _EFFECTS = (
         ("autolr",),
     ),
     (("stored_size",), "augmentation", CROPPING),
+    (("train_resize",), "augmentation", ("crop", "random_crop")),
     (("color_jitter", "hue_jitter"), "augmentation", ("random_resized_crop",)),
     (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
-    (("momentum",), "optimizer", ("sgd",)),
+    (("momentum", "nesterov"), "optimizer", ("sgd",)),
     (("ks", "retrieval_score"), "protocol", ("retrieval",)),
+    (("predict_unlabelled",), "protocol", ("classification",)),
     (("k",), "method", ("last_k", "spottune_global")),
     (("frozen_first",), "method", ROUTED),
     (
@@ -483,6 +512,7 @@ _CONTRADICTIONS = (
     _scratch_has_no_pretrained,
     _drops_are_of_the_step_schedule,
     _one_rule_of_rates,
+    _stretched_images_have_no_shorter_side,
     _losses_of_protocols,
     _score_is_measured,
     _one_balance,

@@ -67,6 +67,14 @@ class Recipe:
 
 RECIPE = Recipe()
 
+NETWORK = "resnet26"
+POLICY_NETWORK = "resnet26_policy"
+
+# Or nearly so.
+_SQUARE = ("cifar100", "gtsrb", "omniglot", "svhn")
+# Their pedestrians are twice as high as wide: a square of them would be without head and legs.
+_STRETCHED = ("daimlerpedcls",)
+
 WEIGHT_DECAYS: Mapping[str, float] = MappingProxyType(
     {
         "imagenet12": 1e-4,
@@ -82,6 +90,53 @@ WEIGHT_DECAYS: Mapping[str, float] = MappingProxyType(
     }
 )
 """Weight decay of the network (not of the policy) per data set."""
+
+
+def _image_settings(dataset: str) -> dict[str, Any]:
+    """How images become crops: in their proportions, but for data sets that would lose what they show."""
+    if dataset in _STRETCHED:
+        return {"resize_mode": "stretch", "train_resize": 0, "stored_size": RECIPE.image_size}
+    # Pixels of square images are kept as they are; of others, squares that hold all pixels of 4:3.
+    stored = RECIPE.image_size if dataset in _SQUARE else RECIPE.image_size * 4 // 3
+    return {"resize_mode": "shorter_side", "train_resize": RECIPE.image_size, "stored_size": stored}
+
+
+def settings(dataset: str) -> dict[str, Any]:
+    """SpotTune's recipe for a data set, as fields of ``config.FinetuneConfig``.
+
+    The labels of the test images are not public: training takes the whole training split, accuracy is that of the
+    validation split, with the last weights, and the test images are labelled.
+    """
+    return {
+        "dataset": f"tfds:visual_domain_decathlon:{dataset}",
+        "validation_fraction": 0.0,
+        "predict_unlabelled": True,
+        "select_on": "last",
+        "image_size": RECIPE.crop_size,
+        **_image_settings(dataset),
+        "augmentation": "crop",
+        "normalization": "dataset",
+        "network": NETWORK,
+        "batch_size": RECIPE.batch_size,
+        "epochs": RECIPE.epochs,
+        "schedule": "step",
+        "drop_epochs": RECIPE.drop_epochs,
+        "drop_factor": RECIPE.drop_factor,
+        "learning_rate": RECIPE.learning_rate,
+        "momentum": RECIPE.momentum,
+        "nesterov": False,
+        "weight_decay": WEIGHT_DECAYS[dataset],
+        "method": "spottune",
+        "frozen_first": RECIPE.frozen_blocks,
+        "policy_network": POLICY_NETWORK,
+        "policy_learning_rate": RECIPE.policy_learning_rate,
+        "policy_momentum": RECIPE.policy_momentum,
+        "policy_weight_decay": RECIPE.policy_weight_decay,
+    }
+
+
+OF_DATASET = ("dataset", "weight_decay", "resize_mode", "train_resize", "stored_size")
+"""Those of :func:`settings` in which data sets differ."""
 
 
 class Published(NamedTuple):
@@ -162,3 +217,16 @@ def score(errors: Any, baseline_errors: Any) -> "jax.Array":
     if errors.shape[-1:] != baseline_errors.shape[-1:]:
         raise ValueError(f"errors have the shape {errors.shape}, baseline errors {baseline_errors.shape}")
     return 1000 * (jnp.maximum(0, 1 - errors / (2 * baseline_errors)) ** 2).sum(-1)
+
+
+def parameter_multiple(network: int, of_datasets: Mapping[str, int]) -> float:
+    """Parameters of all data sets as a multiple of one network, as SpotTune's Table 3 counts them.
+
+    The pretrained network counts once, for ``imagenet12`` and for what the other data sets share with it; each of the
+    others adds what is its own. Classifiers do not count.
+
+    Args:
+        network: parameters of the network.
+        of_datasets: ``{data set: parameters that only this data set uses}``.
+    """
+    return 1 + sum(own for name, own in of_datasets.items() if name != "imagenet12") / network

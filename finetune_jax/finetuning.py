@@ -35,6 +35,7 @@ from finetune_jax import data as datasets
 from finetune_jax.config import RUNTIME_SETTINGS, FinetuneConfig, validate
 from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
+from finetune_jax.data.statistics import channel_statistics
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.models import pretrained, registry
 from finetune_jax.models.card import Card, shapes_of
@@ -159,9 +160,15 @@ class _Job:
         self.origin = load_origin(config)
         silent = not replicas.is_primary
         self.source = datasets.load_source(config, silent=silent)
+        if config.predict_unlabelled and not self.source.unlabelled:
+            raise UserError(f"--predict_unlabelled: all images of {self.source.name} have labels")
         self.class_names = self.task.class_names(self.source)
         image_size = datasets.image_size(config, self.origin.image_size)
         self.splits = datasets.materialise(config, self.source, image_size, silent=silent)
+        self.unlabelled = {}
+        if config.predict_unlabelled:
+            # Before training and not after it: a damaged image should not be found days later.
+            self.unlabelled = datasets.materialise_unlabelled(config, self.source, image_size, silent=silent)
         self._check_splits()
 
         self.key = jax.random.key(config.seed)
@@ -173,7 +180,10 @@ class _Job:
         variables = self.setup.variables
         self.variables = {**variables, "params": {**variables["params"], **beside}}
         self.trained = (*self.setup.trained, *beside)
-        self.normalize = step.normalizer(self.origin.mean, self.origin.std)
+        mean, std = self.origin.mean, self.origin.std
+        if config.normalization == "dataset":
+            mean, std = channel_statistics(self.splits["train"].images)
+        self.normalize = step.normalizer(mean, std)
         self.feeds = self._feeds()
         self.objective = objectives.objective(
             self.setup.forward,
@@ -182,7 +192,7 @@ class _Job:
             augment=augmentation.create(
                 _augmentation(config),
                 image_size,
-                shorter_side=datasets.shorter_side(image_size),
+                shorter_side=datasets.shorter_side(config, image_size),
                 color_jitter=config.color_jitter,
                 hue_jitter=config.hue_jitter,
             ),
@@ -202,8 +212,8 @@ class _Job:
             blocks=len(self.network.blocks),
             class_names=self.class_names,
             preprocessing=datasets.preprocessing(config, image_size, train=False),
-            mean=self.origin.mean,
-            std=self.origin.std,
+            mean=mean,
+            std=std,
             bfloat16=config.bfloat16,
             head=self.network.head_name,
             composition=self.setup.composition,
@@ -242,6 +252,7 @@ class _Job:
         summary = self.summary(directory, rows, scores, time.monotonic() - began)
         decisions = self.decisions(variables)
         summary |= self.policy_summary(variables, decisions, directory, rows)
+        self.label_unlabelled(variables, directory)
         if self.replicas.is_primary:
             _write_report(directory, self.config, summary, rows, outputs, gallery, decisions, self)
             directory.write_summary(summary)
@@ -320,6 +331,8 @@ class _Job:
             **test_scores,
             "parameters": _size(params),
             "parameters_trained": _size({name: params[name] for name in self.trained}),
+            "parameters_of_parts": {name: _size(tree) for name, tree in params.items()},
+            "trained_parts": list(self.trained),
             "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
             # Without the first epoch, which compiles, where there are others.
             "seconds_per_epoch": statistics.median(float(row["seconds"]) for row in rows[len(rows) > 1 :]),
@@ -392,6 +405,15 @@ class _Job:
         """Scores of :meth:`test_outputs`."""
         searched = None if gallery is None else (gallery[0], gallery[1].labels)
         return self.task.scores(outputs, self.splits["test"].labels, "test", searched)
+
+    def label_unlabelled(self, variables: Any, directory: RunDirectory) -> None:
+        """Write ``predictions-SPLIT.csv`` of every split without labels, if asked for."""
+        for split, arrays in self.unlabelled.items():
+            feed = create_feed(arrays, self.replicas, resident=False, steps_per_dispatch=1)
+            labels = self.predict(variables, feed, len(arrays.labels)).argmax(1)
+            names = [self.source.unlabelled[split].names[i] for i in arrays.kept]
+            table = report.predictions_csv(names, labels, self.class_names)
+            directory.write_file(f"predictions-{split}.csv", table.encode())
 
     def _outputs(
         self, variables: Any, split: str, predict: evaluation.Evaluation | None = None

@@ -280,7 +280,7 @@ def decay(config: FinetuneConfig) -> Callable[[int], float]:
 
 def optimizer(config: FinetuneConfig, parts: tuple[str, ...]) -> optax.GradientTransformation:
     """The optimiser of the trained parts; their rates come from the tuner."""
-    rule = optimizers.sgd(config.momentum, weight_decay=config.weight_decay)
+    rule = optimizers.sgd(config.momentum, config.nesterov, config.weight_decay)
     if config.optimizer == "adamw":
         rule = optimizers.adamw(weight_decay=config.weight_decay)
     rules = dict.fromkeys(parts, rule)

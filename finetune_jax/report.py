@@ -1,11 +1,15 @@
 """Results for people: text tables, and a run's report as one HTML file."""
 
 import base64
+import csv
 import html
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.metrics import spoken
+
+PREDICTION_COLUMNS = ("image", "label", "class")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -69,6 +73,17 @@ def measurement_table(result: Mapping[str, Any]) -> str:
         ]
         lines += ["", table(["class", "images", "recall", "most often taken for"], rows)]
     return "\n".join(lines)
+
+
+def predictions_csv(names: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> str:
+    """One row ``image,label,class`` for each image: its name, and the number and name of its class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(PREDICTION_COLUMNS)
+    writer.writerows(
+        [name, int(label), class_names[label]] for name, label in zip(names, labels, strict=True)
+    )
+    return text.getvalue()
 
 
 def run_page(

@@ -185,6 +185,12 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("alpha_beta", ["--betas=0"], ["--alphas and --betas must be above 0"]),
         ("reproduce", ["--table=autolr/9"], ["--table=autolr/9 is not known", "autolr/2"]),
         ("reproduce", ["--table=autolr/2"], ["tfds:cars196", "resnet50"]),
+        ("decathlon", [], ["--pretrained is empty", "resnet26_cifar10"]),
+        (
+            "decathlon",
+            ["--datasets=dtd,mnist", "--pretrained=x.npz"],
+            ["--datasets=dtd,mnist", "vgg-flowers"],
+        ),
         ("gamma", ["--run={tmp}"], ["is no run directory"]),
         ("grad_cam", ["--runs={tmp}"], ["name images or folders"]),
         ("grad_cam", ["--runs={tmp},{tmp}", "--blocks=block_01", "x.jpg"], ["single run"]),

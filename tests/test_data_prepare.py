@@ -91,3 +91,15 @@ def test_colour_changes_outside_of_what_makes_sense_are_refused():
             validate(FinetuneConfig(augmentation="random_resized_crop", **{name: value}))
         with pytest.raises(UserError, match=f"--{name}=0.2 is for --augmentation=random_resized_crop"):
             validate(FinetuneConfig(augmentation="random_crop", **{name: 0.2}))
+
+
+def test_the_shorter_side_of_crops_can_be_chosen():
+    decathlon = kept(64, augmentation="crop", resize_mode="shorter_side", train_resize=72)
+    assert decathlon == (Preprocessing(96, 96), Preprocessing(64, 72, "shorter_side"))
+    assert datasets.shorter_side(DataConfig(train_resize=72), 64) == 72
+    with pytest.raises(UserError, match="--train_resize=60 is smaller than the 64 pixels"):
+        kept(64, augmentation="random_crop", train_resize=60)
+    with pytest.raises(UserError, match="--train_resize=72 is a shorter side, and images are stretched"):
+        validate(FinetuneConfig(augmentation="crop", train_resize=72))
+    with pytest.raises(UserError, match="--train_resize=72 is for --augmentation=crop or random_crop"):
+        validate(FinetuneConfig(augmentation="random_resized_crop", train_resize=72))

@@ -530,8 +530,11 @@ def test_an_unlabelled_test_split_gives_way_to_the_validation_split(prepared):
     source = sources.load("tfds:tiny_photos/unlabelled", data_dir=prepared)
     assert [len(source.splits[split]) for split in SPLITS] == [27, 3, 3]
     assert sorted(green_values(source.splits["test"])) == [100, 101, 102]
+    assert {split: sorted(green_values(part)) for split, part in source.unlabelled.items()} == {
+        "test": [100, 101]
+    }
     assert source.notes[:3] == (
-        "test: not used, it has no labels",
+        "test: it has no labels",
         "test: the validation split of tiny_photos/unlabelled, as there is no labelled test split",
         "extra: not used",
     )
@@ -544,9 +547,9 @@ def test_tfds_labels_and_fingerprints_of_unchanged_files_are_remembered(prepared
         return sources.load("tfds:tiny_photos:standard", data_dir=prepared, cache_dir=tmp_path)
 
     first = load()
-    parsed: list[bytes] = []
+    parsed: list[tuple[object, ...]] = []
     parse = module._parse
-    monkeypatch.setattr(module, "_parse", lambda record: parsed.append(record) or parse(record))
+    monkeypatch.setattr(module, "_parse", lambda *given: parsed.append(given) or parse(*given))
     second = load()
     assert second.fingerprint == first.fingerprint
     assert second.splits["test"].labels.tolist() == first.splits["test"].labels.tolist()

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from finetune_jax import optimizers
+from finetune_jax import methods, optimizers
+from finetune_jax.config import FinetuneConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -156,3 +157,14 @@ def test_names_that_differ_are_both_listed(params):
     tx = optimizers.per_block_sgd(params, dict.fromkeys(params, 0.1))
     with pytest.raises(KeyError, match="block_09"):
         optimizers.set_learning_rates(tx.init(params), {"block_09": 0.1})
+
+
+@pytest.mark.parametrize(("nesterov", "second"), [(True, 1 + 0.9 + 0.81), (False, 1 + 0.9)])
+def test_the_look_ahead_of_momentum_can_be_left_out(nesterov, second):
+    config = FinetuneConfig(momentum=0.9, nesterov=nesterov, weight_decay=0.0)
+    tx = methods.optimizer(config, ("head",))
+    params, gradients = {"head": jnp.zeros(())}, {"head": jnp.ones(())}
+    state = optimizers.set_learning_rates(tx.init(params), {"head": 1.0})
+    for _ in range(2):
+        updates, state = tx.update(gradients, state, params)
+    np.testing.assert_allclose(updates["head"], -second, rtol=1e-6)

@@ -90,12 +90,14 @@ class Source:
         of ``test`` are searched for instead of among each other. What a reader of one kind of data set returns has only
         the splits that were there; `sources.load` adds the others.
       notes: What was made up or left out, one sentence each, for the log.
+      unlabelled: By name, splits that come without labels (all of theirs are -1), to be predicted only.
     """
 
     name: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
+    unlabelled: Mapping[str, Examples] = dataclasses.field(default_factory=dict)
 
     @property
     def num_train_classes(self) -> int:

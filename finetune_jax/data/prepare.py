@@ -1,6 +1,7 @@
 """The data of a run as its config asks for it: opened, split, decoded."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -40,9 +41,16 @@ def image_size(config: DataConfig, natural_size: int) -> int:
     return _DIGITS_SIZE if config.dataset == "digits" else natural_size
 
 
-def shorter_side(size: int) -> int:
-    """What the shorter side of an image is resized to before ``size`` pixels are cut out of it: 256 for 224."""
-    return round(size * _RESIZE_FACTOR)
+def shorter_side(config: DataConfig, size: int) -> int:
+    """What the shorter side of an image is resized to before ``size`` pixels are cut out of it: 256 for 224.
+
+    Raises:
+        UserError: ``--train_resize`` is smaller than the crop.
+    """
+    side = config.train_resize or round(size * _RESIZE_FACTOR)
+    if side < size:
+        raise UserError(f"--train_resize={side} is smaller than the {size} pixels that the network sees")
+    return side
 
 
 def in_proportion(config: DataConfig) -> bool:
@@ -61,14 +69,14 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
     """How an image is kept: ready for the network, or where training crops, as a larger stretched square.
 
     Raises:
-        UserError: ``--test_resize`` or ``--stored_size`` is smaller than the crop.
+        UserError: ``--test_resize``, ``--train_resize`` or ``--stored_size`` is smaller than the crop.
     """
     cropping = config.augmentation in CROPPING
     stored = _stored_size(config, size)
     if train and cropping:
         return Preprocessing(stored, stored)
     mode: Literal["stretch", "shorter_side"] = "stretch"
-    usual = size if config.dataset == "digits" and not cropping else shorter_side(size)
+    usual = size if config.dataset == "digits" and not cropping else shorter_side(config, size)
     if in_proportion(config):
         resize, mode = usual, "shorter_side"
     else:
@@ -85,7 +93,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
 def _stored_size(config: DataConfig, size: int) -> int:
     """Side of the squares that training crops from."""
     # Most photographs are 4:3. Undoing the stretch of a larger square costs their longer side nothing.
-    default = size * _RESIZE_FACTOR * (4 / 3 if in_proportion(config) else 1)
+    default = (config.train_resize or size * _RESIZE_FACTOR) * (4 / 3 if in_proportion(config) else 1)
     stored = config.stored_size or round(default)
     if stored < size:
         raise UserError(f"--stored_size={stored} is smaller than the {size} pixels that the network sees")
@@ -93,7 +101,20 @@ def _stored_size(config: DataConfig, size: int) -> int:
 
 
 def materialise(config: DataConfig, source: Source, size: int, *, silent: bool = False) -> dict[str, Arrays]:
-    """Decoded images of all splits; errors as of :func:`materialise_split`."""
+    """Decoded images of all splits with labels; errors as of :func:`materialise_split`."""
+    return _materialised(config, source.splits, size, silent)
+
+
+def materialise_unlabelled(
+    config: DataConfig, source: Source, size: int, *, silent: bool = False
+) -> dict[str, Arrays]:
+    """Decoded images of the splits without labels; errors as of :func:`materialise_split`."""
+    return _materialised(config, source.unlabelled, size, silent)
+
+
+def _materialised(
+    config: DataConfig, splits: Mapping[str, Examples], size: int, silent: bool
+) -> dict[str, Arrays]:
     return {
         split: materialise_split(
             config,
@@ -102,7 +123,7 @@ def materialise(config: DataConfig, source: Source, size: int, *, silent: bool =
             silent=silent,
             title=f"decoding {split} images",
         )
-        for split, examples in source.splits.items()
+        for split, examples in splits.items()
     }
 
 

@@ -16,6 +16,7 @@ from finetune_jax.errors import UserError
 _SPEC = re.compile(r"(?P<name>\w+)(?:[:/](?P<config>\w[\w.+-]*))?")
 _VALIDATION = ("validation", "val", "valid", "dev")
 _TEST = ("test", "testing")
+_FILE_NAME = ("name", "file_name", "filename", "image/filename")  # of text features of published data sets
 
 
 def read(
@@ -39,7 +40,8 @@ def read(
       progress: Whether to show a bar while records are read.
 
     Returns:
-      A source with the splits that have labels.
+      A source with the splits that have labels; the others are its `unlabelled`. Examples are called by their
+      file names, where the data set keeps them.
 
     Raises:
       UserError: Unknown or not prepared, not as array_record, or no image classification.
@@ -56,7 +58,8 @@ def read(
         for split in records
     }
     splits, notes = _by_role(name, examples)
-    return Source(f"tfds:{spec}", class_names, splits, notes)
+    unlabelled = {split: part for split, part in examples.items() if not _has_labels(part)}
+    return Source(f"tfds:{spec}", class_names, splits, notes, unlabelled)
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
@@ -93,6 +96,14 @@ def _class_names(name: str, builder: Any) -> tuple[str, ...]:
             f"but has {', '.join(sorted(features))}"
         )
     return tuple(features["label"].names)
+
+
+def _file_name_feature(builder: Any) -> str | None:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    texts = [key for key in _FILE_NAME if key in features and isinstance(features[key], tfds.features.Text)]
+    return texts[0] if texts else None
 
 
 def _records(name: str, builder: Any, data_dir: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -141,30 +152,34 @@ def _examples(
     count = len(records)
     key = _shards_key(builder, split)
     known = index.recall(cache_dir, key) if key else {}
-    if len(known.get("labels", ())) != count:
-        labels, digests = [], []
+    named = _file_name_feature(builder)
+    if len(known.get("labels", ())) != count or (named and "names" not in known):
+        labels, digests, names = [], [], []
 
-        def scan(i: int) -> tuple[int, str]:
+        def scan(i: int) -> tuple[int, str, str | None]:
             try:
-                image, label = _parse(records[i])
+                image, label, file = _parse(records[i], named)
             except Exception as error:
                 raise UserError(
                     f"--dataset=tfds:{name}: record {i} of {split} in {builder.data_dir} is damaged "
                     f"({_first_line(error)}): prepare the data set again"
                 ) from error
-            return label, fingerprint_of(image if isinstance(image, bytes) else image.tobytes())
+            return label, fingerprint_of(image if isinstance(image, bytes) else image.tobytes()), file
 
-        for label, digest in ordered_map(
+        for label, digest, file in ordered_map(
             scan, count, workers=workers, progress=progress, title=f"reading {split}"
         ):
             labels.append(label)
             digests.append(digest)
+            names.append(file)
         known = {"labels": labels, "fingerprint": fingerprint_of("records", *digests)}
+        if named:
+            known["names"] = names
         if key:
             index.remember(cache_dir, key, known)
     return Examples(
         labels=np.array(known["labels"], np.int32),
-        names=[f"{name} {split}[{i}]" for i in range(count)],
+        names=known.get("names") or [f"{name} {split}[{i}]" for i in range(count)],
         read=read_image,
         fingerprint=known["fingerprint"],
     )
@@ -184,14 +199,16 @@ def _shards_key(builder: Any, split: str) -> str | None:
     return fingerprint_of("shards", *(f"{path} {s.st_size} {s.st_mtime_ns}" for path, s in status))
 
 
-def _parse(record: Any) -> tuple[Any, int]:
-    """Image and label of a record; a mock (`tfds.testing.mock_data`) has decoded them already."""
+def _parse(record: Any, named: str | None = None) -> tuple[Any, int, str | None]:
+    """Image, label and the text called `named` of a record; a mock (`tfds.testing.mock_data`) comes decoded."""
     if isinstance(record, Mapping):
-        return record["image"], int(record["label"])
+        text = record[named] if named else None
+        return record["image"], int(record["label"]), text.decode() if isinstance(text, bytes) else text
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(record).features.feature
-    return features["image"].bytes_list.value[0], int(features["label"].int64_list.value[0])
+    text = features[named].bytes_list.value[0].decode() if named else None
+    return features["image"].bytes_list.value[0], int(features["label"].int64_list.value[0]), text
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
@@ -201,8 +218,8 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
 def _by_role(name: str, examples: Mapping[str, Examples]) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """Train, validation and test among the splits of the data set."""
     notes: list[str] = []
-    labelled = {split: part for split, part in examples.items() if part.labels.min() >= 0}
-    notes += [f"{split}: not used, it has no labels" for split in examples if split not in labelled]
+    labelled = {split: part for split, part in examples.items() if _has_labels(part)}
+    notes += [f"{split}: it has no labels" for split in examples if split not in labelled]
     if "train" not in labelled:
         raise UserError(f"--dataset=tfds:{name}: has no labelled train split, only {', '.join(examples)}")
     validation = next((split for split in _VALIDATION if split in labelled), None)
@@ -214,6 +231,10 @@ def _by_role(name: str, examples: Mapping[str, Examples]) -> tuple[dict[str, Exa
     notes += [f"{split}: not used" for split in unused]
     roles = {"train": "train", "validation": validation, "test": test}
     return {role: labelled[split] for role, split in roles.items() if split is not None}, tuple(notes)
+
+
+def _has_labels(examples: Examples) -> bool:
+    return bool(examples.labels.min() >= 0)
 
 
 def _where(data_dir: str | os.PathLike[str] | None) -> str:

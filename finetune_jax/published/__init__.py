@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_jax import decathlon
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -35,6 +37,7 @@ class Table:
         metrics: ``{data set: names of our summary}``, one per number of a row.
         rows: in the printed order.
         note: what the reader must know, empty where there is nothing.
+        of_data: ``{data set: fields of the config that all rows share on it}``, where they differ.
     """
 
     title: str
@@ -43,6 +46,7 @@ class Table:
     metrics: Mapping[str, tuple[str, ...]]
     rows: tuple[Row, ...]
     note: str = ""
+    of_data: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 DATASETS: Mapping[str, str] = {
@@ -53,5 +57,11 @@ DATASETS: Mapping[str, str] = {
     "FGVC-CUB": "tfds:caltech_birds2011",
     "FGVC-Cars": "tfds:cars196",
     "FGVC-Aircraft": "folder:PATH with train/ and test/, one folder per variant in each",
+    "CUBS": "tfds:caltech_birds2011",
+    "Stanford Cars": "tfds:cars196",
+    "Flowers": "tfds:oxford_flowers102",
+    "WikiArt": "folder:PATH with train/ and test/, one folder per artist in each",
+    "Sketches": "folder:PATH with train/ and test/, one folder per class in each",
+    **{name: decathlon.settings(name)["dataset"] for name in decathlon.DATASETS},
 }
 """Where the data sets of the tables come from: values of ``--dataset``."""

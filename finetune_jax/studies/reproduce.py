@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_jax.config import FinetuneConfig
 from finetune_jax.errors import Diverged
-from finetune_jax.published import Row, Table
+from finetune_jax.published import DATASETS, Row, Table
 from finetune_jax.studies.comparison import Train
 
 
@@ -46,7 +46,9 @@ def rows_of(
 
 def configured(table: Table, row: Row, base: FinetuneConfig, given: Sequence[str]) -> FinetuneConfig:
     """The config of a row; settings that make the row go before what the user has set."""
-    shared = {name: value for name, value in table.settings.items() if name not in given}
+    of_data = [own for data, own in table.of_data.items() if DATASETS[data] == base.dataset]
+    settings = {**table.settings, **(of_data[0] if of_data else {})}
+    shared = {name: value for name, value in settings.items() if name not in given}
     protocol = shared.get("protocol", base.protocol)
     ks = _ks(table)
     if protocol == "retrieval" and ks and "ks" not in given:

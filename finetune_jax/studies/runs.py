@@ -15,6 +15,8 @@ from finetune_jax.errors import Diverged, UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.run_directory import RunDirectory
 
+_DIVERGED = "diverged.txt"
+
 
 class Runs:
     """Trains configs below one directory; a run that has ended, well or not, only tells how.
@@ -49,7 +51,7 @@ class Runs:
         self._kept_as[name] = self._directories.setdefault(config, name)
         name = self._kept_as[name]
         workdir = self.root / "runs" / name
-        note = workdir / "diverged.txt"
+        note = workdir / _DIVERGED
         if note.exists():
             raise Diverged(note.read_text().strip())
         finished = (workdir / "summary.json").exists()
@@ -67,6 +69,11 @@ class Runs:
             # JAX keeps every compiled program, about 100 MB a run; the next run has functions of its own.
             jax.clear_caches()
         return summary
+
+    def has_ended(self, name: str) -> bool:
+        """Whether a run needs no more training, because it has ended or diverged."""
+        workdir = self.root / "runs" / name
+        return any((workdir / file).exists() for file in ("summary.json", _DIVERGED))
 
     def passes(self, name: str) -> list[dict[str, str]]:
         """Rows of a run's ``passes.csv``."""

@@ -8,29 +8,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_jax.config import RECIPES, FinetuneConfig, without_idle_settings
+from finetune_jax.config import FinetuneConfig, without_idle_settings
 from finetune_jax.errors import UserError
+from finetune_jax.published.spottune import TABLE_2_METHODS
 from finetune_jax.studies import comparison
 from finetune_jax.studies.comparison import Entry, Protocol, Train
 
 SPOTTUNE = "SpotTune"
-
-_TABLE_2: Mapping[str, Mapping[str, Any]] = {
-    "feature extractor": {"method": "feature_extractor"},
-    "standard": {"method": "standard"},
-    "stochastic": {"method": "stochastic"},
-    "last 3": {"method": "last_k", "k": 3},
-    "last 2": {"method": "last_k", "k": 2},
-    "last 1": {"method": "last_k", "k": 1},
-    "random policy": {"method": "random_policy"},
-    "ResNet-101": {"method": "standard", "network": "resnet101"},
-    "L2-SP": {"method": "l2_sp", **RECIPES["l2_sp"]},
-    "progressive network": {"method": "progressive"},
-    "SpotTune, all tuned": {"method": "spottune_tuned"},
-    "SpotTune, global": {"method": "spottune_global"},
-    SPOTTUNE: {"method": "spottune"},
-}
-"""In the order of the paper's table."""
 
 _IN_SHORT = ("feature extractor", "standard", "last 3", "SpotTune, global", SPOTTUNE)
 
@@ -45,7 +29,7 @@ def entries(base: FinetuneConfig, *, compare: bool, resnet101: str = "") -> list
         resnet101: weights of a ResNet-101; without, that row is left out.
     """
     found = []
-    for name, own in _TABLE_2.items():
+    for name, own in TABLE_2_METHODS.items():
         if not compare and name not in _IN_SHORT:
             continue
         if name == "ResNet-101":

@@ -1,4 +1,4 @@
-"""What ends a run without being a defect of the program: bad input, and being asked to stop."""
+"""What ends a run without being a defect of the program: bad input, being pruned, being asked to stop."""
 
 
 class UserError(Exception):
@@ -11,6 +11,10 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """Losses or weights are no longer finite: the learning rates were too high, or the images are bad."""
+
+
+class Pruned(Exception):
+    """A sweep has ended the run, which does worse than others did; its state is saved."""
 
 
 class Stopped(Exception):

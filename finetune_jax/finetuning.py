@@ -36,7 +36,7 @@ from finetune_jax.config import RUNTIME_SETTINGS, FinetuneConfig, validate
 from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.data.statistics import channel_statistics
-from finetune_jax.errors import Diverged, UserError
+from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.models import pretrained, registry
 from finetune_jax.models.card import Card, shapes_of
 from finetune_jax.models.network import Network
@@ -47,12 +47,15 @@ from finetune_jax.run_directory import RunDirectory
 _EVALUATION_BATCH = 256
 
 
-def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
+def run(
+    config: FinetuneConfig, replicas: Replicas, after_epoch: training.AfterEpoch | None = None
+) -> dict[str, Any]:
     """Fine-tune, or go on with an unfinished run in the same directory.
 
     Args:
         config: everything about the run.
         replicas: the devices to train on.
+        after_epoch: see ``training.Plan``.
 
     Returns:
         The content of ``summary.json``.
@@ -66,13 +69,17 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
         return directory.summary
     began = time.monotonic()
     with replicas.together():
-        job = _Job(config, replicas)
+        job = _Job(config, replicas, after_epoch)
     return job.run(directory, began)
 
 
 def run_together(
-    configs: Sequence[FinetuneConfig], replicas: Replicas, *, vectorize: bool | None = None
-) -> list[dict[str, Any] | Diverged]:
+    configs: Sequence[FinetuneConfig],
+    replicas: Replicas,
+    *,
+    vectorize: bool | None = None,
+    after_epochs: Sequence[training.AfterEpoch | None] | None = None,
+) -> list[dict[str, Any] | Diverged | Pruned]:
     """Fine-tune with several settings of rates, momentum and weight decay, compiling once.
 
     Each run gets a directory and a result like that of :func:`run` alone, equal to rounding. One that has
@@ -83,9 +90,10 @@ def run_together(
         replicas: the devices to train on.
         vectorize: whether one program takes the same step of all runs (``jax.vmap``), or the program of one
             run takes the runs one after the other; by default whichever is faster here.
+        after_epochs: of each run, see ``training.Plan``.
 
     Returns:
-        The content of ``summary.json`` of each run, or how it diverged, which stops no other run.
+        The content of ``summary.json`` of each run, or how it diverged or was pruned, which stops no other run.
 
     Raises:
         UserError: the input is bad; says which flag or file.
@@ -100,7 +108,8 @@ def run_together(
     began = time.monotonic()
     with replicas.together():
         first = _Job(configs[unfinished[0]], replicas)
-        jobs = {number: first.with_settings_of(configs[number]) for number in unfinished}
+        told = after_epochs or [None] * len(configs)
+        jobs = {number: first.with_settings_of(configs[number], told[number]) for number in unfinished}
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/performance.md).
         vectorize = not replicas.on_cpu or first.trained == ("head",)
@@ -108,7 +117,7 @@ def run_together(
         for number, job in jobs.items():
             try:
                 results[number] = job.run(directories[number], time.monotonic())
-            except Diverged as error:
+            except (Diverged, Pruned) as error:
                 results[number] = error
         return results
     members = [
@@ -153,8 +162,11 @@ def _check_group(configs: Sequence[FinetuneConfig]) -> None:
 class _Job:
     """The pieces of one run, built in the order in which they depend on each other."""
 
-    def __init__(self, config: FinetuneConfig, replicas: Replicas) -> None:
+    def __init__(
+        self, config: FinetuneConfig, replicas: Replicas, after_epoch: training.AfterEpoch | None = None
+    ) -> None:
         self.config = config
+        self.after_epoch = after_epoch
         self.replicas = replicas
         self.task = tasks.create(config)
         self.origin = load_origin(config)
@@ -221,10 +233,12 @@ class _Job:
         )
         self.plan = self._plan()
 
-    def with_settings_of(self, config: FinetuneConfig) -> "_Job":
+    def with_settings_of(
+        self, config: FinetuneConfig, after_epoch: training.AfterEpoch | None = None
+    ) -> "_Job":
         """The run of a config that differs in runtime settings, with the data and programs of this one."""
         job = copy.copy(self)
-        job.config = config
+        job.config, job.after_epoch = config, after_epoch
         job.optimizer = methods.optimizer(config, job.trained)
         job.plan = job._plan()
         return job
@@ -432,6 +446,7 @@ class _Job:
             patience=config.early_stopping,
             checkpoint_steps=config.checkpoint_steps,
             keep_trials=config.keep_trials,
+            after_epoch=self.after_epoch,
             card=self.card.to_json(),
         )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax.data.feeds import Feed
-from finetune_jax.errors import Diverged, Stopped
+from finetune_jax.errors import Diverged, Pruned, Stopped
 from finetune_jax.parallel import AXIS, Replicas
 from finetune_jax.progress import Progress
 from finetune_jax.run_directory import RunDirectory
@@ -138,7 +138,7 @@ def changing_statistics(objective: Objective, state: TrainState, batch: Batch) -
     return tuple(jax.eval_shape(mapped, state, batch))
 
 
-def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Diverged | None]:
+def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Diverged | Pruned | None]:
     """Train all runs, or go on with training, until their plans are fulfilled.
 
     The runs that are furthest back go first, the others wait for them: so whatever a kill left of each run,
@@ -150,7 +150,7 @@ def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Div
         replicas: where.
 
     Returns:
-        For each run how it diverged, None where it did not.
+        For each run how it diverged or was pruned, None where it was not.
 
     Raises:
         UserError: a file cannot be written.
@@ -182,14 +182,14 @@ class _Group:
     Attributes:
         stop: what they are told.
         wanted: ``{lane: steps}`` that they ask for.
-        endings: of each run, how it diverged.
+        endings: of each run, how it diverged or was pruned.
     """
 
     def __init__(self, members: Sequence[Member], replicas: Replicas, loops: contextlib.ExitStack) -> None:
         """Open them; ``loops`` closes them."""
         self.stop = _Stop()
         self.wanted: dict[int, Steps] = {}
-        self.endings: list[Diverged | None] = [None] * len(members)
+        self.endings: list[Diverged | Pruned | None] = [None] * len(members)
         self._names = [member.directory.path.name for member in members]
         self._progress = Progress(0, silent=not replicas.is_primary)
         # A generator that has not begun takes None.
@@ -215,12 +215,12 @@ class _Group:
         stopped = None
         for lane, answer in answers.items():
             if lane not in self._runs:
-                continue  # diverged since the pass began
+                continue  # diverged or pruned since the pass began
             try:
                 steps = self._runs[lane].send(answer)
             except StopIteration:
                 del self._runs[lane]
-            except Diverged as error:
+            except (Diverged, Pruned) as error:
                 del self._runs[lane]
                 self.endings[lane] = error
                 self._progress.line(f"{self._names[lane]}  {error}")

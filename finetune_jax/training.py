@@ -32,6 +32,8 @@ from finetune_jax.step import TrainState
 from finetune_jax.trials import Trial, Trials
 from finetune_jax.tuning import Pass, Tuner, TunerState, Verdict
 
+AfterEpoch = Callable[[Mapping[str, Any]], None]
+
 # Without those of what is trained beside it, such as a policy.
 _RATES_OF_NETWORK = ("rate/stem", "rate/block_", "rate/head")
 # How far the host runs ahead of the devices.
@@ -52,6 +54,7 @@ class Plan:
         patience: stop after this many epochs without a better score; 0 never.
         checkpoint_steps: also save every this many steps; 0 only after epochs.
         keep_trials: also record the weights of every pass that a tuner may throw away.
+        after_epoch: told the row of ``metrics.csv`` of an epoch once all is saved; what it raises ends the run.
         card: what prediction needs beside the variables, JSON.
     """
 
@@ -65,6 +68,7 @@ class Plan:
     checkpoint_steps: int
     card: Mapping[str, Any]
     keep_trials: bool = False
+    after_epoch: AfterEpoch | None = None
 
 
 class Stop(Protocol):
@@ -378,6 +382,8 @@ class Loop:
         self._save(host, score, number)
         told = f"epoch {epoch + 1}/{plan.epochs}  {_shown(row)}  {row['seconds']:.1f} s"
         self._progress.line(self._name + told)
+        if plan.after_epoch is not None:
+            plan.after_epoch(row)
 
     def _means(self, state: TrainState, epoch: int, step: int) -> dict[str, float]:
         totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}

@@ -17,6 +17,7 @@ from finetune_jax.figures import (
     alpha_beta,
     block_variations,
     canvas,
+    hyperparameter_curves,
     method_comparison,
     neighbours,
 )
@@ -333,6 +334,34 @@ def test_every_seed_is_a_point_and_the_mean_a_line():
     assert texts(seconds) == ["10.00", "25.00", "–"]
 
 
+# error_curves
+
+
+def test_a_curve_goes_through_the_lowest_error_at_each_value_and_zero_stands_apart():
+    panels = {
+        "η": {"m = 0": [(0.1, 20.0), (0.01, 30.0), (0.1, 25.0)], "m = 0.9": [(0.01, 22.0)]},
+        "λ": {"all": [(0.0, 21.0), (0.001, 20.0)]},
+    }
+    figure = hyperparameter_curves._draw_error_curves(panels, "error, %", "lowest")
+    eta, decay = figure.axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in eta.lines}
+    assert drawn["m = 0"] == [[0.01, 30], [0.1, 20]]
+    assert drawn["m = 0.9"] == [[0.01, 22]]
+    assert drawn["lowest"] == [[0.01, 22], [0.1, 20]]
+    dots = [line.get_xydata().tolist() for line in eta.lines if line.get_linestyle() == "None"]
+    assert dots[0] == [[0.1, 20], [0.01, 30], [0.1, 25]]
+    assert eta.get_xscale() == "log"
+    assert eta.get_ylabel() == "error, %"
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in decay.lines}
+    at_zero, gap, other = drawn["all"]
+    assert at_zero == [pytest.approx(0.0001), 21]
+    assert np.isnan(gap[1])
+    assert other == [0.001, 20]
+    assert "lowest" not in drawn  # it would be the only curve again
+    assert decay.get_xticks() == pytest.approx([0.0001, 0.001])
+    assert [label.get_text() for label in decay.get_xticklabels()] == ["0", "0.001"]
+
+
 # PNG
 
 EVERY_FIGURE = {
@@ -346,6 +375,7 @@ EVERY_FIGURE = {
         np.ones((2, 1)), [1, 2], [0.4], np.array([[True], [False]])
     ),
     "compare_methods": lambda: figures.compare_methods(SCORES),
+    "error_curves": lambda: figures.error_curves({"η": {"m = 0": [(0.1, 20.0), (0.01, 30.0)]}}),
     "policy_usage": lambda: figures.policy_usage({"cats": np.array([0.1, 0.9])}, ["block_01", "block_02"]),
     "policy_counts": lambda: figures.policy_counts({"cats": np.array([3, 2, 1])}),
     "training_curves": lambda: figures.training_curves([{"epoch": "1", "train_loss": "2.0"}], 1),

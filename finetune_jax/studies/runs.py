@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import jax
 
 from finetune_jax import finetuning
 from finetune_jax.config import FinetuneConfig
-from finetune_jax.errors import Diverged, UserError
+from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.run_directory import RunDirectory
+from finetune_jax.training import AfterEpoch
 
 _DIVERGED = "diverged.txt"
 
@@ -36,18 +38,83 @@ class Runs:
         """Whether this process writes and prints."""
         return self._replicas.is_primary
 
-    def __call__(self, config: FinetuneConfig, name: str) -> Mapping[str, Any]:
+    def __call__(
+        self, config: FinetuneConfig, name: str, after_epoch: AfterEpoch | None = None
+    ) -> Mapping[str, Any]:
         """Train a config, or go on with it; one that this study has trained before is not trained again.
 
         Args:
             config: of the run, but for its directory.
             name: of its directory below the root, parts separated by ``/``. An equal config that came earlier
                 has given its own name to the only directory of both.
+            after_epoch: told the row of each epoch of a run that has not ended, first those from before this
+                start; what it raises ends the run.
 
         Raises:
             Diverged: it did, now or before.
             UserError: something else is wrong.
         """
+        begun, name, finished = self._begin(config, name, after_epoch)
+        if self._replicas.is_primary and not finished:
+            print(f"{name}:", file=sys.stderr)
+        try:
+            return finetuning.run(begun, self._replicas, after_epoch)
+        except Diverged as error:
+            self._note(error, name)
+            raise
+        finally:
+            if not finished:
+                # JAX keeps every compiled program, about 100 MB a run; the next run has functions of its own.
+                jax.clear_caches()
+
+    def together(
+        self,
+        configs: Sequence[FinetuneConfig],
+        names: Sequence[str],
+        after_epochs: Sequence[AfterEpoch | None],
+    ) -> list[Mapping[str, Any] | Diverged | Pruned]:
+        """Train configs that differ in ``config.RUNTIME_SETTINGS`` at once, compiling once.
+
+        Args:
+            configs: of the runs.
+            names: of their directories.
+            after_epochs: of each run, as for a single one.
+
+        Returns:
+            The summary of each run, or why it has none.
+
+        Raises:
+            UserError: something else is wrong.
+        """
+        found: dict[str, Mapping[str, Any] | Diverged | Pruned] = {}
+        begun: dict[str, FinetuneConfig] = {}
+        told: dict[str, AfterEpoch | None] = {}
+        for config, name, after_epoch in zip(configs, names, after_epochs, strict=True):
+            try:
+                config, name, _ = self._begin(config, name, after_epoch)
+            except (Diverged, Pruned) as ended:
+                found[self._kept_as[name]] = ended
+            else:
+                begun[name], told[name] = config, after_epoch
+        if begun:
+            if self._replicas.is_primary:
+                print(f"{', '.join(begun)}:", file=sys.stderr)
+            try:
+                outcomes = finetuning.run_together(
+                    list(begun.values()), self._replicas, after_epochs=list(told.values())
+                )
+            finally:
+                jax.clear_caches()
+            for name, outcome in zip(begun, outcomes, strict=True):
+                found[name] = outcome
+                if isinstance(outcome, Diverged):
+                    self._note(outcome, name)
+        return [found[self._kept_as[name]] for name in names]
+
+    def _begin(
+        self, config: FinetuneConfig, name: str, after_epoch: AfterEpoch | None
+    ) -> tuple[FinetuneConfig, str, bool]:
+        """The config in its directory, the name of that, and whether the run has ended there."""
         self._kept_as[name] = self._directories.setdefault(config, name)
         name = self._kept_as[name]
         workdir = self.root / "runs" / name
@@ -55,20 +122,17 @@ class Runs:
         if note.exists():
             raise Diverged(note.read_text().strip())
         finished = (workdir / "summary.json").exists()
-        if self._replicas.is_primary and not finished:
-            print(f"{name}:", file=sys.stderr)
-        try:
-            summary = finetuning.run(dataclasses.replace(config, workdir=str(workdir)), self._replicas)
-        except Diverged as error:
-            if self._replicas.is_primary:
-                workdir.mkdir(parents=True, exist_ok=True)
-                note.write_text(f"{error}\n")
-                print(f"{name}: {error}", file=sys.stderr)
-            raise
-        if not finished:
-            # JAX keeps every compiled program, about 100 MB a run; the next run has functions of its own.
-            jax.clear_caches()
-        return summary
+        if after_epoch is not None and not finished:
+            for row in RunDirectory(workdir).read_metrics():
+                after_epoch(row)
+        return dataclasses.replace(config, workdir=str(workdir)), name, finished
+
+    def _note(self, error: Diverged, name: str) -> None:
+        if self._replicas.is_primary:
+            workdir = self.root / "runs" / name
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "diverged.txt").write_text(f"{error}\n")
+            print(f"{name}: {error}", file=sys.stderr)
 
     def has_ended(self, name: str) -> bool:
         """Whether a run needs no more training, because it has ended or diverged."""
@@ -78,6 +142,10 @@ class Runs:
     def passes(self, name: str) -> list[dict[str, str]]:
         """Rows of a run's ``passes.csv``."""
         return RunDirectory(self.root / "runs" / self._kept_as.get(name, name)).read_passes()
+
+    def summary(self, name: str) -> Mapping[str, Any] | None:
+        """Of a run that has ended; None where there is none here."""
+        return RunDirectory(self.root / "runs" / self._kept_as.get(name, name)).summary
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result beside the runs, whole or not at all.
@@ -89,7 +157,8 @@ class Runs:
             return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            temporary = self.root / f".{name}.tmp"
+            # Several workers of a study may write their results at the same moment.
+            temporary = self.root / f".{name}.{uuid.uuid4().hex}.tmp"
             temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
             temporary.replace(self.root / name)
         except OSError as error:

@@ -38,14 +38,26 @@ OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 SELECTION = ("validation", "test", "last")
+AUTO = "auto"
+"""The learning rate that the similarity of source and target recommends."""
+BY_RULE = "rule"
+"""The batch-norm momentum ``max(1 − 10 / s, 0.9)``, ``s`` steps per epoch."""
+ALTERNATIVES = (
+    ("learning_rate", "effective_learning_rate"),
+    ("weight_decay", "effective_weight_decay"),
+)
+"""Two settings for the same thing; the second, unless it is None, takes the place of the first."""
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+def setting(
+    default: Any, help: str, choices: tuple[str, ...] | None = None, *, words: tuple[str, ...] = ()
+) -> Any:
     """A dataclass field with the text and the choices of its flag.
 
-    A tuple is a list of whole numbers where its annotation says so, else of words.
+    A tuple is a list of whole numbers where its annotation says so, else of words. None is a number that is not
+    given. ``words`` may stand in the place of a number.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,12 @@ class NetworkConfig:
         "resnet26_cifar10", "Weight file, run directory, bundled name, hf:REPO, or none."
     )
     bfloat16: bool = setting(False, "Compute in bfloat16; parameters and norm statistics stay float32.")
-    norm_momentum: float = setting(0.9, "Share of the old running statistics batch norm keeps per step.")
+    norm_momentum: float | str = setting(
+        0.9,
+        "Share of the old running statistics batch norm keeps per step, or rule: max(1 - 10/s, 0.9) with s steps "
+        "per epoch.",
+        words=(BY_RULE,),
+    )
     sync_batch_norm: bool = setting(False, "Average batch statistics over all devices.")
     rematerialise: bool = setting(
         False,
@@ -116,7 +133,10 @@ class OptimizerConfig:
     """The optimiser and its rates."""
 
     optimizer: str = setting("sgd", "SGD with Nesterov momentum, or AdamW.", OPTIMIZERS)
-    learning_rate: float = setting(0.01, "Learning rate of the pretrained parts.")
+    learning_rate: float | str = setting(0.01, "Learning rate of the pretrained parts.")
+    effective_learning_rate: float | None = setting(
+        None, "In place of --learning_rate, which is then this times (1 - --momentum)."
+    )
     head_learning_rate: float = setting(0.0, "Learning rate of the head; 0 takes --learning_rate.")
     layer_decay: float = setting(
         1.0, "Every part learns at this factor of the rate of the part above it (timm's --layer-decay)."
@@ -132,6 +152,9 @@ class OptimizerConfig:
     momentum: float = setting(0.9, "Nesterov momentum of SGD.")
     weight_decay: float = setting(
         5e-4, "SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay."
+    )
+    effective_weight_decay: float | None = setting(
+        None, "In place of --weight_decay, which is then this times the learning rate."
     )
     batch_size: int = setting(32, "Images per step, over all devices.")
     schedule: str = setting("cosine", "How the learning rates fall.", SCHEDULES)
@@ -239,6 +262,16 @@ def recipe(method: str) -> FinetuneConfig:
     return FinetuneConfig(method=method, **RECIPES.get(method, {}))
 
 
+def changed(config: FinetuneConfig, **settings: Any) -> FinetuneConfig:
+    """The config with other settings; of two :data:`ALTERNATIVES` the one that is set takes the other's place."""
+    for plain, effective in ALTERNATIVES:
+        if plain in settings:
+            settings.setdefault(effective, None)
+        elif settings.get(effective) is not None:
+            settings[plain] = _DEFAULTS[plain]
+    return dataclasses.replace(config, **settings)
+
+
 def without_idle_settings(config: FinetuneConfig) -> FinetuneConfig:
     """The config with its defaults where a setting has no effect, for one of several methods with shared flags."""
     values = dataclasses.asdict(config)
@@ -258,13 +291,18 @@ def validate(config: Any) -> None:
     """
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
-        choices = field.metadata["choices"]
-        if choices and values[field.name] not in choices:
-            raise UserError(f"--{field.name}={values[field.name]} is not known; choose {', '.join(choices)}")
+        choices, words = field.metadata["choices"], field.metadata["words"]
+        value = values[field.name]
+        if choices and value not in choices:
+            raise UserError(f"--{field.name}={value} is not known; choose {', '.join(choices)}")
+        if words and isinstance(value, str) and value not in words:
+            raise UserError(f"--{field.name}={value} is no number; give one, or {' or '.join(words)}")
     for names, accepted, wanted in _RANGES:
         for name in names:
-            if name in values and not accepted(values[name]):
-                raise UserError(f"--{name}={values[name]} is out of range; give {wanted}")
+            value = values.get(name)
+            is_number = value is not None and not (isinstance(value, str) and _WORDS[name])
+            if is_number and not accepted(value):
+                raise UserError(f"--{name}={value} is out of range; give {wanted}")
     for check in _CONTRADICTIONS:
         check(values)
 
@@ -288,6 +326,7 @@ _RANGES = (
             "steps_per_dispatch",
             "device_data_gb",
             "weight_decay",
+            "effective_weight_decay",
             "head_learning_rate",
             "proxy_learning_rate",
             "prune_depth",
@@ -305,7 +344,15 @@ _RANGES = (
         "0 or more",
     ),
     (
-        ("learning_rate", "drop_factor", "alpha", "beta", "temperature", "policy_learning_rate"),
+        (
+            "learning_rate",
+            "effective_learning_rate",
+            "drop_factor",
+            "alpha",
+            "beta",
+            "temperature",
+            "policy_learning_rate",
+        ),
         lambda v: 0 < v < math.inf,
         "a number above 0",
     ),
@@ -354,6 +401,22 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
                 raise UserError(f"--{name} contradicts --method=autolr, which finds the rates of the blocks")
 
 
+def _one_of_alternatives(values: Mapping[str, Any]) -> None:
+    for plain, effective in ALTERNATIVES:
+        if values.get(effective) is not None and values[plain] != _DEFAULTS[plain]:
+            raise UserError(both_given(plain, effective))
+    if values.get("effective_weight_decay") is not None and values.get("method") == "autolr":
+        raise UserError(
+            "--effective_weight_decay contradicts --method=autolr, which changes the learning rates that it is "
+            "relative to; give --weight_decay"
+        )
+
+
+def both_given(plain: str, effective: str) -> str:
+    """What to say of two :data:`ALTERNATIVES`."""
+    return f"--{plain} and --{effective} say the same in two units; give one of them"
+
+
 def _score_is_measured(values: Mapping[str, Any]) -> None:
     if values.get("retrieval_score") == "recall_at_1" and 1 not in values["ks"]:
         raise UserError(
@@ -379,7 +442,7 @@ _EFFECTS = (
     ),
     (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
-    (("momentum",), "optimizer", ("sgd",)),
+    (("momentum", "effective_learning_rate", "effective_weight_decay"), "optimizer", ("sgd",)),
     (("ks", "retrieval_score"), "protocol", ("retrieval",)),
     (("k",), "method", ("last_k", "spottune_global")),
     (("frozen_first",), "method", ROUTED),
@@ -416,12 +479,14 @@ def _no_setting_without_effect(values: Mapping[str, Any]) -> None:
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(FinetuneConfig)}
+_WORDS = {field.name: field.metadata["words"] for field in dataclasses.fields(FinetuneConfig)}
 
 _CONTRADICTIONS = (
     _no_setting_without_effect,
     _scratch_has_no_pretrained,
     _drops_are_of_the_step_schedule,
     _one_rule_of_rates,
+    _one_of_alternatives,
     _losses_of_protocols,
     _score_is_measured,
     _one_balance,

@@ -24,6 +24,7 @@ from finetune_jax import (
     policies,
     pruning,
     report,
+    resolution,
     spottune,
     step,
     tasks,
@@ -72,6 +73,8 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
         job = _Job(config, replicas)
     # Only now: a mistake in a flag, found above, must not keep the directory from the corrected command.
     directory.claim(flags)
+    if replicas.is_primary:
+        print(resolution.line(resolution.values(job.config), job.steps_per_epoch), file=sys.stderr)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
     best = job.best_variables(directory, rows)
     job.write_compact(directory, best)
@@ -101,6 +104,11 @@ class _Job:
         image_size = datasets.image_size(config, self.origin.image_size)
         self.splits = datasets.materialise(config, self.source, image_size, silent=silent)
         self._check_splits()
+        self.steps_per_epoch = len(self._order(0))
+        self.config = config = resolution.resolve(config, steps_per_epoch=self.steps_per_epoch)
+        norm_momentum = resolution.number(config.norm_momentum)
+        network = registry.with_norm_momentum(self.origin.network, norm_momentum)
+        self.origin = dataclasses.replace(self.origin, network=network)
 
         self.key = jax.random.key(config.seed)
         self.setup = methods.setup(
@@ -197,7 +205,6 @@ class _Job:
         params = {
             name: tree for name, tree in self.variables["params"].items() if name not in self.setup.references
         }
-        steps = len(self._order(0))
         return {
             "method": self.config.method,
             "protocol": self.config.protocol,
@@ -213,7 +220,8 @@ class _Job:
             "best_epoch": int(row["epoch"]),
             "epochs_trained": len(rows),
             # Passes over the training images, those that AutoLR threw away included.
-            "passes": int(rows[-1]["step"]) // steps,
+            "passes": int(rows[-1]["step"]) // self.steps_per_epoch,
+            **resolution.values(self.config),
             selected: float(row[selected]) if row.get(selected) else None,
             **test_scores,
             "parameters": _size(params),
@@ -428,14 +436,15 @@ def _write_report(
 
 
 def load_origin(config: Any) -> pretrained.Pretrained:
-    """The network a run starts from, with the origin's head; with fresh weights for ``--pretrained=none``.
+    """The network a run starts from, with the origin's head; without weights for ``--pretrained=none``.
+
+    Its batch-norm momentum is the default; that of a run may depend on its data.
 
     Raises:
         UserError: the weights are not to be had or do not fit.
     """
     settings = {
         "dtype": jnp.bfloat16 if config.bfloat16 else jnp.float32,
-        "norm_momentum": config.norm_momentum,
         "norm_axis": AXIS if config.sync_batch_norm else None,
         "rematerialise": config.rematerialise,
         "width": config.width,

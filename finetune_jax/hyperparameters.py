@@ -49,6 +49,17 @@ def effective_weight_decay(weight_decay: Any, learning_rate: Any) -> Any:
     return weight_decay / learning_rate
 
 
+def weight_decay_for(effective_weight_decay: Any, learning_rate: Any) -> Any:
+    """``λ = λ′ η``, the inverse of :func:`effective_weight_decay`.
+
+    Raises:
+        ValueError: a plain number is negative; arrays are not looked into.
+    """
+    _check_not_negative("effective weight decay", effective_weight_decay)
+    _check_not_negative("learning rate", learning_rate)
+    return effective_weight_decay * learning_rate
+
+
 def norm_momentum_for(steps_per_epoch: int) -> float:
     """Batch-norm momentum ``max(1 − 10 / s, 0.9)`` by Kornblith et al. (appendix C).
 

@@ -163,6 +163,13 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("finetune", ["--method=magic"], ["--method=magic"]),
         ("finetune", ["--epochs=three"], ["epochs"]),
         ("finetune", ["--drop_epochs=3"], ["--drop_epochs contradicts --schedule=cosine"]),
+        (
+            "finetune",
+            ["--learning_rate=0.01", "--effective_learning_rate=0.1"],
+            ["--learning_rate and --effective_learning_rate say the same"],
+        ),
+        ("finetune", ["--norm_momentum=law"], ["norm_momentum", "a number or rule"]),
+        ("autolr", ["--effective_learning_rate=1"], ["--effective_learning_rate is not for this study"]),
         ("finetune", ["--alpha=3"], ["--alpha=3.0 is for --method=autolr"]),
         ("finetune", ["--method=autolr", "--threshold=2"], ["--threshold=2.0 is out of range"]),
         ("finetune", ["--drop_epochs=2,x", "--schedule=step"], ["--drop_epochs=2,x"]),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -34,14 +34,17 @@ flags.DEFINE_string(
 )
 
 
-def define_flags(config_class: type, **defaults: Any) -> None:
+def define_flags(config_class: type, *, without: Collection[str] = (), **defaults: Any) -> None:
     """Define one flag per field of a config dataclass.
 
     Args:
         config_class: a dataclass made with ``finetune_jax.config.setting``.
+        without: fields that keep their defaults and get no flag.
         **defaults: other defaults than the dataclass has.
     """
     for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
         default = defaults.get(field.name, field.default)
         text, choices = field.metadata["help"], field.metadata["choices"]
         if choices:
@@ -93,6 +96,8 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
 
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if field.name not in flags.FLAGS:
+            continue
         if base is not None and not flags.FLAGS[field.name].present:
             values[field.name] = getattr(base, field.name)
             continue

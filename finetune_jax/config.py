@@ -133,7 +133,12 @@ class OptimizerConfig:
     """The optimiser and its rates."""
 
     optimizer: str = setting("sgd", "SGD with Nesterov momentum, or AdamW.", OPTIMIZERS)
-    learning_rate: float | str = setting(0.01, "Learning rate of the pretrained parts.")
+    learning_rate: float | str = setting(
+        0.01,
+        "Learning rate of the pretrained parts; auto takes the one that the similarity of the data to --source "
+        "recommends.",
+        words=(AUTO,),
+    )
     effective_learning_rate: float | None = setting(
         None, "In place of --learning_rate, which is then this times (1 - --momentum)."
     )
@@ -217,7 +222,32 @@ class RoutingConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, RoutingConfig):
+class SourceConfig:
+    """What the weights were trained on, and data sets whose best rates are known."""
+
+    source: str = setting(
+        "",
+        "What the weights were trained on: a data set as in --dataset, or FILE.npz of its class means; empty is "
+        "what comes with bundled weights.",
+    )
+    reference: str = setting(
+        "auto",
+        "Data sets with known best rates: a column of Table 4 as SOURCE/NETWORK, or FILE.json of your own; auto "
+        "takes the column of the network, or imagenet/resnet101.",
+    )
+
+
+@dataclass(frozen=True)
+class SimilarityConfig(SourceConfig, DataConfig, NetworkConfig):
+    """``experiments.similarity``: how like its source several data sets are."""
+
+    workdir: str = setting("", "Directory of the results; empty is a new one below runs/.")
+    targets: tuple[str, ...] = setting((), "Data sets to fine-tune on, each as in --dataset.")
+    save_source: str = setting("", "Also write FILE.npz, which later stands for the data set as --source.")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, RoutingConfig):
     """``experiments.finetune``: one run, kept in one directory."""
 
     workdir: str = setting("", "Directory of the run; started again with the same flags it goes on there.")
@@ -412,6 +442,21 @@ def _one_of_alternatives(values: Mapping[str, Any]) -> None:
         )
 
 
+def _where_similarity_says_nothing(values: Mapping[str, Any]) -> None:
+    if values.get("learning_rate") != AUTO:
+        return
+    why = ""
+    if values["optimizer"] != "sgd":
+        why = f"--optimizer={values['optimizer']}: it recommends an effective learning rate of SGD"
+    elif values["method"] == "autolr":
+        why = "--method=autolr, which finds the rates of the blocks itself"
+    elif values["method"] in ("scratch", "feature_extractor") or values["pretrained"] == "none":
+        method = "--pretrained=none" if values["pretrained"] == "none" else f"--method={values['method']}"
+        why = f"{method}: it says how far pretrained weights should move"
+    if why:
+        raise UserError(f"--learning_rate=auto has no meaning with {why}; give a number")
+
+
 def both_given(plain: str, effective: str) -> str:
     """What to say of two :data:`ALTERNATIVES`."""
     return f"--{plain} and --{effective} say the same in two units; give one of them"
@@ -444,6 +489,7 @@ _EFFECTS = (
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
     (("momentum", "effective_learning_rate", "effective_weight_decay"), "optimizer", ("sgd",)),
     (("ks", "retrieval_score"), "protocol", ("retrieval",)),
+    (("source", "reference"), "learning_rate", (AUTO,)),
     (("k",), "method", ("last_k", "spottune_global")),
     (("frozen_first",), "method", ROUTED),
     (
@@ -487,6 +533,7 @@ _CONTRADICTIONS = (
     _drops_are_of_the_step_schedule,
     _one_rule_of_rates,
     _one_of_alternatives,
+    _where_similarity_says_nothing,
     _losses_of_protocols,
     _score_is_measured,
     _one_balance,

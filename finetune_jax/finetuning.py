@@ -17,12 +17,14 @@ import numpy as np
 from finetune_jax import (
     augmentation,
     checkpoints,
+    domains,
     evaluation,
     methods,
     objectives,
     pictures,
     policies,
     pruning,
+    references,
     report,
     resolution,
     spottune,
@@ -31,7 +33,7 @@ from finetune_jax import (
     training,
 )
 from finetune_jax import data as datasets
-from finetune_jax.config import FinetuneConfig, validate
+from finetune_jax.config import AUTO, FinetuneConfig, changed, validate
 from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.errors import UserError
@@ -70,10 +72,12 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
         return directory.summary
     began = time.monotonic()
     with replicas.together():
-        job = _Job(config, replicas)
+        job = _Job(config, replicas, chosen_before=directory.resolved)
     # Only now: a mistake in a flag, found above, must not keep the directory from the corrected command.
-    directory.claim(flags)
+    directory.claim(flags, job.resolved)
     if replicas.is_primary:
+        if job.reason:
+            print(f"--learning_rate=auto: {job.reason}", file=sys.stderr)
         print(resolution.line(resolution.values(job.config), job.steps_per_epoch), file=sys.stderr)
     rows = training.fit(job.initial_state(), job.training, job.plan, replicas, directory)
     best = job.best_variables(directory, rows)
@@ -83,7 +87,8 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
     scores = job.test_scores(outputs, gallery)
     summary = job.summary(directory, rows, scores, time.monotonic() - began)
     decisions = job.decisions(variables)
-    summary |= job.policy_summary(variables, decisions, directory, rows)
+    more = job.policy_summary(variables, decisions, directory, rows)
+    summary |= more | {"notes": summary["notes"] + more.get("notes", [])}
     if replicas.is_primary:
         _write_report(directory, config, summary, rows, outputs, gallery, decisions, job)
         directory.write_summary(summary)
@@ -93,7 +98,16 @@ def run(config: FinetuneConfig, replicas: Replicas) -> dict[str, Any]:
 class _Job:
     """The pieces of one run, built in the order in which they depend on each other."""
 
-    def __init__(self, config: FinetuneConfig, replicas: Replicas) -> None:
+    def __init__(
+        self, config: FinetuneConfig, replicas: Replicas, *, chosen_before: Mapping[str, Any] | None = None
+    ) -> None:
+        """Build them.
+
+        Args:
+            config: of the run.
+            replicas: the devices.
+            chosen_before: ``resolved`` of an earlier start of this run; what was chosen then is not again.
+        """
         self.config = config
         self.replicas = replicas
         self.task = tasks.create(config)
@@ -105,6 +119,9 @@ class _Job:
         self.splits = datasets.materialise(config, self.source, image_size, silent=silent)
         self._check_splits()
         self.steps_per_epoch = len(self._order(0))
+        self.reason = ""
+        if config.learning_rate == AUTO:
+            config = self._with_chosen_rate(config, chosen_before)
         self.config = config = resolution.resolve(config, steps_per_epoch=self.steps_per_epoch)
         norm_momentum = resolution.number(config.norm_momentum)
         network = registry.with_norm_momentum(self.origin.network, norm_momentum)
@@ -162,6 +179,11 @@ class _Job:
             card=self.card.to_json(),
         )
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The rates of the run, and why, for ``flags.json``."""
+        return resolution.values(self.config) | ({"reason": self.reason} if self.reason else {})
+
     def initial_state(self) -> step.TrainState:
         """The state before the first step."""
         totals = (
@@ -214,7 +236,7 @@ class _Job:
             "dataset": self.source.name,
             "classes": len(self.class_names),
             "images": {name: len(arrays.labels) for name, arrays in self.splits.items()},
-            "notes": list(self.source.notes),
+            "notes": [*self.source.notes, *([f"learning rate: {self.reason}"] if self.reason else [])],
             "score": f"test_{self.task.score}",
             "selected_on": self.config.select_on,
             "best_epoch": int(row["epoch"]),
@@ -273,7 +295,7 @@ class _Job:
             "tuned_block_counts": [int(count) for count in policies.tuned_block_counts(decisions)],
         }
         if remark := policies.collapse(decisions):
-            found["notes"] = [*self.source.notes, remark]
+            found["notes"] = [remark]
             if self.replicas.is_primary:
                 print(f"warning: {remark}", file=sys.stderr)
         if self.config.eval_samples:
@@ -334,6 +356,26 @@ class _Job:
             )
         if config.select_on == "validation" and not len(self.splits["validation"].labels):
             raise UserError("the validation split is empty; give --validation_fraction or --select_on=last")
+
+    def _with_chosen_rate(self, config: FinetuneConfig, before: Mapping[str, Any] | None) -> FinetuneConfig:
+        """The config with the rate that similarity recommends.
+
+        Nothing of the run depends on how it was found: the features are of the weights as they came, and no random
+        number is drawn.
+        """
+        if before is not None:
+            self.reason = before["reason"]
+            return changed(config, learning_rate=before["learning_rate"])
+        known = references.load(config.reference, self.origin.network.architecture)
+        # Class means from a file or of bundled weights have an image size of their own.
+        stored = not config.source or config.source.endswith(".npz")
+        reading = dataclasses.replace(config, image_size=0) if stored else config
+        prober = domains.Prober(reading, self.origin, self.replicas, pretrained=config.pretrained)
+        source = prober.source(config.source)
+        target = prober.opened(self.source, flag="dataset", image_size=source.image_size)
+        found = references.judge(source, target, known)
+        self.reason = found["reason"] + (f" (note: {known.remark})" if known.remark else "")
+        return changed(config, effective_learning_rate=found["effective_learning_rate"])
 
     def _starting_point(self) -> tuple[Network, Any]:
         config, origin = self.config, self.origin

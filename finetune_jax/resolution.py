@@ -18,7 +18,7 @@ def resolve(config: FinetuneConfig, *, steps_per_epoch: int) -> FinetuneConfig:
     same run.
 
     Args:
-        config: a valid one, whose learning rate is a number in one of the two units.
+        config: a valid one, whose learning rate is a number in one of the two units and no ``auto``.
         steps_per_epoch: of the training.
     """
     rate = number(config.learning_rate)

@@ -25,14 +25,14 @@ class Runs:
     def __init__(self, root: Path, replicas: Replicas) -> None:
         """Use ``root`` for runs and results; it is created with the first of them."""
         self.root = root
-        self._replicas = replicas
+        self.replicas = replicas
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
 
     @property
     def is_primary(self) -> bool:
         """Whether this process writes and prints."""
-        return self._replicas.is_primary
+        return self.replicas.is_primary
 
     def __call__(self, config: FinetuneConfig, name: str) -> Mapping[str, Any]:
         """Train a config, or go on with it; one that this study has trained before is not trained again.
@@ -53,12 +53,12 @@ class Runs:
         if note.exists():
             raise Diverged(note.read_text().strip())
         finished = (workdir / "summary.json").exists()
-        if self._replicas.is_primary and not finished:
+        if self.replicas.is_primary and not finished:
             print(f"{name}:", file=sys.stderr)
         try:
-            summary = finetuning.run(dataclasses.replace(config, workdir=str(workdir)), self._replicas)
+            summary = finetuning.run(dataclasses.replace(config, workdir=str(workdir)), self.replicas)
         except Diverged as error:
-            if self._replicas.is_primary:
+            if self.replicas.is_primary:
                 workdir.mkdir(parents=True, exist_ok=True)
                 note.write_text(f"{error}\n")
                 print(f"{name}: {error}", file=sys.stderr)
@@ -78,7 +78,7 @@ class Runs:
         Raises:
             UserError: it cannot be written.
         """
-        if not self._replicas.is_primary:
+        if not self.replicas.is_primary:
             return
         try:
             self.root.mkdir(parents=True, exist_ok=True)

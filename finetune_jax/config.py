@@ -79,6 +79,9 @@ class DataConfig:
     test_fraction: float = setting(
         0.2, "Share of the training images held out where the source has no test split."
     )
+    train_on_validation: bool = setting(
+        False, "Train on the validation images that the data set brings as well, as some papers do."
+    )
     split_seed: int = setting(0, "Seed of the splits that are made up.")
     image_size: int = setting(
         0, "Height and width the network sees; 0 is 32 for digits and 224 for everything else."

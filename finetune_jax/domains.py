@@ -25,6 +25,18 @@ from finetune_jax.models.pretrained import Pretrained, bundled_source
 from finetune_jax.parallel import Replicas
 
 _BATCH = 256
+# Settings that decide which images are read and how; everything else about images is the same for all data sets.
+_READING = (
+    "data_dir",
+    "validation_fraction",
+    "test_fraction",
+    "split_seed",
+    "image_size",
+    "skip_unreadable",
+    "cache_dir",
+    "device_data_gb",
+    "decode_workers",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +71,8 @@ class Prober:
         """Compile nothing yet.
 
         Args:
-            config: how images are read; ``image_size`` 0 leaves it to the source and the network.
+            config: how images are read; ``image_size`` 0 leaves it to the source and the network. Crops and
+                proportions of a run do not count.
             origin: the network, with its pretrained weights.
             replicas: where to run it.
             pretrained: what ``--pretrained`` says, for messages.
@@ -71,7 +84,7 @@ class Prober:
             raise UserError(
                 f"--pretrained={pretrained} has no features to compare data sets by; give pretrained weights"
             )
-        self._config = config
+        self._config = DataConfig(**{name: getattr(config, name) for name in _READING})
         self._origin = origin
         self._replicas = replicas
         self._pretrained = pretrained
@@ -116,7 +129,6 @@ class Prober:
         config = dataclasses.replace(
             self._config,
             dataset=name,
-            protocol="classification",
             data_dir=self._config.data_dir if name.startswith("tfds:") else "",
         )
         try:
@@ -130,7 +142,7 @@ class Prober:
     def opened(self, source: Source, *, flag: str, image_size: int = 0) -> Domain:
         """:meth:`data_set` of one that is open, perhaps split in another way."""
         size = image_size or self._config.image_size or self._origin.image_size
-        config = dataclasses.replace(self._config, dataset=source.name, test_resize=0)
+        config = dataclasses.replace(self._config, dataset=source.name)
         silent = not self._replicas.is_primary
         arrays = datasets.materialise_split(
             config,

@@ -195,7 +195,21 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("finetune", ["--learning_rate=fast"], ["learning_rate", "a number or auto"]),
         ("similarity", [], ["--targets is empty"]),
         ("similarity", ["--targets=digits", "--pretrained=none"], ["--pretrained=none has no features"]),
-        ("similarity", ["--targets=digits", "--source={tmp}/x.npz"], ["x.npz does not exist"]),
+        (
+            "reproduce",
+            ["--table=hyperparameters/3"],
+            ["aircraft", "tfds:stanford_dogs", "Places-365 need such"],
+        ),
+        (
+            "reproduce",
+            ["--table=hyperparameters/2", "--dataset=digits", "--column=Cats"],
+            ["--column=Cats is not in the table", "Dogs"],
+        ),
+        (
+            "reproduce",
+            ["--table=hyperparameters/2", "--dataset=digits", "--rows=9"],
+            ["--rows=9", "rows 1 to 8"],
+        ),
         ("gamma", ["--run={tmp}"], ["is no run directory"]),
         ("grad_cam", ["--runs={tmp}"], ["name images or folders"]),
         ("grad_cam", ["--runs={tmp},{tmp}", "--blocks=block_01", "x.jpg"], ["single run"]),

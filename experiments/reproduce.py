@@ -60,7 +60,7 @@ def main() -> int:
     only = command_line.numbers("rows", int) if values.rows else ()
     if only and not 1 <= min(only) <= max(only) <= len(table.rows):
         raise UserError(f"--rows={','.join(values.rows)}: {values.table} has the rows 1 to {len(table.rows)}")
-    weights = {source: values[source].value for source in _SOURCES if values[source].value}
+    weights = {source: str(values[source].value) for source in _SOURCES if values[source].value}
     for source in weights:
         if all(row.source != source for row in table.rows):
             raise UserError(f"--{source}: no row of {values.table} starts from these weights")

@@ -163,8 +163,8 @@ class Prober:
         feed = create_feed(arrays, self._replicas, resident=resident, steps_per_dispatch=1)
         start = 0
         for features in self._features(self._variables, feed, len(arrays.labels)):
-            labels = np.asarray(arrays.labels[start : start + len(features)])
-            more, images = domain_similarity.class_sums(features, labels, len(counts))
+            labels = jnp.asarray(arrays.labels[start : start + len(features)])
+            more, images = domain_similarity.class_sums(jnp.asarray(features), labels, len(counts))
             sums, counts, start = sums + np.asarray(more), counts + np.asarray(images), start + len(features)
         means, weights = sums[present] / counts[present, None], counts[present] / counts.sum()
         if not np.isfinite(means).all():

@@ -193,7 +193,9 @@ def _table_6() -> Table:
 
 def _table_8() -> Table:
     default: Mapping[str, Any] = {"method": "standard"}
-    printed = (
+    printed: tuple[
+        tuple[str, str, Mapping[str, Any], Mapping[str, tuple[Any, ...]], tuple[float, ...]], ...
+    ] = (
         ("FT default, ImageNet", "", default, {}, (17.20, 13.42, 23.76, 18.10, 9.10, 17.55, 3.12)),
         ("FT default, iNat2017", "inat2017", default, {}, (24.74, 20.12, 30.73, 14.69, 11.16, 19.86, 3.19)),
         (

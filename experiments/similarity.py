@@ -10,6 +10,8 @@ Class means of features, the exact Earth Mover's Distance between them, and the 
 network brings the class means of its source. experiments.finetune --learning_rate=auto does the same before it trains.
 """
 
+import os
+
 from experiments import command_line
 from finetune_jax.config import SimilarityConfig
 from finetune_jax.errors import UserError
@@ -39,6 +41,15 @@ def main() -> int:
     config = command_line.read_flags(SimilarityConfig)
     if not config.targets and not config.save_source:
         raise UserError("--targets is empty; name the data sets to compare, each as in --dataset")
+    # Not after hours of looking at images.
+    if config.save_source and not (
+        config.save_source.endswith(".npz")
+        and os.path.isdir(os.path.dirname(os.path.expanduser(config.save_source)) or ".")
+    ):
+        raise UserError(
+            f"--save_source={config.save_source} cannot be written: give a name that ends in .npz, in a directory that "
+            "exists"
+        )
     runs = command_line.start_study(config.workdir, "similarity")
     from finetune_jax import domains, finetuning, references, similarity_report
     from finetune_jax.studies import similarity

@@ -185,10 +185,8 @@ class Prober:
         """Write a data set's class means for :meth:`source`, with what tells these weights from others.
 
         Raises:
-            UserError: the file cannot be written, or its name does not end in ``.npz``.
+            UserError: the file cannot be written.
         """
-        if not file.endswith(".npz"):
-            raise UserError(f"--save_source={file}: give a name that ends in .npz")
         content = {
             "means": domain.means,
             "weights": domain.weights,
@@ -208,7 +206,6 @@ class Prober:
         if not {"means", "weights"} <= set(content):
             raise UserError(f"{named} holds no class means: it needs the arrays means [C, D] and weights [C]")
         means, weights = content["means"], content["weights"]
-        found = content.get("network"), content.get("digest")
         if means.ndim != 2 or weights.shape != means.shape[:1] or len(weights) < 2:
             raise UserError(
                 f"{named} needs means [C, D] and weights [C] of at least two classes, not "
@@ -223,10 +220,10 @@ class Prober:
                 f"{named} holds means of {means.shape[1]} features, but --pretrained={self._pretrained} has "
                 f"{self.feature_count}; give means made with these weights"
             )
-        if found[1] is not None and _as_text(found[1]) != weights_digest(self._origin.variables):
-            network = "another network" if found[0] is None else f"other weights, of a {_as_text(found[0])}"
+        if "digest" in content and _as_text(content["digest"]) != weights_digest(self._origin.variables):
+            made = f", of a {_as_text(content['network'])}" if "network" in content else ""
             raise UserError(
-                f"{named} was made with {network}; make it again with --pretrained={self._pretrained} and "
+                f"{named} was made with other weights{made}; make it again with --pretrained={self._pretrained} and "
                 "--save_source"
             )
         image_size = int(content.get("image_size", 0))

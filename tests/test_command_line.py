@@ -194,6 +194,7 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("reproduce", ["--table=autolr/2"], ["tfds:cars196", "resnet50"]),
         ("finetune", ["--learning_rate=fast"], ["learning_rate", "a number or auto"]),
         ("similarity", [], ["--targets is empty"]),
+        ("similarity", ["--save_source={tmp}/no/x.npz"], ["--save_source={tmp}/no/x.npz cannot be written"]),
         ("similarity", ["--targets=digits", "--pretrained=none"], ["--pretrained=none has no features"]),
         (
             "reproduce",

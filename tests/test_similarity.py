@@ -23,6 +23,7 @@ from finetune_jax.parallel import Replicas
 from finetune_jax.references import References
 from finetune_jax.run_directory import RunDirectory
 from finetune_jax.studies import similarity
+from finetune_jax.studies.runs import Runs
 
 ONE = Replicas((jax.devices()[0],))
 
@@ -122,7 +123,7 @@ def test_bundled_weights_bring_the_class_means_of_their_source(config):
         ({"means": np.ones((3, 96)), "weights": -np.ones(3)}, "weights below 0"),
         (
             {"means": np.ones((3, 96)), "weights": np.ones(3), "digest": np.frombuffer(b"other", np.uint8)},
-            "was made with another network",
+            "was made with other weights; make it again",
         ),
         (
             {"means": np.ones((3, 96)), "weights": np.ones(3), "image_size": np.int64(64)},
@@ -204,7 +205,7 @@ def at_distance(distance):
     )
 
 
-def test_targets_stand_among_the_references_by_their_similarity():
+def test_targets_stand_among_the_references_by_their_similarity(tmp_path):
     known = References("own", {"near": Reference(0.9, 0.01), "far": Reference(0.5, 0.5)})
     result = similarity.compare(at_distance(0), [at_distance(60), at_distance(5)], known)
     near, far = result["targets"]
@@ -216,6 +217,10 @@ def test_targets_stand_among_the_references_by_their_similarity():
     lines = similarity_report.text(result).splitlines()
     order = [line.split("  ")[0] for line in lines[4:8]]
     assert order == ["at 5", "(own) near", "at 60", "(own) far"]
+    similarity_report.write(result, Runs(tmp_path, ONE))
+    assert json.loads((tmp_path / "results.json").read_text()) == result
+    assert (tmp_path / "results.txt").read_text().splitlines() == lines
+    assert (tmp_path / "similarity.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="at 1e\\+06 is at distance"):
         similarity.compare(at_distance(0), [at_distance(1e6)], known)
 

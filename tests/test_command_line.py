@@ -199,7 +199,7 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         (
             "reproduce",
             ["--table=hyperparameters/3"],
-            ["aircraft", "tfds:stanford_dogs", "Places-365 need such"],
+            ["FGVC-Aircraft", "tfds:stanford_dogs", "Places-365 need such"],
         ),
         (
             "reproduce",

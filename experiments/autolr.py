@@ -14,7 +14,6 @@ from absl import flags
 
 from experiments import command_line
 from finetune_jax.config import FinetuneConfig
-from finetune_jax.errors import UserError
 
 command_line.define_flags(
     FinetuneConfig,
@@ -37,9 +36,8 @@ flags.DEFINE_integer("max_depth", 3, "Largest pruning depth to try.", lower_boun
 def main() -> int:
     """Run the study, print and write its table."""
     values = flags.FLAGS
-    for name in ("method", "learning_rate", "prune_depth", "seed", "select_on"):
-        if values[name].present:
-            raise UserError(f"--{name} is not for this study, which sets it for every run itself")
+    own = ("method", "learning_rate", "effective_learning_rate", "prune_depth", "seed", "select_on")
+    command_line.refuse(own, "is not for this study, which sets it for every run itself")
     config = command_line.read_flags(FinetuneConfig)
     from finetune_jax.studies.comparison import Protocol
 

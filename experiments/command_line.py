@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -34,18 +34,25 @@ flags.DEFINE_string(
 )
 
 
-def define_flags(config_class: type, **defaults: Any) -> None:
+def define_flags(config_class: type, *, without: Collection[str] = (), **defaults: Any) -> None:
     """Define one flag per field of a config dataclass.
 
     Args:
         config_class: a dataclass made with ``finetune_jax.config.setting``.
+        without: fields that keep their defaults and get no flag.
         **defaults: other defaults than the dataclass has.
     """
     for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
         default = defaults.get(field.name, field.default)
         text, choices = field.metadata["help"], field.metadata["choices"]
         if choices:
             flags.DEFINE_enum(field.name, default, choices, text)
+        elif words := field.metadata["words"]:
+            flags.DEFINE(_NumberOrWord(words), field.name, default, text)
+        elif default is None:
+            flags.DEFINE_float(field.name, None, text)
         elif isinstance(default, bool):
             flags.DEFINE_bool(field.name, default, text)
         elif isinstance(default, int):
@@ -58,6 +65,23 @@ def define_flags(config_class: type, **defaults: Any) -> None:
             flags.DEFINE_string(field.name, default, text)
 
 
+class _NumberOrWord(flags.ArgumentParser):
+    """A float, or one of some words."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.syntactic_help = f"a number or {' or '.join(words)}"
+
+    def parse(self, argument: Any) -> float | str:
+        try:
+            return argument if argument in self.words else float(argument)
+        except ValueError:
+            raise ValueError(f"{argument} is not {self.syntactic_help}") from None
+
+    def flag_type(self) -> str:
+        return "number or word"
+
+
 def read_flags(config_class: type[Config], base: Config | None = None) -> Config:
     """The config the parsed flags describe.
 
@@ -68,10 +92,12 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
     Raises:
         UserError: a value out of range, or flags that contradict each other.
     """
-    from finetune_jax.config import validate
+    from finetune_jax.config import ALTERNATIVES, both_given, validate
 
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if field.name not in flags.FLAGS:
+            continue
         if base is not None and not flags.FLAGS[field.name].present:
             values[field.name] = getattr(base, field.name)
             continue
@@ -82,9 +108,26 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
             except ValueError:
                 raise UserError(f"--{field.name}={','.join(value)}: give whole numbers") from None
         values[field.name] = value
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    for plain, effective in ALTERNATIVES:
+        if effective in values and flags.FLAGS[effective].present:
+            if flags.FLAGS[plain].present:
+                raise UserError(both_given(plain, effective))
+            values[plain] = defaults[plain]
     config = config_class(**values)
     validate(config)
     return config
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Refuse flags that a study sets for each of its runs.
+
+    Raises:
+        UserError: one of them is given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name} {why}")
 
 
 def numbers(flag: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

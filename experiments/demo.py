@@ -13,11 +13,8 @@ import sys
 import time
 from typing import Any
 
-from absl import flags
-
 from experiments import command_line
 from finetune_jax.config import FinetuneConfig
-from finetune_jax.errors import UserError
 
 command_line.define_flags(
     FinetuneConfig,
@@ -41,9 +38,9 @@ _RUNS: dict[str, dict[str, Any]] = {
 def main() -> int:
     """Run the three, print the table."""
     base = command_line.read_flags(FinetuneConfig)
-    for name in ("method", "prune_depth"):
-        if flags.FLAGS[name].present:
-            raise UserError(f"--{name} has no meaning here: the demo sets it for each of its runs")
+    command_line.refuse(
+        ("method", "prune_depth"), "has no meaning here: the demo sets it for each of its runs"
+    )
     workdir = base.workdir or os.path.join("runs", time.strftime("demo-%Y%m%d-%H%M%S"))
     replicas = command_line.start_jax()
     from finetune_jax import finetuning, report

@@ -27,6 +27,11 @@ flags.DEFINE_enum(
     "search", "grid", ["grid", "tpe"], "Try every combination, or let a tree of Parzen estimators choose."
 )
 flags.DEFINE_list("learning_rates", [str(v) for v in _PAPER.learning_rates], "η; tpe draws between the ends.")
+flags.DEFINE_list(
+    "effective_learning_rates",
+    [],
+    "η′ = η / (1 - m) in place of --learning_rates: η then follows the momentum.",
+)
 flags.DEFINE_list("momenta", [str(v) for v in _PAPER.momenta], "m, below 1.")
 flags.DEFINE_list("weight_decays", [str(v) for v in _PAPER.weight_decays], "λ.")
 flags.DEFINE_list("seeds", ["0"], "Each point is trained with each of them; its score is the mean.")
@@ -71,6 +76,10 @@ def main() -> int:
             raise UserError(
                 f"--{name} is not for this study, which sets it for every run itself; give --{lists}"
             )
+    if values["effective_learning_rates"].present and values["learning_rates"].present:
+        raise UserError(
+            "--learning_rates and --effective_learning_rates say the same in two units; give one of them"
+        )
     if values.search == "grid":
         for name in ("trials", "search_seed"):
             if values[name].present:
@@ -92,6 +101,9 @@ def main() -> int:
         values.trials,
         values.search_seed,
         values.pruner if values.pruner != "auto" else {"grid": "none", "tpe": "median"}[values.search],
+        command_line.numbers("effective_learning_rates", float)
+        if values["effective_learning_rates"].present
+        else (),
     )
     search.check(config)
     seeds = command_line.numbers("seeds", int)

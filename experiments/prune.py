@@ -13,7 +13,6 @@ from absl import flags
 
 from experiments import command_line
 from finetune_jax.config import FinetuneConfig
-from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, epochs=10)
 flags.DEFINE_list("seeds", ["0"], "The score of a depth is the mean over these seeds.")
@@ -23,9 +22,7 @@ flags.DEFINE_integer("max_depth", -1, "Largest depth to try; -1 leaves one block
 def main() -> int:
     """Search, print and write the table."""
     values = flags.FLAGS
-    for name in ("prune_depth", "seed"):
-        if values[name].present:
-            raise UserError(f"--{name} is not for this search, which sets it for every run itself")
+    command_line.refuse(("prune_depth", "seed"), "is not for this search, which sets it for every run itself")
     config = command_line.read_flags(FinetuneConfig)
     seeds = command_line.numbers("seeds", int)
     runs = command_line.start_study(config.workdir, "prune")

@@ -28,9 +28,8 @@ flags.DEFINE_string("resnet101", "", "Weights of a ResNet-101, for that row of -
 def main() -> int:
     """Run the study, print and write its table."""
     values = flags.FLAGS
-    for name in ("method", "learning_rate", "seed"):
-        if values[name].present:
-            raise UserError(f"--{name} is not for this study, which sets it for every run itself")
+    own = ("method", "learning_rate", "effective_learning_rate", "seed")
+    command_line.refuse(own, "is not for this study, which sets it for every run itself")
     if values.resnet101 and not values.compare:
         raise UserError("--resnet101 is for --compare, which has a row for it")
     config = command_line.read_flags(FinetuneConfig)

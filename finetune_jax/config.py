@@ -44,14 +44,26 @@ OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 SELECTION = ("validation", "test", "last")
+AUTO = "auto"
+"""The learning rate that the similarity of source and target recommends."""
+BY_RULE = "rule"
+"""The batch-norm momentum ``max(1 − 10 / s, 0.9)``, ``s`` steps per epoch."""
+ALTERNATIVES = (
+    ("learning_rate", "effective_learning_rate"),
+    ("weight_decay", "effective_weight_decay"),
+)
+"""Two settings for the same thing; the second, unless it is None, takes the place of the first."""
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+def setting(
+    default: Any, help: str, choices: tuple[str, ...] | None = None, *, words: tuple[str, ...] = ()
+) -> Any:
     """A dataclass field with the text and the choices of its flag.
 
-    A tuple is a list of whole numbers where its annotation says so, else of words.
+    A tuple is a list of whole numbers where its annotation says so, else of words. None is a number that is not
+    given. ``words`` may stand in the place of a number.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,9 @@ class DataConfig:
     )
     test_fraction: float = setting(
         0.2, "Share of the training images held out where the source has no test split."
+    )
+    train_on_validation: bool = setting(
+        False, "Train on the validation images that the data set brings as well, as some papers do."
     )
     split_seed: int = setting(0, "Seed of the splits that are made up.")
     image_size: int = setting(
@@ -139,7 +154,12 @@ class NetworkConfig:
         NORMALIZATIONS,
     )
     bfloat16: bool = setting(False, "Compute in bfloat16; parameters and norm statistics stay float32.")
-    norm_momentum: float = setting(0.9, "Share of the old running statistics batch norm keeps per step.")
+    norm_momentum: float | str = setting(
+        0.9,
+        "Share of the old running statistics batch norm keeps per step, or rule: max(1 - 10/s, 0.9) with s steps "
+        "per epoch.",
+        words=(BY_RULE,),
+    )
     sync_batch_norm: bool = setting(False, "Average batch statistics over all devices.")
     rematerialise: bool = setting(
         False,
@@ -159,7 +179,15 @@ class OptimizerConfig:
     """The optimiser and its rates."""
 
     optimizer: str = setting("sgd", "SGD with Nesterov momentum, or AdamW.", OPTIMIZERS)
-    learning_rate: float = setting(0.01, "Learning rate of the pretrained parts.")
+    learning_rate: float | str = setting(
+        0.01,
+        "Learning rate of the pretrained parts; auto takes the one that the similarity of the data to --source "
+        "recommends.",
+        words=(AUTO,),
+    )
+    effective_learning_rate: float | None = setting(
+        None, "In place of --learning_rate, which is then this times (1 - --momentum)."
+    )
     head_learning_rate: float = setting(0.0, "Learning rate of the head; 0 takes --learning_rate.")
     layer_decay: float = setting(
         1.0, "Every part learns at this factor of the rate of the part above it (timm's --layer-decay)."
@@ -176,6 +204,9 @@ class OptimizerConfig:
     nesterov: bool = setting(True, "Nesterov's look ahead in the momentum of SGD.")
     weight_decay: float = setting(
         5e-4, "SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay."
+    )
+    effective_weight_decay: float | None = setting(
+        None, "In place of --weight_decay, which is then this times the learning rate."
     )
     batch_size: int = setting(32, "Images per step, over all devices.")
     schedule: str = setting("cosine", "How the learning rates fall.", SCHEDULES)
@@ -238,7 +269,32 @@ class RoutingConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, RoutingConfig):
+class SourceConfig:
+    """What the weights were trained on, and data sets whose best rates are known."""
+
+    source: str = setting(
+        "",
+        "What the weights were trained on: a data set as in --dataset, or FILE.npz of its class means; empty is "
+        "what comes with bundled weights.",
+    )
+    reference: str = setting(
+        "auto",
+        "Data sets with known best rates: a column of Table 4 as SOURCE/NETWORK, or FILE.json of your own; auto "
+        "takes the column of the network, or imagenet/resnet101.",
+    )
+
+
+@dataclass(frozen=True)
+class SimilarityConfig(SourceConfig, DataConfig, NetworkConfig):
+    """``experiments.similarity``: how like its source several data sets are."""
+
+    workdir: str = setting("", "Directory of the results; empty is a new one below runs/.")
+    targets: tuple[str, ...] = setting((), "Data sets to fine-tune on, each as in --dataset.")
+    save_source: str = setting("", "Also write FILE.npz, which later stands for the data set as --source.")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, RoutingConfig):
     """``experiments.finetune``: one run, kept in one directory."""
 
     workdir: str = setting("", "Directory of the run; started again with the same flags it goes on there.")
@@ -266,12 +322,14 @@ class FinetuneConfig(DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, R
 
 RUNTIME_SETTINGS = (
     "learning_rate",
+    "effective_learning_rate",
     "head_learning_rate",
     "proxy_learning_rate",
     "policy_learning_rate",
     "momentum",
     "policy_momentum",
     "weight_decay",
+    "effective_weight_decay",
     "policy_weight_decay",
     "layer_decay",
     "discriminative_ratio",
@@ -311,6 +369,16 @@ def recipe(method: str) -> FinetuneConfig:
     return FinetuneConfig(method=method, **RECIPES.get(method, {}))
 
 
+def changed(config: FinetuneConfig, **settings: Any) -> FinetuneConfig:
+    """The config with other settings; of two :data:`ALTERNATIVES` the one that is set takes the other's place."""
+    for plain, effective in ALTERNATIVES:
+        if plain in settings:
+            settings.setdefault(effective, None)
+        elif settings.get(effective) is not None:
+            settings[plain] = _DEFAULTS[plain]
+    return dataclasses.replace(config, **settings)
+
+
 def without_idle_settings(config: FinetuneConfig) -> FinetuneConfig:
     """The config with its defaults where a setting has no effect, for one of several methods with shared flags."""
     values = dataclasses.asdict(config)
@@ -330,13 +398,18 @@ def validate(config: Any) -> None:
     """
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
-        choices = field.metadata["choices"]
-        if choices and values[field.name] not in choices:
-            raise UserError(f"--{field.name}={values[field.name]} is not known; choose {', '.join(choices)}")
+        choices, words = field.metadata["choices"], field.metadata["words"]
+        value = values[field.name]
+        if choices and value not in choices:
+            raise UserError(f"--{field.name}={value} is not known; choose {', '.join(choices)}")
+        if words and isinstance(value, str) and value not in words:
+            raise UserError(f"--{field.name}={value} is no number; give one, or {' or '.join(words)}")
     for names, accepted, wanted in _RANGES:
         for name in names:
-            if name in values and not accepted(values[name]):
-                raise UserError(f"--{name}={values[name]} is out of range; give {wanted}")
+            value = values.get(name)
+            is_number = value is not None and not (isinstance(value, str) and _WORDS[name])
+            if is_number and not accepted(value):
+                raise UserError(f"--{name}={value} is out of range; give {wanted}")
     for check in _CONTRADICTIONS:
         check(values)
 
@@ -362,6 +435,7 @@ _RANGES = (
             "steps_per_dispatch",
             "device_data_gb",
             "weight_decay",
+            "effective_weight_decay",
             "head_learning_rate",
             "proxy_learning_rate",
             "prune_depth",
@@ -379,7 +453,15 @@ _RANGES = (
         "0 or more",
     ),
     (
-        ("learning_rate", "drop_factor", "alpha", "beta", "temperature", "policy_learning_rate"),
+        (
+            "learning_rate",
+            "effective_learning_rate",
+            "drop_factor",
+            "alpha",
+            "beta",
+            "temperature",
+            "policy_learning_rate",
+        ),
         lambda v: 0 < v < math.inf,
         "a number above 0",
     ),
@@ -430,6 +512,37 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
                 raise UserError(f"--{name} contradicts --method=autolr, which finds the rates of the blocks")
 
 
+def _one_of_alternatives(values: Mapping[str, Any]) -> None:
+    for plain, effective in ALTERNATIVES:
+        if values.get(effective) is not None and values[plain] != _DEFAULTS[plain]:
+            raise UserError(both_given(plain, effective))
+    if values.get("effective_weight_decay") is not None and values.get("method") == "autolr":
+        raise UserError(
+            "--effective_weight_decay contradicts --method=autolr, which changes the learning rates that it is "
+            "relative to; give --weight_decay"
+        )
+
+
+def _where_similarity_says_nothing(values: Mapping[str, Any]) -> None:
+    if values.get("learning_rate") != AUTO:
+        return
+    why = ""
+    if values["optimizer"] != "sgd":
+        why = f"--optimizer={values['optimizer']}: it recommends an effective learning rate of SGD"
+    elif values["method"] == "autolr":
+        why = "--method=autolr, which finds the rates of the blocks itself"
+    elif values["method"] in ("scratch", "feature_extractor") or values["pretrained"] == "none":
+        method = "--pretrained=none" if values["pretrained"] == "none" else f"--method={values['method']}"
+        why = f"{method}: it says how far pretrained weights should move"
+    if why:
+        raise UserError(f"--learning_rate=auto has no meaning with {why}; give a number")
+
+
+def both_given(plain: str, effective: str) -> str:
+    """What to say of two :data:`ALTERNATIVES`."""
+    return f"--{plain} and --{effective} say the same in two units; give one of them"
+
+
 def _score_is_measured(values: Mapping[str, Any]) -> None:
     if values.get("retrieval_score") == "recall_at_1" and 1 not in values["ks"]:
         raise UserError(
@@ -468,9 +581,10 @@ _EFFECTS = (
     (("color_jitter", "hue_jitter"), "augmentation", ("random_resized_crop",)),
     (("proxy_learning_rate",), "loss", ("proxy_anchor",)),
     (("cycles", "lowest_factor"), "schedule", ("cyclic", "sgdr")),
-    (("momentum", "nesterov"), "optimizer", ("sgd",)),
+    (("momentum", "nesterov", "effective_learning_rate", "effective_weight_decay"), "optimizer", ("sgd",)),
     (("ks", "retrieval_score"), "protocol", ("retrieval",)),
     (("predict_unlabelled",), "protocol", ("classification",)),
+    (("source", "reference"), "learning_rate", (AUTO,)),
     (("k",), "method", ("last_k", "spottune_global")),
     (("frozen_first",), "method", ROUTED),
     (
@@ -506,6 +620,7 @@ def _no_setting_without_effect(values: Mapping[str, Any]) -> None:
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(FinetuneConfig)}
+_WORDS = {field.name: field.metadata["words"] for field in dataclasses.fields(FinetuneConfig)}
 
 _CONTRADICTIONS = (
     _no_setting_without_effect,
@@ -513,6 +628,8 @@ _CONTRADICTIONS = (
     _drops_are_of_the_step_schedule,
     _one_rule_of_rates,
     _stretched_images_have_no_shorter_side,
+    _one_of_alternatives,
+    _where_similarity_says_nothing,
     _losses_of_protocols,
     _score_is_measured,
     _one_balance,

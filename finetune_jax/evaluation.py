@@ -1,6 +1,7 @@
 """Running a network over whole splits: every example once, whatever the batch size and the devices."""
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from finetune_jax.data.order import evaluation_order
 from finetune_jax.models.network import Model
 from finetune_jax.parallel import AXIS, Replicas
 
+# How many batches of outputs may wait on the devices; those of a whole data set could fill their memory.
+_BATCHES_AHEAD = 16
+
 Evaluation = Callable[[Any, Feed, int], np.ndarray]
 """``(variables on the devices, feed, number of examples) → outputs [N, …]`` on the host of every process."""
 
@@ -21,7 +25,18 @@ def compile_evaluation(
 ) -> Evaluation:
     """``function(variables, images uint8 [B, H, W, C]) → [B, …]`` over the examples of a feed.
 
-    The last batch is filled up and the surplus dropped, so any number of examples gives that many rows.
+    Any number of examples gives that many rows.
+    """
+    batches = compile_batches(function, replicas, batch_size)
+    return lambda variables, feed, count: np.concatenate(list(batches(variables, feed, count)))
+
+
+def compile_batches(
+    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int
+) -> Callable[[Any, Feed, int], Iterator[np.ndarray]]:
+    """:func:`compile_evaluation` batch by batch, for outputs that need not be held at once.
+
+    The last batch is filled up and the surplus dropped.
     """
     batch_size = -(-batch_size // replicas.count) * replicas.count
 
@@ -30,9 +45,17 @@ def compile_evaluation(
 
     mapped = replicas.map(gathered, (None, 0))
 
-    def run(variables: Any, feed: Feed, count: int) -> np.ndarray:
-        outputs = [mapped(variables, images) for images in feed.batches(evaluation_order(count, batch_size))]
-        return np.concatenate(jax.device_get(outputs))[:count]
+    def run(variables: Any, feed: Feed, count: int) -> Iterator[np.ndarray]:
+        waiting: collections.deque[jax.Array] = collections.deque()
+        left = count
+        for images in feed.batches(evaluation_order(count, batch_size)):
+            waiting.append(mapped(variables, images))
+            if len(waiting) > _BATCHES_AHEAD:
+                yield jax.device_get(waiting.popleft())
+                left -= batch_size
+        while waiting:
+            yield jax.device_get(waiting.popleft())[:left]
+            left -= batch_size
 
     return run
 

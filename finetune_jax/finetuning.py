@@ -18,13 +18,16 @@ import numpy as np
 from finetune_jax import (
     augmentation,
     checkpoints,
+    domains,
     evaluation,
     methods,
     objectives,
     pictures,
     policies,
     pruning,
+    references,
     report,
+    resolution,
     spottune,
     step,
     tasks,
@@ -32,7 +35,7 @@ from finetune_jax import (
     training,
 )
 from finetune_jax import data as datasets
-from finetune_jax.config import RUNTIME_SETTINGS, FinetuneConfig, validate
+from finetune_jax.config import AUTO, RUNTIME_SETTINGS, FinetuneConfig, changed, validate
 from finetune_jax.data.feeds import Arrays, Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.data.statistics import channel_statistics
@@ -69,7 +72,7 @@ def run(
         return directory.summary
     began = time.monotonic()
     with replicas.together():
-        job = _Job(config, replicas, after_epoch)
+        job = _Job(config, replicas, after_epoch, chosen_before=directory.resolved)
     return job.run(directory, began)
 
 
@@ -124,7 +127,7 @@ def run_together(
         together.Member(job.initial_state(), job.plan, directories[number]) for number, job in jobs.items()
     ]
     for number, job in jobs.items():
-        directories[number].claim(dataclasses.asdict(job.config))
+        job.claim(directories[number])
     endings = together.fit(members, first.lanes(len(members)), replicas)
     for (number, job), ending in zip(jobs.items(), endings, strict=True):
         results[number] = ending or job.finish(directories[number], began)
@@ -146,6 +149,10 @@ def _check_group(configs: Sequence[FinetuneConfig]) -> None:
     if not configs:
         raise UserError("there is no run to train")
     first = dataclasses.asdict(configs[0])
+    if AUTO in [config.learning_rate for config in configs]:
+        raise UserError(
+            "--learning_rate=auto chooses one rate, which has no others to be trained together with"
+        )
     for config in configs[1:]:
         for name, value in dataclasses.asdict(config).items():
             if name not in RUNTIME_SETTINGS and name != "workdir" and value != first[name]:
@@ -163,8 +170,22 @@ class _Job:
     """The pieces of one run, built in the order in which they depend on each other."""
 
     def __init__(
-        self, config: FinetuneConfig, replicas: Replicas, after_epoch: training.AfterEpoch | None = None
+        self,
+        config: FinetuneConfig,
+        replicas: Replicas,
+        after_epoch: training.AfterEpoch | None = None,
+        *,
+        chosen_before: Mapping[str, Any] | None = None,
     ) -> None:
+        """Build them.
+
+        Args:
+            config: of the run.
+            replicas: the devices.
+            after_epoch: see ``training.Plan``.
+            chosen_before: ``resolved`` of an earlier start of this run; what was chosen then is not again.
+        """
+        self.given = config
         self.config = config
         self.after_epoch = after_epoch
         self.replicas = replicas
@@ -182,6 +203,14 @@ class _Job:
             # Before training and not after it: a damaged image should not be found days later.
             self.unlabelled = datasets.materialise_unlabelled(config, self.source, image_size, silent=silent)
         self._check_splits()
+        self.steps_per_epoch = len(self._order(0))
+        self.reason = ""
+        if config.learning_rate == AUTO:
+            config = self._with_chosen_rate(config, chosen_before)
+        self.config = config = resolution.resolve(config, steps_per_epoch=self.steps_per_epoch)
+        norm_momentum = resolution.number(config.norm_momentum)
+        network = registry.with_norm_momentum(self.origin.network, norm_momentum)
+        self.origin = dataclasses.replace(self.origin, network=network)
 
         self.key = jax.random.key(config.seed)
         self.setup = methods.setup(
@@ -238,17 +267,26 @@ class _Job:
     ) -> "_Job":
         """The run of a config that differs in runtime settings, with the data and programs of this one."""
         job = copy.copy(self)
-        job.config, job.after_epoch = config, after_epoch
-        job.optimizer = methods.optimizer(config, job.trained)
+        job.given, job.after_epoch = config, after_epoch
+        job.config = resolution.resolve(config, steps_per_epoch=self.steps_per_epoch)
+        job.optimizer = methods.optimizer(job.config, job.trained)
         job.plan = job._plan()
         return job
 
     def run(self, directory: RunDirectory, began: float) -> dict[str, Any]:
         """Train alone, and :meth:`finish`."""
-        # Only now: a mistake in a flag, found before, must not keep the directory from the corrected command.
-        directory.claim(dataclasses.asdict(self.config))
+        self.claim(directory)
         training.fit(self.initial_state(), self.training, self.plan, self.replicas, directory)
         return self.finish(directory, began)
+
+    def claim(self, directory: RunDirectory) -> None:
+        """Make it the directory of this run, and tell the rates."""
+        # Only now: a mistake in a flag, found before, must not keep the directory from the corrected command.
+        directory.claim(dataclasses.asdict(self.given), self.resolved)
+        if self.replicas.is_primary:
+            if self.reason:
+                print(f"--learning_rate=auto: {self.reason}", file=sys.stderr)
+            print(resolution.line(resolution.values(self.config), self.steps_per_epoch), file=sys.stderr)
 
     def finish(self, directory: RunDirectory, began: float) -> dict[str, Any]:
         """Test what was trained, write what the run directory lacks, and return the summary.
@@ -265,10 +303,11 @@ class _Job:
         scores = self.test_scores(outputs, gallery)
         summary = self.summary(directory, rows, scores, time.monotonic() - began)
         decisions = self.decisions(variables)
-        summary |= self.policy_summary(variables, decisions, directory, rows)
+        more = self.policy_summary(variables, decisions, directory, rows)
+        summary |= more | {"notes": summary["notes"] + more.get("notes", [])}
         self.label_unlabelled(variables, directory)
         if self.replicas.is_primary:
-            _write_report(directory, self.config, summary, rows, outputs, gallery, decisions, self)
+            _write_report(directory, self.given, summary, rows, outputs, gallery, decisions, self)
             directory.write_summary(summary)
         return summary
 
@@ -280,6 +319,11 @@ class _Job:
         batch = step.Batch(image, number, number)
         changing = together.changing_statistics(self.objective, self.initial_state(), batch)
         return together.Lanes(count, self.train_step, changing, self.feeds["train"], self.replicas)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The rates of the run, and why, for ``flags.json``."""
+        return resolution.values(self.config) | ({"reason": self.reason} if self.reason else {})
 
     def initial_state(self) -> step.TrainState:
         """The state before the first step."""
@@ -324,7 +368,6 @@ class _Job:
         params = {
             name: tree for name, tree in self.variables["params"].items() if name not in self.setup.references
         }
-        steps = len(self._order(0))
         return {
             "method": self.config.method,
             "protocol": self.config.protocol,
@@ -334,13 +377,14 @@ class _Job:
             "dataset": self.source.name,
             "classes": len(self.class_names),
             "images": {name: len(arrays.labels) for name, arrays in self.splits.items()},
-            "notes": list(self.source.notes),
+            "notes": [*self.source.notes, *([f"learning rate: {self.reason}"] if self.reason else [])],
             "score": f"test_{self.task.score}",
             "selected_on": self.config.select_on,
             "best_epoch": int(row["epoch"]),
             "epochs_trained": len(rows),
             # Passes over the training images, those that AutoLR threw away included.
-            "passes": int(rows[-1]["step"]) // steps,
+            "passes": int(rows[-1]["step"]) // self.steps_per_epoch,
+            **resolution.values(self.config),
             selected: float(row[selected]) if row.get(selected) else None,
             **test_scores,
             "parameters": _size(params),
@@ -394,7 +438,7 @@ class _Job:
             "tuned_block_counts": [int(count) for count in policies.tuned_block_counts(decisions)],
         }
         if remark := policies.collapse(decisions):
-            found["notes"] = [*self.source.notes, remark]
+            found["notes"] = [remark]
             if self.replicas.is_primary:
                 print(f"warning: {remark}", file=sys.stderr)
         if self.config.eval_samples:
@@ -480,6 +524,26 @@ class _Job:
             )
         if config.select_on == "validation" and not len(self.splits["validation"].labels):
             raise UserError("the validation split is empty; give --validation_fraction or --select_on=last")
+
+    def _with_chosen_rate(self, config: FinetuneConfig, before: Mapping[str, Any] | None) -> FinetuneConfig:
+        """The config with the rate that similarity recommends.
+
+        Nothing of the run depends on how it was found: the features are of the weights as they came, and no random
+        number is drawn.
+        """
+        if before is not None:
+            self.reason = before["reason"]
+            return changed(config, learning_rate=before["learning_rate"])
+        known = references.load(config.reference, self.origin.network.architecture)
+        # Class means from a file or of bundled weights have an image size of their own.
+        stored = not config.source or config.source.endswith(".npz")
+        reading = dataclasses.replace(config, image_size=0) if stored else config
+        prober = domains.Prober(reading, self.origin, self.replicas, pretrained=config.pretrained)
+        source = prober.source(config.source)
+        target = prober.opened(self.source, flag="dataset", image_size=source.image_size)
+        found = references.judge(source, target, known)
+        self.reason = found["reason"] + (f" (note: {known.remark})" if known.remark else "")
+        return changed(config, effective_learning_rate=found["effective_learning_rate"])
 
     def _starting_point(self) -> tuple[Network, Any]:
         config, origin = self.config, self.origin
@@ -588,14 +652,15 @@ def _write_report(
 
 
 def load_origin(config: Any) -> pretrained.Pretrained:
-    """The network a run starts from, with the origin's head; with fresh weights for ``--pretrained=none``.
+    """The network a run starts from, with the origin's head; without weights for ``--pretrained=none``.
+
+    Its batch-norm momentum is the default; that of a run may depend on its data.
 
     Raises:
         UserError: the weights are not to be had or do not fit.
     """
     settings = {
         "dtype": jnp.bfloat16 if config.bfloat16 else jnp.float32,
-        "norm_momentum": config.norm_momentum,
         "norm_axis": AXIS if config.sync_batch_norm else None,
         "rematerialise": config.rematerialise,
         "width": config.width,

@@ -49,6 +49,17 @@ def effective_weight_decay(weight_decay: Any, learning_rate: Any) -> Any:
     return weight_decay / learning_rate
 
 
+def weight_decay_for(effective_weight_decay: Any, learning_rate: Any) -> Any:
+    """``λ = λ′ η``, the inverse of :func:`effective_weight_decay`.
+
+    Raises:
+        ValueError: a plain number is negative; arrays are not looked into.
+    """
+    _check_not_negative("effective weight decay", effective_weight_decay)
+    _check_not_negative("learning rate", learning_rate)
+    return effective_weight_decay * learning_rate
+
+
 def norm_momentum_for(steps_per_epoch: int) -> float:
     """Batch-norm momentum ``max(1 − 10 / s, 0.9)`` by Kornblith et al. (appendix C).
 
@@ -240,10 +251,24 @@ def recommend(similarity: float, source: str = "imagenet", network: str = "resne
     """
     if (source, network) not in TABLE_4:
         raise ValueError(f"Table 4 has no {network!r} trained on {source!r}, only {list(TABLE_4)}")
+    return recommend_among(TABLE_4[source, network], similarity)
+
+
+def recommend_among(references: Mapping[str, Reference], similarity: float) -> Recommendation:
+    """:func:`recommend` with reference data sets of your own.
+
+    Raises:
+        ValueError: there are none, or the similarity is not in (0, 1].
+    """
+    if not references:
+        raise ValueError("there are no reference data sets")
     if not 0 < similarity <= 1:
         raise ValueError(f"a similarity is in (0, 1], not {similarity}")
-    references = TABLE_4[source, network]
     name = min(references, key=lambda name: abs(references[name].similarity - similarity))
     best = references[name].effective_learning_rate
-    searched = next(ends for ends in EFFECTIVE_LEARNING_RATE_RANGES if best <= ends[1])
+    # A rate above the last range can only come from references of one's own.
+    searched = next(
+        (ends for ends in EFFECTIVE_LEARNING_RATE_RANGES if best <= ends[1]),
+        EFFECTIVE_LEARNING_RATE_RANGES[-1],
+    )
     return Recommendation(name, references[name].similarity, best, searched)

@@ -18,6 +18,7 @@ from finetune_jax.models import heads, registry
 from finetune_jax.models.network import Model, Network, Variables
 from finetune_jax.models.progressive import ProgressiveNetwork
 from finetune_jax.models.routed import ALWAYS_TUNED, NORMS, POLICY, RoutedNetwork, policy_for
+from finetune_jax.resolution import number
 
 PROXIES = "proxies"
 """Name of the part beside the network that ``--loss=proxy_anchor`` trains."""
@@ -294,28 +295,27 @@ def tuner(config: FinetuneConfig, parts: tuple[str, ...]) -> tuning.Tuner:
     """Who decides the rates of the trained parts.
 
     Args:
-        config: of the run.
+        config: of the run, resolved.
         parts: trained parts of the network in its order, and what is trained beside it.
 
     Raises:
         UserError: AutoLR has fewer than two blocks to order.
     """
+    rate = number(config.learning_rate)
     blocks = tuple(name for name in parts if name.startswith("block_"))
     of_network = tuple(name for name in parts if name.startswith(("stem", "block_", "head")))
     # What is new learns like the head, norms of frozen parts like the rest of the network.
     above = {
-        name: config.learning_rate
-        if name.startswith(NORMS)
-        else config.head_learning_rate or config.learning_rate
+        name: rate if name.startswith(NORMS) else config.head_learning_rate or rate
         for name in parts
         if name not in of_network
     }
     if "head" in parts and (config.head_learning_rate or config.method == "autolr"):
-        above["head"] = config.head_learning_rate or config.learning_rate
+        above["head"] = config.head_learning_rate or rate
     if POLICY in parts:
         above[POLICY] = config.policy_learning_rate
     if PROXIES in parts:
-        above[PROXIES] = config.proxy_learning_rate or 100 * config.learning_rate
+        above[PROXIES] = config.proxy_learning_rate or 100 * rate
     factor = decay(config)
     if config.method == "autolr":
         return tuning.AutoLR(
@@ -328,15 +328,15 @@ def tuner(config: FinetuneConfig, parts: tuple[str, ...]) -> tuning.Tuner:
                 max_trials=config.max_trials,
             ),
             blocks,
-            config.learning_rate,
+            rate,
             above,
             "stem" if "stem" in parts else None,
             factor,
         )
     if config.discriminative_ratio != 1:
-        peaks = block_rates.discriminative(of_network, config.learning_rate, config.discriminative_ratio)
+        peaks = block_rates.discriminative(of_network, rate, config.discriminative_ratio)
     else:
-        peaks = block_rates.layer_decay(of_network, config.learning_rate, config.layer_decay)
+        peaks = block_rates.layer_decay(of_network, rate, config.layer_decay)
     peaks |= above
     for name, rate_factor in rate_factors(config, parts).items():
         peaks[name] *= rate_factor

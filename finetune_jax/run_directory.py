@@ -21,6 +21,7 @@ from finetune_jax.errors import UserError
 LOCAL_FLAGS = frozenset({"workdir", "cache_dir", "data_dir", "decode_workers"})
 
 _FLAGS = "flags.json"
+_RESOLVED = "resolved"
 # How long a process waits for process 0 to create the directory; network file systems show it late.
 _CLAIM_SECONDS = 60.0
 
@@ -54,10 +55,20 @@ class RunDirectory:
         file = self.path / "summary.json"
         return json.loads(file.read_text()) if file.exists() else None
 
-    def claim(self, flags: Mapping[str, Any]) -> None:
+    @property
+    def resolved(self) -> dict[str, Any] | None:
+        """What :meth:`claim` was told that the flags came to; None where no run has begun, or an older one."""
+        found = self._flags()
+        return None if found is None else found.get(_RESOLVED)
+
+    def claim(self, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> None:
         """Make the directory the home of a run with these flags, or go on with the one that lives there.
 
         Other processes of a job wait here for process 0.
+
+        Args:
+            flags: as given.
+            resolved: what they came to with the data of the run, kept beside them, JSON.
 
         Raises:
             UserError: it cannot be written, holds something else, or a run with other flags (named).
@@ -70,7 +81,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be created: {error.strerror}") from error
-        self._write(_FLAGS, json.dumps(_lasting(flags), indent=2, sort_keys=True) + "\n")
+        content = _lasting(flags) | ({} if resolved is None else {_RESOLVED: dict(resolved)})
+        self._write(_FLAGS, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def check(self, flags: Mapping[str, Any]) -> None:
         """Whether :meth:`claim` would find a free directory or a run with these flags; changes nothing.
@@ -84,6 +96,7 @@ class RunDirectory:
 
     def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         wanted = _lasting(flags)
+        found = {name: value for name, value in found.items() if name != _RESOLVED}
         # A run from before a setting existed did what its default does.
         known = {**_lasting(dataclasses.asdict(FinetuneConfig())), **found}
         differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != known.get(name))

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune_jax import figures
 from finetune_jax.metrics import spoken
-from finetune_jax.published import DATASETS, Table
+from finetune_jax.published import Table
 from finetune_jax.published.autolr import GAMMA_TABLE
 from finetune_jax.report import table as table_of
 from finetune_jax.studies.comparison import is_tie, mean_and_spread
@@ -170,10 +170,12 @@ def gamma_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return table_of(columns, cells)
 
 
-def reproduction_text(name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Ours beside the paper's numbers: those of the same data set, or of the table's first for orientation."""
-    same = [data for data in table.metrics if DATASETS[data] == dataset]
-    data = same[0] if same else next(iter(table.metrics))
+def reproduction_text(
+    name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]], data: str = ""
+) -> str:
+    """Ours beside the paper's numbers: those of ``data``, or where that is empty of the table's first data set."""
+    same = data
+    data = data or next(iter(table.metrics))
     metrics = table.metrics[data]
     cells = []
     for row in rows:
@@ -184,12 +186,18 @@ def reproduction_text(name: str, table: Table, dataset: str, rows: Sequence[Mapp
             if metric in ours:
                 text = _with_spread(ours[metric])
             else:
-                text = "not run" if row["settings"] is None else "–" if ours else "diverged"
+                text = "not run" if not row["run"] else "–" if ours else "diverged"
             cells[-1] += [text, "–" if number is None else f"{number:.2f}"]
         cells[-1] += [_mean(row["passes"]) if row["passes"] else "–"]
     whose = f"paper, {data}" if not same else "paper"
     columns = [part for metric in metrics for part in (f"{spoken(metric)}, ours", whose)]
     lines = [f"{name}: {table.title}, {dataset}", "", table_of(["", *columns, "epochs trained"], cells)]
+    for row in rows:
+        if row.get("chosen"):
+            point = ", ".join(f"{field} {value:g}" for field, value in row["chosen"].items())
+            lines.append(
+                f"{row['name']}: {point}, the best of {len(row['tried'])} by {spoken(row['chosen_by'])}"
+            )
     if not same:
         lines.append(f"the paper's numbers are of {data}, another data set: for orientation only")
     if table.note:

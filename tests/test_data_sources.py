@@ -195,6 +195,20 @@ def test_given_splits_are_kept_and_both_names_of_validation_are_known(tmp_path):
             assert source.splits[split].labels.tolist() == [0, 1]
 
 
+def test_given_validation_images_may_join_the_training_images(tmp_path):
+    names = [f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in ("cat", "dog") for i in range(3)]
+    dataset = write(tmp_path / "data", names)
+    source = sources.load(dataset, train_on_validation=True, validation_fraction=0.0)
+    assert {split: len(source.splits[split]) for split in SPLITS} == {"train": 12, "validation": 0, "test": 6}
+    assert sum("/val/" in name for name in source.splits["train"].names) == 6
+    assert "train: with the 6 validation images of the data set" in source.notes
+    # A share of all of them can be held out again.
+    source = sources.load(dataset, train_on_validation=True, validation_fraction=0.25)
+    assert {split: len(source.splits[split]) for split in SPLITS} == {"train": 9, "validation": 3, "test": 6}
+    with pytest.raises(UserError, match="--train_on_validation: digits brings no validation split"):
+        sources.load("digits", train_on_validation=True)
+
+
 def test_every_example_is_read_from_its_own_file(tmp_path):
     names = [f"train/{c}/{i}.png" for c in "ba" for i in range(4)] + ["test/a/x.png"]
     source = sources.load(write(tmp_path, names), validation_fraction=0.0)

@@ -17,6 +17,7 @@ from finetune_jax.figures import (
     alpha_beta,
     block_variations,
     canvas,
+    domain_similarities,
     hyperparameter_curves,
     method_comparison,
     neighbours,
@@ -53,6 +54,21 @@ def texts(axis):
 
 def descending(epochs, blocks, spread):
     return 1e-6 * spread ** -np.linspace(0, 1, blocks) * np.linspace(1, 0.5, epochs)[:, None]
+
+
+# Similarity to a source
+
+
+def test_known_rates_are_points_and_recommended_ranges_bars():
+    references = {"dogs": (0.86, 0.001), "cars": (0.845, 0.5)}
+    axis = domain_similarities._draw_similarities(references, {"mine": (0.85, 0.1, 1.0)}, "Table 4").axes[0]
+    points = [(x[0], y[0]) for _, x, y in lines_of_points(axis, marker="o")]
+    assert points == [(0.86, 0.001), (0.845, 0.5)]
+    assert texts(axis) == ["dogs", "cars"]
+    (bar,) = curves(axis)
+    assert (list(bar.get_xdata()), list(bar.get_ydata())) == ([0.85, 0.85], [0.1, 1.0])
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["mine"]
+    assert axis.get_yscale() == "log"
 
 
 # Variations over epochs
@@ -377,6 +393,7 @@ EVERY_FIGURE = {
     "compare_methods": lambda: figures.compare_methods(SCORES),
     "error_curves": lambda: figures.error_curves({"η": {"m = 0": [(0.1, 20.0), (0.01, 30.0)]}}),
     "policy_usage": lambda: figures.policy_usage({"cats": np.array([0.1, 0.9])}, ["block_01", "block_02"]),
+    "similarities": lambda: figures.similarities({"dogs": (0.86, 0.001)}, {"mine": (0.85, 0.1, 1.0)}),
     "policy_counts": lambda: figures.policy_counts({"cats": np.array([3, 2, 1])}),
     "training_curves": lambda: figures.training_curves([{"epoch": "1", "train_loss": "2.0"}], 1),
     "confusion": lambda: figures.confusion(np.eye(2, dtype=int), ["a", "b"]),

@@ -50,6 +50,21 @@ def test_the_grid_is_the_papers_unless_one_is_given():
     assert len(set(search.points())) == 120
 
 
+def test_a_grid_of_effective_rates_moves_the_rate_with_the_momentum():
+    search = Search(
+        effective_learning_rates=(0.1, 1.0), momenta=(0.0, 0.9, 0.99), weight_decays=(0.0, 1e-4), dedup=True
+    )
+    points = search.points()
+    assert {(p.effective_learning_rate, p.momentum) for p in points} == set(
+        product((0.1, 1.0), (0.0, 0.9, 0.99))
+    )
+    assert {p.learning_rate for p in points} == {0.1, 0.01, 0.001, 1.0}
+    # Without weight decay momentum is all that differs; with it the effective decay differs too.
+    assert len(search.equals()) == 4
+    with pytest.raises(UserError, match="--effective_learning_rates is for --search=grid"):
+        dataclasses.replace(search, kind="tpe", dedup=False).check(FinetuneConfig())
+
+
 def test_points_are_equal_where_both_effective_values_are_in_exact_arithmetic():
     search = Search(dedup=True)
 

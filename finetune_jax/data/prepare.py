@@ -27,6 +27,7 @@ def load_source(config: DataConfig, *, silent: bool = False) -> Source:
         seed=config.split_seed,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
+        train_on_validation=config.train_on_validation,
         data_dir=config.data_dir or None,
         cache_dir=_cache_dir(config),
         workers=config.decode_workers or None,

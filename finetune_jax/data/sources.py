@@ -21,6 +21,7 @@ def load(
     seed: int = 0,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    train_on_validation: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -37,6 +38,7 @@ def load(
       seed: Of the splits that are made up, at least 0.
       validation_fraction: Of the training split, in ``[0, 1)``; 0 leaves the validation split empty.
       test_fraction: The same for the test split.
+      train_on_validation: Whether a validation split that the data set brings joins the training split.
       data_dir: Where TFDS data sets were prepared; None is TFDS's own default.
       cache_dir: Where digests of unchanged files are remembered; None reads all files at every start.
       workers: Number of reading threads, see `ordered_map`.
@@ -73,6 +75,8 @@ def load(
         source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
     else:
         raise UserError(f"--dataset={dataset} is none of digits, folder:PATH and tfds:NAME[:CONFIG]")
+    if train_on_validation:
+        source = _with_validation_in_training(source)
     if retrieval:
         return for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
     fractions = {"test": test_fraction, "validation": validation_fraction}
@@ -177,6 +181,19 @@ def _training_classes_first(source: Source) -> Source:
         class_names=tuple(source.class_names[number] for number in order),
         splits={split: examples.relabelled(new_labels) for split, examples in source.splits.items()},
     )
+
+
+def _with_validation_in_training(source: Source) -> Source:
+    """The source without its own validation split, whose images join the training split."""
+    if "validation" not in source.splits:
+        raise UserError(
+            f"--train_on_validation: {source.name} brings no validation split; leave the flag out"
+        )
+    splits = dict(source.splits)
+    validation = splits.pop("validation")
+    note = f"train: with the {len(validation)} validation images of the data set"
+    splits["train"] = concatenate([splits["train"], validation])
+    return dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
 
 
 def _carved(source: Source, split: str, fraction: float, seed: int) -> Source:

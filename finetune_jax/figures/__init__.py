@@ -5,6 +5,7 @@ from finetune_jax.figures.alpha_beta import alpha_beta_grid
 from finetune_jax.figures.block_variations import trials, variations
 from finetune_jax.figures.confusion_matrix import confusion
 from finetune_jax.figures.curves import training_curves
+from finetune_jax.figures.domain_similarities import similarities
 from finetune_jax.figures.hyperparameter_curves import error_curves
 from finetune_jax.figures.method_comparison import compare_methods
 from finetune_jax.figures.neighbours import retrieval_strips
@@ -19,6 +20,7 @@ __all__ = [
     "policy_counts",
     "policy_usage",
     "retrieval_strips",
+    "similarities",
     "training_curves",
     "trials",
     "variations",

@@ -72,6 +72,12 @@ def bundled_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _BUNDLED.glob("*.json")))
 
 
+def bundled_source(name: str) -> Path | None:
+    """Class means of what bundled weights were trained on (see ``finetune_jax.domains``); None for all others."""
+    file = _BUNDLED / f"{name}_source.npz"
+    return file if name in bundled_names() and file.exists() else None
+
+
 def load_pretrained(
     name: str, num_classes: int | None = None, *, architecture: str | None = None, **settings: Any
 ) -> tuple[Network, Variables]:

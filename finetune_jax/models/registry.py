@@ -81,6 +81,21 @@ def create(
     )
 
 
+def with_norm_momentum(network: Network, norm_momentum: float) -> Network:
+    """The network, pruned as it is, with another batch-norm momentum; errors as of :func:`create`."""
+    numerics = network.numerics
+    whole = create(
+        network.architecture,
+        network.num_classes,
+        head=network.head_name,
+        width=network.width,
+        dtype=numerics.dtype,
+        norm_momentum=norm_momentum,
+        norm_axis=numerics.norm_axis,
+    )
+    return dataclasses.replace(whole, blocks=whole.blocks[: len(network.blocks)])
+
+
 def with_head(network: Network, num_classes: int, head: str) -> Network:
     """The network, pruned as it is, with another head; arguments as of :func:`create`."""
     numerics = network.numerics

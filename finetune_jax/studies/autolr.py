@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config import FinetuneConfig, changed
 from finetune_jax.errors import UserError
 from finetune_jax.studies import comparison, prune
 from finetune_jax.studies.comparison import Choice, Entry, Protocol, Train
@@ -91,7 +91,7 @@ def run(
     # Algorithm 1 prunes with a single rate: the one that is best without pruning.
     (single,) = choose([Entry(SINGLE_RATE, {})])
     found = prune.search(
-        dataclasses.replace(selecting, learning_rate=single.rate),
+        changed(selecting, learning_rate=single.rate),
         train,
         seeds=protocol.selection_seeds,
         max_depth=max_depth,

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config import FinetuneConfig, changed
 from finetune_jax.errors import Diverged
 
 Train = Callable[[FinetuneConfig, str], Mapping[str, Any]]
@@ -118,7 +118,7 @@ def best_rate(tried: Mapping[float, Sequence[float]]) -> float:
 
 def configured(base: FinetuneConfig, entry: Entry, rate: float, seed: int) -> FinetuneConfig:
     """The config of one run of an entry."""
-    return dataclasses.replace(base, **{**entry.settings, "learning_rate": rate, "seed": seed})
+    return changed(base, **{**entry.settings, "learning_rate": rate, "seed": seed})
 
 
 def validation_score(train: Train, config: FinetuneConfig, name: str) -> float:

@@ -81,6 +81,7 @@ def settings(base: FinetuneConfig, search: Search, seeds: Sequence[int]) -> dict
     own = {
         "search": search.kind,
         "learning_rates": search.learning_rates,
+        "effective_learning_rates": search.effective_learning_rates,
         "momenta": search.momenta,
         "weight_decays": search.weight_decays,
         "dedup": search.dedup,

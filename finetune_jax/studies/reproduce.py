@@ -1,17 +1,27 @@
 """The rows of a paper's table, run on the data set that is given."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config import ALTERNATIVES, FinetuneConfig, changed
 from finetune_jax.errors import Diverged
-from finetune_jax.published import DATASETS, Row, Table
+from finetune_jax.published import Row, Table
 from finetune_jax.studies.comparison import Train
 
 
 def rows_of(
-    table: Table, base: FinetuneConfig, train: Train, *, given: Sequence[str], seeds: Sequence[int]
+    table: Table,
+    base: FinetuneConfig,
+    train: Train,
+    *,
+    given: Sequence[str],
+    seeds: Sequence[int],
+    data: str = "",
+    weights: Mapping[str, str] | None = None,
+    only: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """Train every row that can be run, with the settings of the table.
 
@@ -21,59 +31,102 @@ def rows_of(
         train: trains one config.
         given: names of the fields that the user has set; the table does not change them.
         seeds: of each row.
+        data: which data set of the table ``base`` has; empty for any other.
+        weights: ``{source: --pretrained}`` of rows that do not start from ``base``'s weights.
+        only: numbers of the rows to run, from 1; empty for all.
 
     Returns:
-        JSON, per row ``name``, ``settings`` (None where the row cannot be run), ``test`` (``{metric: one value
-        per seed}``, None where it was not run or diverged), ``passes``, ``seconds`` and ``numbers``, as
-        printed.
+        JSON, per row ``name``, ``settings`` (None where the row cannot be run), ``run`` (whether it was), ``test``
+        (``{metric: one value per seed}``, None where it was not run or diverged), ``passes``, ``seconds`` and
+        ``numbers``, as printed. A row that is the best of a grid has ``tried``, a list of ``settings`` and their
+        ``score`` (None where it diverged), in ``chosen`` the settings of the best, and in ``chosen_by`` the name of
+        the score: that of the validation images, where the runs have some, else, as in the papers, of the test images.
     """
     found = []
     for number, row in enumerate(table.rows, 1):
-        summaries = _summaries(number, row, table, base, train, given, seeds)
-        metrics = [name for name in summaries[0] if name.startswith("test_")] if summaries else []
-        found.append(
-            {
-                "name": row.name,
-                "settings": None if row.settings is None else dict(row.settings),
-                "test": {m: [s[m] for s in summaries] for m in metrics} if summaries else None,
-                "passes": [summary["passes"] for summary in summaries],
-                "seconds": [summary["seconds"] for summary in summaries],
-                "numbers": {data: list(values) for data, values in row.numbers.items()},
-            }
-        )
+        entry: dict[str, Any] = {
+            "name": row.name,
+            "settings": None if row.settings is None else dict(row.settings),
+            "run": False,
+            "test": None,
+            "passes": [],
+            "seconds": [],
+            "numbers": {name: list(values) for name, values in row.numbers.items()},
+        }
+        found.append(entry)
+        known = not row.source or row.source in (weights or {})
+        if row.settings is None or not known or (only and number not in only):
+            continue
+        config = configured(table, row, base, given, data)
+        if row.source:
+            config = dataclasses.replace(config, pretrained=(weights or {})[row.source])
+        name = f"row_{number:02d}"
+        summaries, more = _best_of_grid(row, config, train, seeds, name)
+        measured = [_measured(summary) for summary in summaries]
+        entry |= {
+            "run": True,
+            "test": {m: [s[m] for s in measured] for m in measured[0]} if measured else None,
+            "passes": [summary["passes"] for summary in summaries],
+            "seconds": [summary["seconds"] for summary in summaries],
+            **more,
+        }
     return found
 
 
-def configured(table: Table, row: Row, base: FinetuneConfig, given: Sequence[str]) -> FinetuneConfig:
+def configured(
+    table: Table, row: Row, base: FinetuneConfig, given: Sequence[str], data: str = ""
+) -> FinetuneConfig:
     """The config of a row; settings that make the row go before what the user has set."""
-    of_data = [own for data, own in table.of_data.items() if DATASETS[data] == base.dataset]
-    settings = {**table.settings, **(of_data[0] if of_data else {})}
-    shared = {name: value for name, value in settings.items() if name not in given}
+    given = [*given, *(plain for plain, effective in ALTERNATIVES if effective in given)]
+    shared = {**table.settings, **table.of_data.get(data, {})}
+    shared = {name: value for name, value in shared.items() if name not in given}
     protocol = shared.get("protocol", base.protocol)
     ks = _ks(table)
     if protocol == "retrieval" and ks and "ks" not in given:
         shared["ks"] = ks
-    return dataclasses.replace(base, **{**shared, **(row.settings or {})})
+    return changed(base, **{**shared, **(row.settings or {})})
+
+
+def _best_of_grid(
+    row: Row, config: FinetuneConfig, train: Train, seeds: Sequence[int], name: str
+) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+    """Summaries of the best point, and everything that was tried."""
+    if not row.grid:
+        return _summaries(config, train, seeds, name), {}
+    best: list[Mapping[str, Any]] = []
+    best_score, chosen, score_name, tried = float("-inf"), None, "", []
+    for values in itertools.product(*row.grid.values()):
+        point = dict(zip(row.grid, values, strict=True))
+        own = "-".join(f"{field}{value:g}" for field, value in point.items())
+        summaries = _summaries(changed(config, **point), train, seeds, f"{name}-{own}")
+        score = None
+        if summaries:
+            test = summaries[0]["score"]
+            validation = test.replace("test", "validation")
+            score_name = test if summaries[0].get(validation) is None else validation
+            score = statistics.fmean(summary[score_name] for summary in summaries)
+            if score > best_score:
+                best, best_score, chosen = summaries, score, point
+        tried.append({"settings": point, "score": score})
+    return best, {"tried": tried, "chosen": chosen, "chosen_by": score_name}
 
 
 def _summaries(
-    number: int,
-    row: Row,
-    table: Table,
-    base: FinetuneConfig,
-    train: Train,
-    given: Sequence[str],
-    seeds: Sequence[int],
+    config: FinetuneConfig, train: Train, seeds: Sequence[int], name: str
 ) -> list[Mapping[str, Any]]:
-    if row.settings is None:
-        return []
-    config = configured(table, row, base, given)
     try:
-        return [
-            train(dataclasses.replace(config, seed=seed), f"row_{number:02d}-seed{seed}") for seed in seeds
-        ]
+        return [train(dataclasses.replace(config, seed=seed), f"{name}-seed{seed}") for seed in seeds]
     except Diverged:  # a row of its own fate; the message is printed where it happened
         return []
+
+
+def _measured(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Test scores, and the errors that some papers print in their place."""
+    found = {name: value for name, value in summary.items() if name.startswith("test_")}
+    for score, error in (("test_accuracy", "test_error"), ("test_balanced_accuracy", "test_class_error")):
+        if score in found:
+            found[error] = 1 - found[score]
+    return found
 
 
 def _ks(table: Table) -> tuple[int, ...]:

@@ -29,14 +29,14 @@ class Runs:
     def __init__(self, root: Path, replicas: Replicas) -> None:
         """Use ``root`` for runs and results; it is created with the first of them."""
         self.root = root
-        self._replicas = replicas
+        self.replicas = replicas
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
 
     @property
     def is_primary(self) -> bool:
         """Whether this process writes and prints."""
-        return self._replicas.is_primary
+        return self.replicas.is_primary
 
     def __call__(
         self, config: FinetuneConfig, name: str, after_epoch: AfterEpoch | None = None
@@ -55,10 +55,10 @@ class Runs:
             UserError: something else is wrong.
         """
         begun, name, finished = self._begin(config, name, after_epoch)
-        if self._replicas.is_primary and not finished:
+        if self.replicas.is_primary and not finished:
             print(f"{name}:", file=sys.stderr)
         try:
-            return finetuning.run(begun, self._replicas, after_epoch)
+            return finetuning.run(begun, self.replicas, after_epoch)
         except Diverged as error:
             self._note(error, name)
             raise
@@ -97,11 +97,11 @@ class Runs:
             else:
                 begun[name], told[name] = config, after_epoch
         if begun:
-            if self._replicas.is_primary:
+            if self.replicas.is_primary:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
                 outcomes = finetuning.run_together(
-                    list(begun.values()), self._replicas, after_epochs=list(told.values())
+                    list(begun.values()), self.replicas, after_epochs=list(told.values())
                 )
             finally:
                 jax.clear_caches()
@@ -128,7 +128,7 @@ class Runs:
         return dataclasses.replace(config, workdir=str(workdir)), name, finished
 
     def _note(self, error: Diverged, name: str) -> None:
-        if self._replicas.is_primary:
+        if self.replicas.is_primary:
             workdir = self.root / "runs" / name
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "diverged.txt").write_text(f"{error}\n")
@@ -153,7 +153,7 @@ class Runs:
         Raises:
             UserError: it cannot be written.
         """
-        if not self._replicas.is_primary:
+        if not self.replicas.is_primary:
             return
         try:
             self.root.mkdir(parents=True, exist_ok=True)

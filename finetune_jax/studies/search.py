@@ -61,6 +61,7 @@ class Search:
         trials: how many ``tpe`` tries; the grid has its own number.
         seed: of the sampler.
         pruner: ``median`` stops a trial that is worse than the median of those before it at the same epoch.
+        effective_learning_rates: ``η′``; where there are any, the grid is of these instead of ``η``.
     """
 
     kind: str = "grid"
@@ -71,6 +72,7 @@ class Search:
     trials: int = 50
     seed: int = 0
     pruner: str = "none"
+    effective_learning_rates: tuple[float, ...] = ()
 
     def check(self, base: FinetuneConfig) -> None:
         """Whether there is something to try, and nothing that cannot be trained.
@@ -80,12 +82,20 @@ class Search:
         """
         for flag, values, accepted, wanted in (
             ("learning_rates", self.learning_rates, lambda v: 0 < v < math.inf, "rates above 0"),
+            (
+                "effective_learning_rates",
+                self.effective_learning_rates or self.learning_rates,
+                lambda v: 0 < v < math.inf,
+                "rates above 0",
+            ),
             ("momenta", self.momenta, lambda v: 0 <= v < 1, "numbers in [0, 1)"),
             ("weight_decays", self.weight_decays, lambda v: 0 <= v < math.inf, "0 or more"),
         ):
             if not values or not all(map(accepted, values)) or len(set(values)) < len(values):
                 shown = ",".join(f"{value:g}" for value in values)
                 raise UserError(f"--{flag}={shown} is out of range; give {wanted}, one or more, none twice")
+        if self.effective_learning_rates and self.kind != "grid":
+            raise UserError("--effective_learning_rates is for --search=grid; give --learning_rates")
         if self.trials < 1:
             raise UserError(f"--trials={self.trials} is out of range; give a whole number of at least 1")
         if self.seed < 0:
@@ -113,7 +123,21 @@ class Search:
 
     def points(self) -> list[Point]:
         """The grid in order: momentum varies within a rate, weight decay within a momentum."""
-        return [Point(*p) for p in itertools.product(self.learning_rates, self.momenta, self.weight_decays)]
+        if not self.effective_learning_rates:
+            return [
+                Point(*p) for p in itertools.product(self.learning_rates, self.momenta, self.weight_decays)
+            ]
+        return [
+            Point(_rounded(hyperparameters.learning_rate_for(rate, momentum)), momentum, decay)
+            for rate, momentum, decay in itertools.product(
+                self.effective_learning_rates, self.momenta, self.weight_decays
+            )
+        ]
+
+    @property
+    def grid_rates(self) -> tuple[float, ...]:
+        """``η`` of the points of the grid."""
+        return tuple(sorted({point.learning_rate for point in self.points()}))
 
     def key(self, point: Point) -> Hashable:
         """The same for points that need not both be trained."""

@@ -485,7 +485,7 @@ def _draw(trial: Trial, search: Search) -> Point:
         ends = min(search.learning_rates), max(search.learning_rates)
         rate = trial.suggest_float("learning_rate", *ends, log=True)
     else:
-        rate = trial.suggest_categorical("learning_rate", search.learning_rates)
+        rate = trial.suggest_categorical("learning_rate", search.grid_rates)
     return Point(
         rate,
         trial.suggest_categorical("momentum", search.momenta),

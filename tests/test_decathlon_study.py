@@ -367,6 +367,6 @@ def test_rows_of_table_3_have_the_weight_decay_of_their_data_set():
     table = published.TABLES["3"]
     for name, expected in (("dtd", 0.0), ("ucf101", 5e-4)):
         base = FinetuneConfig(dataset=f"tfds:visual_domain_decathlon:{name}")
-        config = reproduce.configured(table, table.rows[-1], base, given=("dataset",))
+        config = reproduce.configured(table, table.rows[-1], base, ("dataset",), table.data_of(base.dataset))
         assert (config.weight_decay, config.method, config.epochs) == (expected, "spottune", 110)
     assert reproduce.configured(table, table.rows[-1], base, given=("weight_decay",)).weight_decay == 5e-4

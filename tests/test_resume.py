@@ -538,7 +538,7 @@ def test_a_run_that_is_stopped_and_then_finds_the_disk_full_ends_like_an_undistu
     status, out, err = end(process)
     assert (status, out) == (143, "")
     assert err.splitlines()[-1] == f"stopped; start again with the same flags to go on ({workdir})"
-    assert all(line.startswith("epoch ") for line in err.splitlines()[:-1])
+    assert all(line.startswith(("learning rate ", "epoch ")) for line in err.splitlines()[:-1])
 
     process = start(command, workdir)
     wait_for_checkpoints(process, workdir, 1)
@@ -590,7 +590,8 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command: list[str]
     diverging = ["--schedule=step", "--drop_epochs=1", "--drop_factor=1e30"]
     status, out, err = end(start(command, workdir, *diverging))
     assert (status, out) == (1, "")
-    *epochs, message = err.splitlines()
+    rates, *epochs, message = err.splitlines()
+    assert rates.startswith("learning rate ")
     assert [line.split()[1] for line in epochs] == [f"1/{EPOCHS}"]
     assert "not finite by step" in message
     assert message.endswith("the last checkpoint is from before and intact")

@@ -140,20 +140,16 @@ class StreamedFeed:
         """See :class:`Feed`."""
         replicas = self._replicas
 
-        def dispatch(
-            state: State, images: jax.Array, labels: jax.Array, slots: jax.Array, aspects: jax.Array | None
-        ) -> State:
-            return step(state, Batch(images, labels, slots, aspects))
-
-        mapped = replicas.map(dispatch, (None, 0, 0, 0, 0), donate=(0,))
+        mapped = replicas.map(step, (None, 0), donate=(0,))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
             own = replicas.own(order)
-            for step, (images, labels) in enumerate(self._read(order)):
-                aspects = None if self._aspects is None else replicas.split(self._aspects[own[step]])
-                state = mapped(state, replicas.split(images), replicas.split(labels), slots, aspects)
-                if step % _PREFETCHED_BATCHES == 0:
+            for number, (images, labels) in enumerate(self._read(order)):
+                aspects = None if self._aspects is None else replicas.split(self._aspects[own[number]])
+                batch = Batch(replicas.split(images), replicas.split(labels), slots, aspects)
+                state = mapped(state, batch)
+                if number % _PREFETCHED_BATCHES == 0:
                     jax.block_until_ready(state)  # batches that wait for the device take memory
                 yield state, 1
 

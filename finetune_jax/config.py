@@ -262,7 +262,7 @@ class RoutingConfig:
     eval_samples: int = setting(
         0, "Also test this many policies drawn from the policy network, and report mean and spread."
     )
-    budget_weight: float = setting(0.1, "Weight of (tuned blocks - k)², SpotTune's Eq. 5.")
+    budget_weight: float = setting(1.0, "Weight of (tuned blocks - k)², SpotTune's Eq. 5.")
     entropy_weight: float = setting(1.0, "Weight of the entropy of the blocks' usage, SpotTune's Eq. 6.")
     lambda_shared: float = setting(0.01, "L2-SP: pull of pretrained parameters towards where they started.")
     lambda_novel: float = setting(0.01, "L2-SP: pull of new parameters towards zero.")

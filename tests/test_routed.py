@@ -506,7 +506,7 @@ class TestRuns:
         ({"temperature": 1.0}, "--temperature=1.0 is for --method=spottune"),
         ({"method": "random_policy", "policy_momentum": 0.5}, "--policy_momentum=0.5 is for --method"),
         ({"method": "spottune", "k": 3}, "--k=3 is for --method=last_k or spottune_global"),
-        ({"method": "spottune", "budget_weight": 1.0}, "--budget_weight=1.0 is for --method=spottune_global"),
+        ({"method": "spottune", "budget_weight": 2.0}, "--budget_weight=2.0 is for --method=spottune_global"),
         ({"method": "spottune_global", "budget_weight": -1.0}, "--budget_weight=-1.0 is out of range"),
         ({"method": "standard", "eval_samples": 2}, "--eval_samples=2 is for --method=spottune"),
         ({"method": "last_k", "frozen_norm": "learn"}, "--frozen_norm=learn is for --method=spottune"),

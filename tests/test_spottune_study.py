@@ -48,7 +48,7 @@ def test_every_row_of_table_2_is_a_run_whose_settings_all_have_an_effect():
         routed = config.method.startswith("spottune") or config.method == "random_policy"
         assert config.frozen_first == (4 if routed else 0)
         assert config.temperature == (2.0 if config.method.startswith("spottune") else 5.0)
-        assert config.budget_weight == (0.7 if entry.name == "SpotTune, global" else 0.1)
+        assert config.budget_weight == (0.7 if entry.name == "SpotTune, global" else 1.0)
         assert config.weight_decay == (0.0 if entry.name == "L2-SP" else 5e-4)
     resnet101 = next(entry for entry in entries if entry.name == "ResNet-101")
     assert configured(BASE, resnet101, 0.01, 0).pretrained == "weights.npz"

@@ -24,7 +24,7 @@ class ScriptedSide:
     def version(self):
         return self.name
 
-    def matmul(self, size):
+    def matmul(self, size, bfloat16=False):
         return 2 * size**3 / 5e9
 
     def prepare(self, case):
@@ -84,7 +84,7 @@ def test_networks_with_different_numbers_of_parameters_are_not_compared():
 
 def test_worker_answers_each_request_with_one_line():
     calls, answers = [], io.StringIO()
-    requests = [["version"], ["prepare", vars(TINY)], ["run", "train"], ["matmul", 8]]
+    requests = [["version"], ["prepare", vars(TINY)], ["run", "train"], ["matmul", 8, False]]
     side = ScriptedSide("theirs", [0.25], calls)
     train_step.serve(side, [json.dumps(request) + "\n" for request in requests], answers)
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == ["theirs", 7, 0.25, 1024 / 5e9]

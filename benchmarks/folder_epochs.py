@@ -17,6 +17,7 @@ checkpoint per epoch; the loop writes none. CPU seconds are over all threads and
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import resource
@@ -198,7 +199,7 @@ def _cpu_seconds(process: int) -> float:
 
 
 def _epochs(marks: list[tuple[float, float]]) -> list[Epoch]:
-    pairs = zip(marks, marks[1:], strict=False)
+    pairs = itertools.pairwise(marks)
     return [Epoch(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
 
 

@@ -32,7 +32,7 @@ PHASES = {
     "lowering": "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "compiling or loading": "/jax/core/compile/backend_compile_duration",
 }
-COUNTS = {"compiled": "/jax/compilation_cache/cache_misses", "loaded": "/jax/compilation_cache/cache_hits"}
+COUNTS = ("compiled", "loaded")
 
 
 def until_first_step(flags: list[str], started: float, profile: bool) -> None:
@@ -56,6 +56,7 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
 
     def add(event: str, duration: float, **_: Any) -> None:
         seconds[event] += duration
+        counts[event] += 1
 
     def count(event: str, **_: Any) -> None:
         counts[event] += 1
@@ -68,10 +69,10 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
             train = compile_training(feed, step)
 
             def first(state: Any, order: Any) -> Any:
-                for state, taken in train(state, order):
-                    jax.block_until_ready(state)
+                for after, taken in train(state, order):
+                    jax.block_until_ready(after)
                     tell()
-                    yield state, taken
+                    yield after, taken
 
             return first
 
@@ -79,7 +80,8 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
 
     def tell() -> None:
         found = {"seconds": time.time() - started, "cpu_seconds": time.process_time()}
-        found |= {name: counts[event] for name, event in COUNTS.items()}
+        loaded = counts["/jax/compilation_cache/cache_hits"]
+        found |= {"compiled": counts[PHASES["compiling or loading"]] - loaded, "loaded": loaded}
         found |= {name: seconds[event] for name, event in PHASES.items()}
         if profile:
             profiler.disable()

@@ -104,7 +104,7 @@ TINY = Sizes(
         "width": 0.1,
         "image_size": 8,
         "batch": 4,
-        "frozen_first": 1,
+        "frozen_first": 0,
     },
     recall={"images": 500, "features": 16, "classes": 50},
     trials={"method": "feature_extractor", "epochs": "1", "batch_size": "32", "image_size": "8"},

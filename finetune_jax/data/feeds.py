@@ -113,7 +113,7 @@ class ResidentFeed:
             slots = replicas.split(_slots(replicas, order))
             examples = (self._images, self._labels, self._aspects)
             # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
-            counts = {rows: replicas.replicate(np.int32(rows)) for rows in {limit, len(own) % limit} - {0}}
+            counts = {steps: replicas.replicate(np.int32(steps)) for steps in {limit, len(own) % limit} - {0}}
             for start in range(0, len(own), limit):
                 rows = own[start : start + limit]
                 indices = np.zeros((own.shape[1], limit), np.int32)

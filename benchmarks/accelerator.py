@@ -177,8 +177,8 @@ def spottune(sizes: Sizes, _: str) -> Iterator[Row]:
     from benchmarks import spottune_step
 
     names = {"whole": "full fine-tuning", "standard": "the same blocks frozen", "spottune": "SpotTune"}
-    sides = spottune_step.training_sides(argparse.Namespace(**sizes.spottune))
-    measured = spottune_step.take_turns({name: sides[name] for name in names}, sizes.rounds, steps=3)
+    sides = spottune_step.training_sides(argparse.Namespace(**sizes.spottune), tuple(names))
+    measured = spottune_step.take_turns(sides, sizes.rounds, steps=3)
     for side, name in names.items():
         yield Row("spottune", f"step, {name}", "ms", [1e3 * value for value in measured.seconds[side]])
     for side in ("whole", "standard"):

@@ -21,6 +21,7 @@ taken as needed and not in advance, since both libraries need some.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -267,7 +268,8 @@ def run_parts(
 
         def stop(process: subprocess.Popen[str] = process, late: threading.Event = late) -> None:
             late.set()
-            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+            with contextlib.suppress(ProcessLookupError):  # ended in this moment
+                os.killpg(process.pid, signal.SIGKILL)  # with what it started
 
         timer = threading.Timer(seconds, stop)
         timer.start()

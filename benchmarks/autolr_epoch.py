@@ -17,6 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+EVALUATED = 10  # every so many of the images are predicted after an epoch
+
 
 class _Images:
     def __init__(self, count: int, size: int, classes: int) -> None:
@@ -26,10 +28,27 @@ class _Images:
 
 
 def measure(
-    *, images: int, size: int, width: float, batch: int, rounds: int, epochs: int
+    *,
+    images: int,
+    size: int,
+    width: float,
+    batch: int,
+    rounds: int,
+    epochs: int,
+    network: str = "resnet26",
 ) -> dict[str, list[float]]:
     """Seconds of each timed epoch, ``{"fixed": …, "autolr": …}``; the first epoch of every fit is not timed."""
-    from finetune_jax import augmentation, models, objectives, optimizers, parallel, step, training, tuning
+    from finetune_jax import (
+        augmentation,
+        evaluation,
+        models,
+        objectives,
+        optimizers,
+        parallel,
+        step,
+        training,
+        tuning,
+    )
     from finetune_jax.autolr import AutoLRConfig
     from finetune_jax.data.feeds import create_feed
     from finetune_jax.data.order import training_order
@@ -37,14 +56,15 @@ def measure(
     from finetune_jax.run_directory import RunDirectory
 
     replicas = parallel.Replicas((jax.devices()[0],))
-    network = models.create("resnet26", 10, width=width)
-    variables = network.init(jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), np.float32))
-    parts = network.part_names
+    built = models.create(network, 10, width=width)
+    variables = built.init(jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), np.float32))
+    parts = built.part_names
     optimizer = optimizers.per_block_sgd(dict.fromkeys(parts), dict.fromkeys(parts, 0.0))
+    normalize = step.normalizer((0.5,) * 3, (0.25,) * 3)
     objective = objectives.objective(
-        objectives.forward(network, parts),
+        objectives.forward(built, parts),
         objectives.cross_entropy(),
-        normalize=step.normalizer((0.5,) * 3, (0.25,) * 3),
+        normalize=normalize,
         augment=augmentation.flip,
     )
     train_step = functools.partial(step.train_step, objective=objective, optimizer=optimizer, axis_name=AXIS)
@@ -52,12 +72,13 @@ def measure(
         _Images(images, size, 10), replicas, resident=True, steps_per_dispatch=1 if replicas.on_cpu else 64
     )
     run = feed.compile_training(train_step)
+    predict = evaluation.compile_evaluation(evaluation.classifier(built, normalize), replicas, batch)
     start = jax.device_get(step.create_state(variables, parts, optimizer, key=jax.random.key(1)))
     rates = dict.fromkeys(parts, 1e-3)
     tuners = {
-        "fixed": tuning.FixedRates(network.block_names, lambda epoch: rates),
+        "fixed": tuning.FixedRates(built.block_names, lambda epoch: rates),
         "autolr": tuning.AutoLR(
-            AutoLRConfig(max_trials=1), network.block_names, 1e-3, {"head": 1e-3}, "stem", lambda epoch: 1.0
+            AutoLRConfig(max_trials=1), built.block_names, 1e-3, {"head": 1e-3}, "stem", lambda epoch: 1.0
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in tuners}
@@ -67,7 +88,7 @@ def measure(
             ends: list[float] = []
 
             def evaluate(state: step.TrainState, ends: list[float] = ends) -> dict[str, float]:
-                jax.block_until_ready(state)
+                predict(state.variables, feed, max(images // EVALUATED, 1))
                 ends.append(time.perf_counter())
                 return {"score": 0.0}
 
@@ -94,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--network", default="resnet26")
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--width", type=float, default=0.375)

@@ -47,7 +47,7 @@ def child(way: str, folder: str, rates: str, *settings: str) -> None:
     from finetune_jax import finetuning, parallel
     from finetune_jax.config import FinetuneConfig
 
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     types = {field.name: type(field.default) for field in dataclasses.fields(FinetuneConfig)}
     values = dict(setting.split("=", 1) for setting in settings)
     base = FinetuneConfig(**{name: types[name](value) for name, value in values.items()})

@@ -57,8 +57,10 @@ def take_turns(sides: dict[str, Callable[[], Any]], rounds: int, steps: int) -> 
     return Measured(seconds)
 
 
-def training_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """One step of each method on the same batch, going on from its last state."""
+def training_sides(
+    case: argparse.Namespace, names: Sequence[str] = ("standard", "whole", "no policy", "spottune")
+) -> dict[str, Callable[[], Any]]:
+    """One step of each of the named methods on the same batch, going on from its last state."""
     from finetune_jax.config import FinetuneConfig
 
     common = FinetuneConfig(batch_size=case.batch)
@@ -71,7 +73,7 @@ def training_sides(case: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "no policy": dataclasses.replace(spottune, method="random_policy"),
         "spottune": spottune,
     }
-    return {name: _stepper(case, config) for name, config in configs.items()}
+    return {name: _stepper(case, configs[name]) for name in names}
 
 
 def prediction_sides(case: argparse.Namespace, batch: int) -> dict[str, Callable[[], Any]]:

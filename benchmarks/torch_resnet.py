@@ -158,9 +158,13 @@ class DecathlonResNet(nn.Module):
 
 
 def create(name: str, num_outputs: int, width: float = 1.0) -> nn.Module:
-    """``resnet50`` or ``resnet26``."""
+    """``resnet18``, ``resnet50``, ``resnet26`` or ``resnet26_policy``."""
+    if name == "resnet18":
+        return ImageNetResNet(Basic, (2, 2, 2, 2), num_outputs, width)
     if name == "resnet50":
         return ImageNetResNet(Bottleneck, (3, 4, 6, 3), num_outputs, width)
     if name == "resnet26":
         return DecathlonResNet(4, num_outputs, width)
-    raise ValueError(f"no network {name!r}; there are resnet50 and resnet26")
+    if name == "resnet26_policy":
+        return DecathlonResNet(1, num_outputs, width)
+    raise ValueError(f"no network {name!r}; there are resnet18, resnet50, resnet26 and resnet26_policy")

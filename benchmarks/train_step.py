@@ -47,7 +47,11 @@ SECONDS_BETWEEN_ROUNDS = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network, its input, and how many steps make up a round."""
+    """A network, its input, and how many steps make up a round.
+
+    ``bfloat16`` is the compute type of our network and PyTorch's automatic mixed precision;
+    ``steps_per_dispatch`` is ours alone.
+    """
 
     network: str
     width: float
@@ -55,6 +59,8 @@ class Case:
     batch: int
     train_steps: int
     predict_steps: int
+    bfloat16: bool = False
+    steps_per_dispatch: int = 1
 
     def steps(self, task: str) -> int:
         return {"train": self.train_steps, "predict": self.predict_steps}[task]
@@ -75,7 +81,7 @@ class Side(Protocol):
     def version(self) -> str:
         """Name and version of the library."""
 
-    def matmul(self, size: int) -> float:
+    def matmul(self, size: int, bfloat16: bool = False) -> float:
         """Seconds of one product of two ``[size, size]`` matrices."""
 
     def prepare(self, case: Case) -> int:
@@ -106,32 +112,50 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 
 class OurSide:
-    """The functions that ``experiments.finetune`` runs."""
+    """The functions that ``experiments.finetune`` runs.
 
-    def __init__(self, replicas: "Replicas") -> None:
+    Args:
+        replicas: the devices.
+        streamed_from: directory for a file of the images, read batch by batch; None keeps them on the devices.
+        rematerialise: see ``models.create``.
+    """
+
+    def __init__(
+        self, replicas: "Replicas", *, streamed_from: Path | None = None, rematerialise: bool = False
+    ) -> None:
         self._replicas = replicas
+        self._streamed_from = streamed_from
+        self._rematerialise = rematerialise
 
     def version(self) -> str:
         import jax
 
         return f"jax {jax.__version__}"
 
-    def matmul(self, size: int) -> float:
+    def matmul(self, size: int, bfloat16: bool = False) -> float:
         import jax
         import jax.numpy as jnp
 
-        left, right = (jax.random.uniform(jax.random.key(i), (size, size)) for i in (0, 1))
+        dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+        left, right = (jax.random.uniform(jax.random.key(i), (size, size), dtype) for i in (0, 1))
         product = jax.jit(jnp.matmul)
         return _fastest(lambda: product(left, right).block_until_ready())
 
     def prepare(self, case: Case) -> int:
         import jax
+        import jax.numpy as jnp
 
         from finetune_jax import augmentation, evaluation, models, objectives, optimizers, step
         from finetune_jax.data.feeds import create_feed
         from finetune_jax.parallel import AXIS
 
-        network = models.create(case.network, CLASSES, width=case.width)
+        network = models.create(
+            case.network,
+            CLASSES,
+            width=case.width,
+            dtype=jnp.bfloat16 if case.bfloat16 else jnp.float32,
+            rematerialise=self._rematerialise,
+        )
         parts = network.part_names
         images = jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32)
         variables = network.init(jax.random.key(0), images)
@@ -154,7 +178,13 @@ class OurSide:
         state = step.create_state(variables, parts, optimizer, key=jax.random.key(1))
 
         self._case, self._rounds = case, 0
-        self._feed = create_feed(random_examples(case), self._replicas, resident=True, steps_per_dispatch=1)
+        self.train_step, self.initial_state = train_step, state
+        self._feed = create_feed(
+            self._examples(case),
+            self._replicas,
+            resident=self._streamed_from is None,
+            steps_per_dispatch=case.steps_per_dispatch,
+        )
         self._train = self._feed.compile_training(train_step)
         self._state = self._replicas.replicate(state)
         classify = evaluation.classifier(network, normalize)
@@ -164,6 +194,14 @@ class OurSide:
 
     def run(self, task: str) -> float:
         return seconds_of({"train": self._train_round, "predict": self._predict_round}[task])
+
+    def _examples(self, case: Case) -> Examples:
+        examples = random_examples(case)
+        if self._streamed_from is None:
+            return examples
+        path = self._streamed_from / "images.npy"
+        np.save(path, examples.images)
+        return Examples(np.load(path, mmap_mode="r"), examples.labels)
 
     def _train_round(self) -> None:
         import jax
@@ -182,29 +220,47 @@ class OurSide:
 
 
 class TorchSide:
-    """PyTorch, eager, channels_last."""
+    """PyTorch, channels_last; eager, or by ``torch.compile``.
 
-    def __init__(self, threads: int) -> None:
+    Args:
+        threads: of the CPU.
+        device: ``cpu`` or ``cuda``; the images live there.
+        compiled: whether pixels to loss are one compiled program.
+    """
+
+    def __init__(self, threads: int, device: str = "cpu", compiled: bool = False) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        if device == "cuda":
+            torch.backends.cudnn.benchmark = True
+            # As JAX does by default: the factors of float32 products are rounded to TF32.
+            torch.set_float32_matmul_precision("high")
+        self._device = torch.device(device)
+        self._compiled = compiled
 
     def version(self) -> str:
         import torch
 
         return f"torch {torch.__version__}"
 
-    def matmul(self, size: int) -> float:
+    def matmul(self, size: int, bfloat16: bool = False) -> float:
         import torch
 
-        left, right = torch.rand(size, size), torch.rand(size, size)
-        return _fastest(lambda: left @ right)
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        left, right = (torch.rand(size, size, dtype=dtype, device=self._device) for _ in range(2))
+
+        def product() -> None:
+            left @ right
+            self._wait()
+
+        return _fastest(product)
 
     def prepare(self, case: Case) -> int:
         import torch
 
         module = _torch_network(case)
-        self._module = module.to(memory_format=torch.channels_last)
+        self._module = module.to(device=self._device, memory_format=torch.channels_last)
         head = list(list(module.children())[-1].parameters())
         others = list(module.parameters())[: -len(head)]
         self._optimizer = torch.optim.SGD(
@@ -212,12 +268,15 @@ class TorchSide:
             momentum=MOMENTUM,
             nesterov=True,
             weight_decay=WEIGHT_DECAY,
+            # One kernel for all weights on GPUs; left to PyTorch on CPU.
+            fused=True if self._device.type == "cuda" else None,
         )
         self._case = case
-        self._images, self._labels = map(torch.from_numpy, random_examples(case))
-        self._labels = self._labels.long()
-        self._scale = 1 / (255 * torch.tensor(STD))
-        self._offset = torch.tensor(MEAN) / torch.tensor(STD)
+        images, labels = map(torch.from_numpy, random_examples(case))
+        self._images, self._labels = images.to(self._device), labels.long().to(self._device)
+        self._scale = (1 / (255 * torch.tensor(STD))).to(self._device)
+        self._offset = (torch.tensor(MEAN) / torch.tensor(STD)).to(self._device)
+        self._loss = torch.compile(self._examples_loss) if self._compiled else self._examples_loss
         return sum(parameter.numel() for parameter in module.parameters())
 
     def run(self, task: str) -> float:
@@ -225,31 +284,47 @@ class TorchSide:
 
     def _train_round(self) -> None:
         import torch
-        from torch.nn import functional
 
         case = self._case
         self._module.train()
-        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.long)
-        for chosen in torch.randperm(case.batch * case.train_steps).split(case.batch):
-            images, labels = self._images[chosen], self._labels[chosen]
-            mirrored = torch.rand(case.batch, 1, 1, 1) < 0.5
-            images = torch.where(mirrored, images.flip(2), images)
+        loss_sum = torch.zeros((), device=self._device)
+        correct = torch.zeros((), dtype=torch.long, device=self._device)
+        for chosen in torch.randperm(case.batch * case.train_steps, device=self._device).split(case.batch):
             self._optimizer.zero_grad()
-            logits = self._module(self._normalized(images))
-            loss = functional.cross_entropy(logits, labels)
+            loss, right = self._loss(self._images[chosen], self._labels[chosen])
             loss.backward()
             self._optimizer.step()
             loss_sum += case.batch * loss.detach()
-            correct += (logits.argmax(1) == labels).sum()
+            correct += right
+        self._wait()
+
+    def _examples_loss(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        import torch
+        from torch.nn import functional
+
+        mirrored = torch.rand(len(images), 1, 1, 1, device=self._device) < 0.5
+        images = torch.where(mirrored, images.flip(2), images)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._case.bfloat16):
+            logits = self._module(self._normalized(images))
+        return functional.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
 
     def _predict_round(self) -> None:
         import torch
 
         case = self._case
         self._module.eval()
-        with torch.inference_mode():
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, torch.bfloat16, enabled=case.bfloat16),
+        ):
             for chosen in torch.arange(case.batch * case.predict_steps).split(case.batch):
-                self._module(self._normalized(self._images[chosen])).numpy()
+                self._module(self._normalized(self._images[chosen])).float().cpu().numpy()
+
+    def _wait(self) -> None:
+        import torch
+
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _normalized(self, images: Any) -> Any:
         # Seen as NCHW, contiguous NHWC is channels_last already.
@@ -278,9 +353,10 @@ def _fastest(function: Callable[[], Any]) -> float:
 class TorchProcess:
     """:class:`TorchSide` in a process of another interpreter: a line of JSON in, a line of JSON out."""
 
-    def __init__(self, python: str, threads: int) -> None:
+    def __init__(self, python: str, threads: int, device: str = "cpu", compiled: bool = False) -> None:
         self._python = python
         command = [python, "-m", "benchmarks.train_step", "--worker", "torch", "--threads", str(threads)]
+        command += ["--device", device, *(["--compiled"] if compiled else [])]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -295,8 +371,8 @@ class TorchProcess:
     def version(self) -> str:
         return self._ask("version")
 
-    def matmul(self, size: int) -> float:
-        return self._ask("matmul", size)
+    def matmul(self, size: int, bfloat16: bool = False) -> float:
+        return self._ask("matmul", size, bfloat16)
 
     def prepare(self, case: Case) -> int:
         return self._ask("prepare", dataclasses.asdict(case))
@@ -330,8 +406,8 @@ def serve(side: Side, requests: Iterable[str], answers: TextIO) -> None:
         match json.loads(line):
             case ["version"]:
                 answer: Any = side.version()
-            case ["matmul", size]:
-                answer = side.matmul(size)
+            case ["matmul", size, bfloat16]:
+                answer = side.matmul(size, bfloat16)
             case ["prepare", fields]:
                 answer = side.prepare(Case(**fields))
             case ["run", task]:
@@ -392,7 +468,7 @@ def compare(
             raise SystemExit(f"the two {case.network}s are not the same: {parameters} parameters")
         for task in TASKS:
             images = case.batch * case.steps(task)
-            ours_seconds, *theirs_seconds = _alternate(sides, task, rounds)
+            ours_seconds, *theirs_seconds = alternate(sides, task, rounds)
             ours_rates = [images / seconds for seconds in ours_seconds]
             gflop = flops_per_image(case, task) / 1e9
             speed = statistics.median(ours_rates) * gflop
@@ -413,7 +489,7 @@ def compare(
         print("\nratio of each pair (above 1, ours is faster):", *pairs, sep="\n")
 
 
-def _alternate(sides: Sequence[Side], task: str, rounds: int) -> list[list[float]]:
+def alternate(sides: Sequence[Side], task: str, rounds: int) -> list[list[float]]:
     """Seconds of each round, ``[sides][rounds]``, after one round to compile and warm up."""
     seconds: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
@@ -456,9 +532,12 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=0, help="of each side; 0 is one per core")
     parser.add_argument("--worker", choices=["torch"], help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        serve(TorchSide(arguments.threads), sys.stdin, sys.stdout)
+        side = TorchSide(arguments.threads, arguments.device, arguments.compiled)
+        serve(side, sys.stdin, sys.stdout)
         return
     chosen = arguments.cases.split(",")
     if unknown := set(chosen) - set(names):

@@ -166,7 +166,8 @@ def start_jax() -> Any:
     parallel.prepare_backend(values.virtual_devices)
     if values.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(values.compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # A start runs dozens of tiny programs, each of which loads faster than it compiles.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if values.coordinator:
         parallel.join_cluster(values.coordinator, values.process_count, values.process_index)

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import augmentations, spottune_step, streaming_memory, train_step
+from benchmarks import (
+    accelerator,
+    augmentations,
+    folder_epochs,
+    spottune_step,
+    step_memory,
+    streaming_memory,
+    train_step,
+)
 from finetune_jax.parallel import local_replicas
 
 TINY = train_step.Case("resnet26_policy", 0.1, image_size=8, batch=4, train_steps=2, predict_steps=3)
@@ -24,7 +32,7 @@ class ScriptedSide:
     def version(self):
         return self.name
 
-    def matmul(self, size):
+    def matmul(self, size, bfloat16=False):
         return 2 * size**3 / 5e9
 
     def prepare(self, case):
@@ -84,7 +92,7 @@ def test_networks_with_different_numbers_of_parameters_are_not_compared():
 
 def test_worker_answers_each_request_with_one_line():
     calls, answers = [], io.StringIO()
-    requests = [["version"], ["prepare", vars(TINY)], ["run", "train"], ["matmul", 8]]
+    requests = [["version"], ["prepare", vars(TINY)], ["run", "train"], ["matmul", 8, False]]
     side = ScriptedSide("theirs", [0.25], calls)
     train_step.serve(side, [json.dumps(request) + "\n" for request in requests], answers)
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == ["theirs", 7, 0.25, 1024 / 5e9]
@@ -155,3 +163,53 @@ def test_augmentations_are_compared_with_a_step_without_any(capsys):
     assert [row["augmentation"] for row in rows] == ["none", "random_crop"]
     assert rows[0]["against none"] == "1.000 (1.00–1.00)"
     assert all(first_number(row["step, ms"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("part", ["training", "autolr", "recall"])
+def test_parts_of_the_accelerator_benchmark_run_at_tiny_size(part, capsys):
+    measure, _ = accelerator.PARTS[part]
+    rows = list(measure(accelerator.TINY, "none"))
+    assert rows
+    for row in rows:
+        assert row.part == part
+        assert all(np.isfinite(value) and value > 0 for value in row.values), row
+        assert len(row.values) in (1, accelerator.TINY.rounds)
+
+
+def test_a_part_that_fails_or_hangs_takes_no_other_with_it():
+    row = accelerator.Row("part", "what", "s", [1.0, 2.0])
+    say = f"print({json.dumps(json.dumps(row))}, flush=True)"
+    programs = {
+        "failing": f"{say}; raise SystemExit(3)",
+        "hanging": f"{say}; import time; time.sleep(600)",
+        "last": say,
+    }
+    told = []
+    commands = {name: [sys.executable, "-c", program] for name, program in programs.items()}
+    shares = {"failing": 1.0, "hanging": 0.05, "last": 1.0}
+    problems = accelerator.run_parts(commands, shares, budget_seconds=60, tell=told.append)
+    assert told == [row] * 3
+    assert problems.keys() == {"failing", "hanging"}
+    assert problems["failing"] == "ended with status 3"
+    assert problems["hanging"].startswith("stopped after its")
+
+
+def test_copied_photographs_take_the_classes_in_turn(tmp_path):
+    source = folder_epochs.write_photographs(tmp_path / "made", images=9, classes=3, size=(16, 12))
+    assert folder_epochs.copy_photographs(source, tmp_path / "photos", limit=5) == 5
+    found = sorted(path.parent.name for path in (tmp_path / "photos" / "train").rglob("*.jpg"))
+    assert found == ["class0", "class0", "class1", "class1", "class2"]
+
+
+def test_epochs_are_the_times_between_their_ends():
+    epochs = folder_epochs._epochs([(10.0, 0.0), (14.0, 3.0), (16.0, 4.0)])
+    assert epochs == [(4.0, 3.0), (2.0, 1.0)]
+    line = folder_epochs._line("ours", [epochs, epochs], images=8)
+    assert line == "| ours | 4.0 s | 2.0 | 3.0 s | 2.0 s | 4.0 | 1.0 s |"
+
+
+def test_memory_of_a_step_is_measured():
+    found = step_memory.measure("rematerialised", TINY, steps=2, threads=1)
+    assert 0 < found["start"] <= found["peak"]
+    assert found["cpu_seconds"] > 0
+    assert found["temporary"] > 0

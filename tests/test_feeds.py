@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import host_work
 from finetune_jax import evaluation
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.data.order import evaluation_order, training_order
@@ -74,6 +75,15 @@ def test_every_image_comes_with_its_own_aspect(arrays):
     for resident in (True, False):
         state, _ = train(arrays, 2, resident=resident, aspects=aspects)
         assert state["value"] == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_work_of_the_host_does_not_grow_with_the_number_of_devices(resident):
+    one, many = (host_work.count(devices, resident=resident) for devices in (1, 8))
+    for what in ("calls", "transfers", "bytes"):
+        assert one[what] == many[what] > 0, what
+    longer = host_work.count(8, resident=resident, steps=16)
+    assert longer["transfers"] > many["transfers"]  # the count would notice a step's
 
 
 def test_the_number_of_devices_does_not_change_the_batches(arrays):

@@ -112,12 +112,13 @@ class ResidentFeed:
             own = replicas.own(order)
             slots = replicas.split(_slots(replicas, order))
             examples = (self._images, self._labels, self._aspects)
+            # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
+            counts = {steps: replicas.replicate(np.int32(steps)) for steps in {limit, len(own) % limit} - {0}}
             for start in range(0, len(own), limit):
                 rows = own[start : start + limit]
                 indices = np.zeros((own.shape[1], limit), np.int32)
                 indices[:, : len(rows)] = rows.T
-                count = replicas.replicate(np.int32(len(rows)))
-                state = mapped(state, *examples, replicas.split(indices), slots, count)
+                state = mapped(state, *examples, replicas.split(indices), slots, counts[len(rows)])
                 yield state, len(rows)
 
         return run

@@ -33,9 +33,11 @@ def measure(side: str, case: train_step.Case, steps: int, threads: int) -> dict[
     if side == "torch":
         own = train_step.TorchSide(threads)
     else:
+        import jax
+
         from finetune_jax.parallel import local_replicas
 
-        own = train_step.OurSide(local_replicas(), rematerialise=side == "rematerialised")
+        own = train_step.OurSide(local_replicas(jax.devices()[:1]), rematerialise=side == "rematerialised")
     own.version()
     start = resident_bytes("VmRSS")
     own.prepare(case)

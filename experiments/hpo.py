@@ -62,20 +62,17 @@ flags.DEFINE_integer(
 def main() -> int:
     """Work on the study until it is done, print and write its results."""
     values = flags.FLAGS
-    own = (
-        "learning_rate",
-        "effective_learning_rate",
-        "momentum",
-        "weight_decay",
-        "effective_weight_decay",
-        "seed",
-    )
-    for name in own:
-        if name in values and values[name].present:
-            lists = {"momentum": "momenta"}.get(name, f"{name.removeprefix('effective_')}s")
-            raise UserError(
-                f"--{name} is not for this study, which sets it for every run itself; give --{lists}"
-            )
+    lists = {
+        "learning_rate": "learning_rates",
+        "effective_learning_rate": "effective_learning_rates",
+        "momentum": "momenta",
+        "weight_decay": "weight_decays",
+        "effective_weight_decay": "weight_decays",
+        "seed": "seeds",
+    }
+    for name, instead in lists.items():
+        why = f"is not for this study, which sets it for every run itself; give --{instead}"
+        command_line.refuse((name,), why)
     if values["effective_learning_rates"].present and values["learning_rates"].present:
         raise UserError(
             "--learning_rates and --effective_learning_rates say the same in two units; give one of them"

@@ -256,7 +256,7 @@ def features(
         if one_copy and name in columns:
             statistics.tuned[name] = tuned["batch_stats"][name]
             statistics.frozen[name] = frozen["batch_stats"][name]
-            x = one_copy(network, name, tuned, frozen, x, decisions[:, columns[name]])
+            x = one_copy(*_copies_of(network, name, tuned, frozen), x, decisions[:, columns[name]])
             continue
         output, new = network.run((name,), frozen, x, train=train_frozen, rngs=rngs)
         statistics.frozen.update(new)
@@ -269,29 +269,18 @@ def features(
 
 
 def _one_copy(
-    network: Network,
-    name: str,
-    tuned: Mapping[str, Mapping[str, Any]],
-    frozen: Mapping[str, Mapping[str, Any]],
-    x: jax.Array,
-    decisions: jax.Array,
+    run: Callable[[Any, jax.Array], jax.Array], own: Any, other: Any, x: jax.Array, decisions: jax.Array
 ) -> jax.Array:
-    """Of a single image, ``x [1, …]``."""
-    run, own, other = _copies_of(network, name, tuned, frozen)
+    """Of a single image ``x [1, …]``; ``run``, ``own`` and ``other`` as of :func:`_copies_of`."""
     return jax.lax.cond(decisions[0] == 1, lambda x: run(own, x), lambda x: run(other, x), x)
 
 
 _GROUPS = 8
-_LARGE_BATCH = 32  # four images in a group; the measurement is in docs/performance.md
+_LARGE_BATCH = 32  # four images in a group
 
 
 def _in_groups(
-    network: Network,
-    name: str,
-    tuned: Mapping[str, Mapping[str, Any]],
-    frozen: Mapping[str, Mapping[str, Any]],
-    x: jax.Array,
-    decisions: jax.Array,
+    run: Callable[[Any, jax.Array], jax.Array], own: Any, other: Any, x: jax.Array, decisions: jax.Array
 ) -> jax.Array:
     """Of ``x [B, …]``, sorted into groups of which each takes one copy.
 
@@ -299,7 +288,6 @@ def _in_groups(
     group more than the batch fills always has room for both. So the work is that of ``1 + 1 / _GROUPS`` plain
     blocks, whatever the decisions.
     """
-    run, own, other = _copies_of(network, name, tuned, frozen)
     size = -(-len(x) // _GROUPS)
     takes = decisions == 1
     tuned_groups = -(-takes.sum() // size)
@@ -323,7 +311,7 @@ def _copies_of(
     tuned: Mapping[str, Mapping[str, Any]],
     frozen: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Callable[[Any, jax.Array], jax.Array], Any, Any]:
-    """``(variables of the block, x) → output`` of one block, and the variables of both copies."""
+    """``(variables of the block, x) → output`` of a block; variables of its fine-tuned and its frozen copy."""
 
     def run(variables: Any, x: jax.Array) -> jax.Array:
         return network.run((name,), {kind: {name: tree} for kind, tree in variables.items()}, x)[0]

@@ -276,11 +276,21 @@ class TestApply:
         once, _ = spottune.features(network, tuned, frozen, images, decisions, once=True)
         np.testing.assert_allclose(once, both, rtol=1e-6, atol=1e-6)
 
-    def test_a_large_batch_never_runs_a_copy_that_no_image_takes(self, dense):
+    def test_a_large_batch_is_run_in_groups_and_gets_nothing_of_a_copy_that_no_image_takes(self, dense):
         network, tuned, frozen, _ = dense
         spoiled = jax.tree.map(lambda x: x * np.nan, frozen)
         images = jnp.asarray(normal(1, 40, 2, 2, 1))
         once, _ = spottune.features(network, tuned, spoiled, images, jnp.ones((40, 3)), once=True)
+        # One loop over nine groups of five images per block, and no product over the whole batch but the stem's.
+        program = str(
+            jax.make_jaxpr(
+                lambda images, decisions: spottune.features(
+                    network, tuned, frozen, images, decisions, once=True
+                )[0]
+            )(images, jnp.ones((40, 3)))
+        )
+        assert program.count("scan[") == 3
+        assert program.count("length=9") == 3
         expected, _ = spottune.features(network, tuned, frozen, images, jnp.ones((40, 3)))
         np.testing.assert_allclose(once, expected, rtol=1e-6)
 

@@ -131,7 +131,7 @@ class Runs:
         if self.replicas.is_primary:
             workdir = self.root / "runs" / name
             workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "diverged.txt").write_text(f"{error}\n")
+            (workdir / _DIVERGED).write_text(f"{error}\n")
             print(f"{name}: {error}", file=sys.stderr)
 
     def has_ended(self, name: str) -> bool:

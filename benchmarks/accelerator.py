@@ -306,6 +306,9 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing, to try the script")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(given)
+    from finetune_jax.parallel import prepare_backend
+
+    prepare_backend()
     if arguments.part:
         measure, _ = PARTS[arguments.part]
         for row in measure(TINY if arguments.tiny else FULL, arguments.torch):

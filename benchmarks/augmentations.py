@@ -141,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
     )
     case = parser.parse_args(arguments)
+    from finetune_jax.parallel import prepare_backend
+
+    prepare_backend()
     import jax
 
     print(

@@ -55,6 +55,7 @@ def measure(
     from finetune_jax.parallel import AXIS
     from finetune_jax.run_directory import RunDirectory
 
+    parallel.prepare_backend()
     replicas = parallel.Replicas((jax.devices()[0],))
     built = models.create(network, 10, width=width)
     variables = built.init(jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), np.float32))

@@ -192,6 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train_steps", type=int, default=3)
     parser.add_argument("--predict_steps", type=int, default=20)
     case = parser.parse_args(arguments)
+    from finetune_jax.parallel import prepare_backend
+
+    prepare_backend()
     name = f"{case.network}, width {case.width:g}, {case.image_size} px, {case.frozen_first} blocks frozen"
     trained = take_turns(training_sides(case), case.rounds, case.train_steps)
     print(report(f"training step, {name}, batch {case.batch}", trained, ("standard", "whole")), flush=True)

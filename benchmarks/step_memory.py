@@ -35,8 +35,9 @@ def measure(side: str, case: train_step.Case, steps: int, threads: int) -> dict[
     else:
         import jax
 
-        from finetune_jax.parallel import local_replicas
+        from finetune_jax.parallel import local_replicas, prepare_backend
 
+        prepare_backend()
         own = train_step.OurSide(local_replicas(jax.devices()[:1]), rematerialise=side == "rematerialised")
     own.version()
     start = resident_bytes("VmRSS")

@@ -548,11 +548,12 @@ def main() -> None:
     import jax
 
     from finetune_jax.data.parallel import available_cores
-    from finetune_jax.parallel import local_replicas
+    from finetune_jax.parallel import local_replicas, prepare_backend
 
     threads = arguments.threads or available_cores()
     # XLA sizes its thread pool by this when its backend starts.
     os.environ["NPROC"] = str(threads)
+    prepare_backend()
     jax.config.update("jax_platforms", "cpu")
     theirs = _torch_process(arguments.torch, threads)
     try:

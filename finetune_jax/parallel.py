@@ -6,17 +6,25 @@ all processes. State is replicated without a leading axis, batches are split.
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from finetune_jax.errors import UserError
 
 AXIS = "batch"
+
+# In jaxlib 0.10, XLA hands convolutions on CPU to a library that runs those of up to 96 channels on one thread; with
+# this it hands it products alone. Version 0.11 does so by itself. Measured in docs/performance.md.
+CONVOLUTION_FLAG = (
+    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+)
 
 # How long a process at its end waits for the others, of which one may have failed.
 _SHUTDOWN_SECONDS = 120
@@ -149,11 +157,16 @@ def local_replicas(devices: Sequence[jax.Device] | None = None) -> Replicas:
 
 
 def prepare_backend(virtual_devices: int = 0) -> None:
-    """Set what must be set before JAX starts its backend.
+    """Set what must be set before JAX starts its backend; :data:`CONVOLUTION_FLAG` among it, where it helps.
 
     Args:
         virtual_devices: number of CPU devices to simulate on one machine; 0 takes the real ones.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
+    # libtpu reads the variable too, and ends the process at a flag that it does not know.
+    is_tpu = importlib.util.find_spec("libtpu") is not None
+    if jaxlib.__version__.startswith("0.10.") and not is_tpu and "xla_cpu_experimental_ynn" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {CONVOLUTION_FLAG}".lstrip()
     if virtual_devices:
         # XLA's CPU client sizes its thread pool by max(cores, devices); with several collective programs in
         # flight that pool starves and the run dies after 40 s. Twice the devices was always enough.

@@ -11,6 +11,7 @@ CASES = [
     # kernel size, stride, image, channels in, channels out, batch
     (1, 1, (5, 4), 3, 6, 2),
     (1, 2, (5, 4), 6, 3, 3),
+    (1, 1, (32, 33), 2, 3, 2),
     (3, 1, (5, 4), 2, 3, 2),
     # more examples than one piece holds
     (3, 2, (5, 6), 3, 2, 35),

@@ -55,6 +55,7 @@ def child(way: str, folder: str, rates: str, *settings: str) -> None:
         dataclasses.replace(base, learning_rate=float(rate), workdir=str(Path(folder) / f"lr{rate}"))
         for rate in rates.split(",")
     ]
+    parallel.prepare_backend()
     replicas = parallel.local_replicas()
     if way == "separate":
         finetuning.run(configs[0], replicas)

@@ -9,10 +9,11 @@ cross-entropy, and steps SGD (Nesterov momentum, weight decay) with a learning r
 step runs the network with running statistics and returns logits to NumPy. Ours are the functions that
 ``experiments.finetune`` runs, over data that lives on the device; PyTorch runs eagerly with channels_last.
 
-Both take turns, one round each: a fixed number of steps after warming up, timed until the last result is
-there. A ratio compares the two rounds of a pair; the table shows medians and, in brackets, the extremes.
-GFLOP are those of the network and its gradient by XLA's count, which leaves out products with padding.
-PyTorch may live in another environment than JAX: it runs in a process of its own. The machine has to be idle:
+Both take turns: a fixed number of steps, once uncounted, for after a pause both are slower, and once timed until
+the last result is there. A ratio compares the two rounds of a pair; the table shows medians and, in brackets, the
+extremes. GFLOP are those of the network and its gradient by XLA's count, which leaves out products with padding.
+PyTorch may live in another environment than JAX: it runs in a process of its own, with the malloc that its users
+have; ``--torch_keeps_memory`` gives it what our binaries set for themselves. The machine has to be idle:
 PyTorch's threads wait for each other, and it loses most of its speed where another process takes a core.
 """
 
@@ -41,6 +42,11 @@ BLOCK_RATE, HEAD_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 1e-2, 0.9, 5e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TASKS = ("train", "predict")
 MATMUL_SIZE = 2048
+# For PyTorch, what ``finetune_jax.host_memory`` does for our side.
+KEEPING_TUNABLES = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", "mmap_max=0", "trim_threshold=1000000000000", "arena_max=1")
+)
 # Threads of the side that has just finished spin for a few milliseconds before they sleep.
 SECONDS_BETWEEN_ROUNDS = 0.1
 
@@ -353,7 +359,14 @@ def _fastest(function: Callable[[], Any]) -> float:
 class TorchProcess:
     """:class:`TorchSide` in a process of another interpreter: a line of JSON in, a line of JSON out."""
 
-    def __init__(self, python: str, threads: int, device: str = "cpu", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        python: str,
+        threads: int,
+        device: str = "cpu",
+        compiled: bool = False,
+        keeps_memory: bool = False,
+    ) -> None:
         self._python = python
         command = [python, "-m", "benchmarks.train_step", "--worker", "torch", "--threads", str(threads)]
         command += ["--device", device, *(["--compiled"] if compiled else [])]
@@ -364,6 +377,7 @@ class TorchProcess:
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=Path(__file__).parents[1],
+                env=os.environ | ({"GLIBC_TUNABLES": KEEPING_TUNABLES} if keeps_memory else {}),
             )
         except OSError as error:
             raise SystemExit(f"--torch={python} cannot be started ({error.strerror})") from None
@@ -490,14 +504,16 @@ def compare(
 
 
 def alternate(sides: Sequence[Side], task: str, rounds: int) -> list[list[float]]:
-    """Seconds of each round, ``[sides][rounds]``, after one round to compile and warm up."""
+    """Seconds of each round, ``[sides][rounds]``, each after one that is not counted."""
+    for side in sides:
+        side.run(task)  # compiles
     seconds: list[list[float]] = [[] for _ in sides]
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for side, own in zip(sides, seconds, strict=True):
             time.sleep(SECONDS_BETWEEN_ROUNDS)
-            duration = side.run(task)
-            if number:
-                own.append(duration)
+            # While the other side ran, the system took back what this one had freed.
+            side.run(task)
+            own.append(side.run(task))
     return seconds
 
 
@@ -505,7 +521,7 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
-def _torch_process(python: str, threads: int) -> TorchProcess | None:
+def _torch_process(python: str, threads: int, keeps_memory: bool) -> TorchProcess | None:
     if python == "none":
         return None
     if python == "auto":
@@ -515,7 +531,7 @@ def _torch_process(python: str, threads: int) -> TorchProcess | None:
             )
             return None
         python = sys.executable
-    return TorchProcess(python, threads)
+    return TorchProcess(python, threads, keeps_memory=keeps_memory)
 
 
 def main() -> None:
@@ -529,6 +545,9 @@ def main() -> None:
         "--torch",
         default="auto",
         help="interpreter that has PyTorch; auto is this one, if it has; none leaves PyTorch out",
+    )
+    parser.add_argument(
+        "--torch_keeps_memory", action="store_true", help="PyTorch's malloc keeps what is freed, as ours does"
     )
     parser.add_argument("--threads", type=int, default=0, help="of each side; 0 is one per core")
     parser.add_argument("--worker", choices=["torch"], help=argparse.SUPPRESS)
@@ -555,7 +574,7 @@ def main() -> None:
     os.environ["NPROC"] = str(threads)
     prepare_backend()
     jax.config.update("jax_platforms", "cpu")
-    theirs = _torch_process(arguments.torch, threads)
+    theirs = _torch_process(arguments.torch, threads, arguments.torch_keeps_memory)
     try:
         print(f"threads: {threads}")
         cases = [case for case in CASES if case.network in chosen]

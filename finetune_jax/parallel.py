@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from finetune_jax import host_memory
 from finetune_jax.errors import UserError
 
 AXIS = "batch"
@@ -157,7 +159,7 @@ def local_replicas(devices: Sequence[jax.Device] | None = None) -> Replicas:
 
 
 def prepare_backend(virtual_devices: int = 0) -> None:
-    """Set what must be set before JAX starts its backend; :data:`CONVOLUTION_FLAG` among it, where it helps.
+    """Set what must be set before JAX starts its backend: :data:`CONVOLUTION_FLAG`, and malloc, where they help.
 
     Args:
         virtual_devices: number of CPU devices to simulate on one machine; 0 takes the real ones.
@@ -167,11 +169,19 @@ def prepare_backend(virtual_devices: int = 0) -> None:
     is_tpu = importlib.util.find_spec("libtpu") is not None
     if jaxlib.__version__.startswith("0.10.") and not is_tpu and "xla_cpu_experimental_ynn" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CONVOLUTION_FLAG}".lstrip()
+    if not (is_tpu or _has_gpu()) and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+        host_memory.keep_freed_memory()
     if virtual_devices:
         # XLA's CPU client sizes its thread pool by max(cores, devices); with several collective programs in
         # flight that pool starves and the run dies after 40 s. Twice the devices was always enough.
         os.environ.setdefault("NPROC", str(max(2 * virtual_devices, os.cpu_count() or 1)))
         jax.config.update("jax_num_cpu_devices", virtual_devices)
+
+
+def _has_gpu() -> bool:
+    """Asked of the system: to ask JAX would start the backend."""
+    device_files = Path("/dev")
+    return any(device_files.glob("nvidia[0-9]*")) or (device_files / "kfd").exists()
 
 
 def join_cluster(coordinator: str, process_count: int, process_index: int) -> None:

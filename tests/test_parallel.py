@@ -6,6 +6,7 @@ import os
 import jaxlib
 import pytest
 
+from finetune_jax import host_memory, parallel
 from finetune_jax.parallel import CONVOLUTION_FLAG, prepare_backend
 
 
@@ -29,8 +30,36 @@ from finetune_jax.parallel import CONVOLUTION_FLAG, prepare_backend
 def test_convolutions_get_all_cores_where_the_flag_is_known(version, is_tpu, given, expected, monkeypatch):
     monkeypatch.setattr(jaxlib, "__version__", version)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_tpu else None)
+    monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: True)
     monkeypatch.delenv("XLA_FLAGS")
     if given is not None:
         monkeypatch.setenv("XLA_FLAGS", given)
     prepare_backend()
     assert os.environ.get("XLA_FLAGS") == expected
+
+
+@pytest.mark.parametrize(
+    ("is_tpu", "has_gpu", "tunables", "expected"),
+    [
+        (False, False, None, True),
+        (False, False, "glibc.cpu.hwcaps=-AVX512F", True),
+        # the user's choice
+        (False, False, "glibc.malloc.hugetlb=1", False),
+        # hosts of accelerators decode in many threads, and hold no steps in their memory
+        (True, False, None, False),
+        (False, True, None, False),
+    ],
+)
+def test_freed_memory_is_kept_on_hosts_that_train_on_the_cpu(
+    is_tpu, has_gpu, tunables, expected, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: calls.append(True))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_tpu else None)
+    monkeypatch.setattr(parallel, "_has_gpu", lambda: has_gpu)
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if tunables is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    prepare_backend()
+    assert bool(calls) == expected

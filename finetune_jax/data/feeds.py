@@ -6,12 +6,13 @@ same order; only the way of the pixels differs.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from finetune_jax import host_memory
 from finetune_jax.errors import UserError
 from finetune_jax.parallel import Replicas
 from finetune_jax.step import Batch
@@ -106,7 +107,7 @@ class ResidentFeed:
             # The number of steps is a runtime value, so that the shorter last dispatch is the same program.
             return jax.lax.fori_loop(0, count, one, state)
 
-        mapped = replicas.map(dispatch, (None, None, None, None, 0, 0, None), donate=(0,))
+        mapped = _settling(replicas, dispatch, (None, None, None, None, 0, 0, None))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             own = replicas.own(order)
@@ -141,7 +142,7 @@ class StreamedFeed:
         """See :class:`Feed`."""
         replicas = self._replicas
 
-        mapped = replicas.map(step, (None, 0), donate=(0,))
+        mapped = _settling(replicas, step, (None, 0))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
@@ -201,6 +202,29 @@ class _Rows:
                     f"{self._file.name} is cut short; delete its folder to decode the images again"
                 )
         return out
+
+
+def _settling(
+    replicas: Replicas, function: Callable[..., State], in_axes: Sequence[int | None]
+) -> Callable[..., State]:
+    """``function`` mapped, its first argument donated; memory is put in order after the first call on CPU.
+
+    Small values that were made while the first step held its memory lie behind it, and others in it as soon as it is
+    free; the second step, for which that is now too little, would take the same again.
+    """
+    mapped = replicas.map(function, in_axes, donate=(0,))
+    settled = not replicas.on_cpu
+
+    def call(*arguments: Any) -> State:
+        nonlocal settled
+        result = mapped(*arguments)
+        if not settled:
+            settled = True
+            jax.block_until_ready(result)
+            host_memory.give_back_unused()
+        return result
+
+    return call
 
 
 def _slots(replicas: Replicas, order: np.ndarray) -> np.ndarray:

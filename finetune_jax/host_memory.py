@@ -1,0 +1,73 @@
+"""Memory of the host that a process has touched stays with it.
+
+XLA on CPU takes the buffers of every step from malloc and gives them back after it. glibc returns large blocks to the
+kernel at once, so that the next step touches every page for the first time again: a fault each, zeroed by the
+kernel, and in a virtual machine often asked for from the host (measured in docs/performance.md).
+"""
+
+import ctypes
+import os
+import platform
+
+# Parameters of mallopt(3); Python has no names for them.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_NEVER = -1
+_ALL_OF_THE_END = 1 << 62
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 2 << 20
+# Of the machine's memory, the part whose addresses are laid out for huge pages; nothing of it is touched.
+_RESERVED_SHARE = 0.5
+_SMALLEST_RESERVE = 64 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Let malloc keep what is freed, in one heap of huge pages; for CPU hosts, before threads start.
+
+    Blocks of every size come from the heap, none from a mapping of its own, all threads share it, and it never shrinks.
+    The resident size of a process therefore stays at its peak, and grows where a free block is a little too small:
+    :func:`give_back_unused`.
+
+    Returns:
+        Whether it was done; False where the C library is not glibc on Linux.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    kept = [
+        libc.mallopt(_MMAP_MAX, 0),
+        libc.mallopt(_TRIM_THRESHOLD, _NEVER),
+        libc.mallopt(_ARENA_MAX, 1),
+    ]
+    _lay_out_huge_pages(libc)
+    return all(kept)
+
+
+def give_back_unused() -> None:
+    """Return to the kernel what is free now, wherever it lies; it keeps its addresses and comes back when touched."""
+    libc = _glibc()
+    if libc is not None:
+        # The end of the heap stays, for what grows there anew would be laid out for small pages.
+        libc.malloc_trim(ctypes.c_size_t(_ALL_OF_THE_END))
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL(None)
+
+
+def _lay_out_huge_pages(libc: ctypes.CDLL) -> None:
+    """Extend the heap far beyond what it holds, and ask for huge pages there; small ones stay where that is refused."""
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _RESERVED_SHARE)
+    block = None
+    while block is None and size >= _SMALLEST_RESERVE:
+        block = libc.malloc(size)
+        size = size if block else size // 2  # the user or the kernel may allow less
+    if block is None:
+        return
+    first = -(-block // _HUGE_PAGE) * _HUGE_PAGE
+    libc.madvise(first, (block + size - first) // _HUGE_PAGE * _HUGE_PAGE, _MADV_HUGEPAGE)
+    libc.free(block)

@@ -1,0 +1,67 @@
+"""What malloc does with freed memory, seen from a process of its own."""
+
+import platform
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from finetune_jax import host_memory
+
+_TOUCH = """
+import ctypes, resource, threading
+from finetune_jax import host_memory
+
+SIZE = 256 << 20
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def touch():
+    block = libc.malloc(SIZE)
+    ctypes.memset(block, 1, SIZE)
+    libc.free(block)
+
+def touch_in_a_thread():
+    thread = threading.Thread(target=touch)
+    thread.start()
+    thread.join()
+
+{before}
+touch()
+first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    touch()
+    touch_in_a_thread()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+"""
+
+
+def _faults_of_touching_again(before: str) -> int:
+    code = textwrap.dedent(_TOUCH.replace("{before}", before))
+    return int(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    )
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_large_blocks_that_were_freed_are_not_faulted_in_again():
+    pages = 6 * (256 << 20) // 4096
+    # Huge pages, where the system gives them to everyone, need one fault for 512 pages.
+    assert _faults_of_touching_again("") >= pages // 512
+    assert _faults_of_touching_again("assert host_memory.keep_freed_memory()") < pages // 2048
+
+
+@pytest.mark.parametrize(("system", "library"), [("Darwin", ""), ("Linux", "musl")])
+def test_other_systems_are_left_as_they_are(system, library, monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "libc_ver", lambda: (library, ""))
+    assert host_memory.keep_freed_memory() is False
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_a_process_that_may_not_have_the_addresses_goes_on_without_huge_pages():
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))"
+    code = f"{limit}; from finetune_jax import host_memory; host_memory.keep_freed_memory(); bytearray(100 << 20)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -66,11 +66,11 @@ def test_training_and_prediction_of_the_real_step_have_positive_rates(capsys):
         assert row["PyTorch, images/s"] == ""
 
 
-def test_ratios_compare_the_rounds_of_a_pair_and_leave_out_the_first(capsys, monkeypatch):
+def test_ratios_compare_the_counted_rounds_of_a_pair_and_leave_out_those_that_warm_up(capsys, monkeypatch):
     monkeypatch.setattr(train_step, "SECONDS_BETWEEN_ROUNDS", 0)
     calls = []
-    ours = ScriptedSide("ours", [100.0, 1.0, 2.0, 4.0], calls)
-    theirs = ScriptedSide("theirs", [0.001, 2.0, 1.0, 2.0], calls)
+    ours = ScriptedSide("ours", [100.0, 50.0, 1.0, 60.0, 2.0, 70.0, 4.0], calls)
+    theirs = ScriptedSide("theirs", [0.001, 0.01, 2.0, 0.02, 1.0, 0.03, 2.0], calls)
     train_step.compare([TINY], rounds=3, ours=ours, theirs=theirs)
     output = capsys.readouterr().out
     train, _ = table(output)
@@ -81,7 +81,12 @@ def test_ratios_compare_the_rounds_of_a_pair_and_leave_out_the_first(capsys, mon
     assert "ours: 5.0 GFLOP/s" in output
     gflops = float(train["GFLOP per image"]) * 4.0
     assert float(train["ours, GFLOP/s"]) == pytest.approx(gflops, abs=0.051)
-    assert [name for name, what in calls if what == "train"] == ["ours", "theirs"] * 4
+    assert [name for name, what in calls if what == "train"] == ["ours", "theirs"] + [
+        "ours",
+        "ours",
+        "theirs",
+        "theirs",
+    ] * 3
 
 
 def test_networks_with_different_numbers_of_parameters_are_not_compared():

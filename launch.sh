@@ -70,6 +70,10 @@ if command -v flock >/dev/null 2>&1; then exec 9>&-; fi
 # An absent accelerator must not cost a traceback at every start.
 [ "$accelerator" != cpu ] || export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 
+# XLA takes the memory of every step anew; in huge pages its first touch costs less (docs/performance.md). glibc reads
+# this when a process starts. Without it, binaries let malloc keep its memory, which is slower for narrow networks.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+
 if [ "$name" = test ]; then
   "$venv/bin/python" -m ruff check .
   "$venv/bin/python" -m ruff format --check .

@@ -8,6 +8,8 @@ kernel, and in a virtual machine often asked for from the host (measured in docs
 import ctypes
 import os
 import platform
+from pathlib import Path
+from typing import Any
 
 # Parameters of mallopt(3); Python has no names for them.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -18,6 +20,7 @@ _HUGE_PAGE = 2 << 20
 # Of the machine's memory, the part whose addresses are laid out for huge pages; nothing of it is touched.
 _RESERVED_SHARE = 0.5
 _SMALLEST_RESERVE = 64 << 20
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def keep_freed_memory() -> bool:
@@ -56,8 +59,10 @@ def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None)
 
 
-def _lay_out_huge_pages(libc: ctypes.CDLL) -> None:
+def _lay_out_huge_pages(libc: Any) -> None:
     """Extend the heap far beyond what it holds, and ask for huge pages there; small ones stay where that is refused."""
+    if _OVERCOMMIT.exists() and _OVERCOMMIT.read_text().strip() == "2":
+        return  # addresses count as memory there, and other processes would lack it
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -81,12 +81,8 @@ def test_ratios_compare_the_counted_rounds_of_a_pair_and_leave_out_those_that_wa
     assert "ours: 5.0 GFLOP/s" in output
     gflops = float(train["GFLOP per image"]) * 4.0
     assert float(train["ours, GFLOP/s"]) == pytest.approx(gflops, abs=0.051)
-    assert [name for name, what in calls if what == "train"] == ["ours", "theirs"] + [
-        "ours",
-        "ours",
-        "theirs",
-        "theirs",
-    ] * 3
+    compiling, turn = ["ours", "theirs"], ["ours", "ours", "theirs", "theirs"]
+    assert [name for name, what in calls if what == "train"] == compiling + 3 * turn
 
 
 def test_networks_with_different_numbers_of_parameters_are_not_compared():

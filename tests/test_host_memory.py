@@ -1,9 +1,11 @@
 """What malloc does with freed memory, seen from a process of its own."""
 
+import os
 import platform
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import pytest
 
@@ -40,9 +42,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
 
 def _faults_of_touching_again(before: str) -> int:
     code = textwrap.dedent(_TOUCH.replace("{before}", before))
-    return int(
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    )
+    # What launch.sh sets gives the process huge pages already.
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
@@ -65,3 +68,13 @@ def test_a_process_that_may_not_have_the_addresses_goes_on_without_huge_pages():
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))"
     code = f"{limit}; from finetune_jax import host_memory; host_memory.keep_freed_memory(); bytearray(100 << 20)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("overcommit", "expected"), [("0\n", 1), ("1\n", 1), ("2\n", 0)])
+def test_addresses_are_not_reserved_where_they_count_as_memory(overcommit, expected, tmp_path, monkeypatch):
+    setting = tmp_path / "overcommit_memory"
+    setting.write_text(overcommit)
+    monkeypatch.setattr(host_memory, "_OVERCOMMIT", setting)
+    libc = mock.Mock(malloc=mock.Mock(return_value=1 << 30))
+    host_memory._lay_out_huge_pages(libc)
+    assert libc.malloc.call_count == libc.madvise.call_count == libc.free.call_count == expected

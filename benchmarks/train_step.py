@@ -434,6 +434,7 @@ def flops_per_image(case: Case, task: str) -> float:
     import jax
 
     from finetune_jax import losses, models
+    from finetune_jax.models.convolution import countable
 
     network = models.create(case.network, CLASSES, width=case.width)
     images = jax.ShapeDtypeStruct((case.batch, case.image_size, case.image_size, 3), np.float32)
@@ -445,11 +446,15 @@ def flops_per_image(case: Case, task: str) -> float:
         logits, batch_stats = network.apply(variables, images, train=True)
         return losses.cross_entropy(logits, labels).mean(), batch_stats
 
-    if task == "train":
-        gradient = jax.jit(jax.grad(loss, has_aux=True))
-        program = gradient.lower(variables["params"], variables["batch_stats"], images, labels)
-    else:
-        program = jax.jit(network.apply).lower(variables, images)
+    def predict(variables: Any, images: Any) -> Any:
+        return network.apply(variables, images)
+
+    with countable():
+        if task == "train":
+            gradient = jax.jit(jax.grad(loss, has_aux=True))
+            program = gradient.lower(variables["params"], variables["batch_stats"], images, labels)
+        else:
+            program = jax.jit(predict).lower(variables, images)
     costs = program.cost_analysis()
     assert costs is not None
     return costs["flops"] / case.batch

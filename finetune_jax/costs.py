@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.models import convolution
 from finetune_jax.models.network import Network
 
 
@@ -24,6 +25,8 @@ def of_network(network: Network, image_size: int) -> Cost:
     """Counted by XLA on the program before its optimisation; nothing is run."""
     shapes = network.shapes()
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    analysis = jax.jit(network.apply).lower(shapes, images).cost_analysis()
+    with convolution.countable():
+        # A function of its own, for JAX would remember the trace of another.
+        analysis = jax.jit(lambda *arguments: network.apply(*arguments)).lower(shapes, images).cost_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     return Cost(parameters, float((analysis or {})["flops"]))

@@ -1,7 +1,8 @@
-"""Convolutions in forms that XLA runs fast on CPU.
+"""Convolutions in forms that are fast on CPU.
 
-All have the values and gradients of ``lax.conv_general_dilated``. On CPU, XLA is slow in some places (measured in
-docs/performance.md), and each has a form of its own here. Where the kernel covers the image, XLA exchanges the two and
+All have the values and gradients of ``lax.conv_general_dilated``. On CPU, those that are worth a call go to oneDNN
+where that is installed. The others stay with XLA, which is slow in some places (measured in docs/performance.md), and
+each has a form of its own here. Where the kernel covers the image, XLA exchanges the two and
 multiplies in plain loops, up to 150 times slower; one product over pixels and channels is not. The input gradient of a
 stride is a convolution over an image most of whose pixels are zeros; each kind of pixel sees only some of the taps.
 The kernel gradient takes examples for channels, and loses speed as the batch grows; the sum over pieces of the
@@ -9,14 +10,24 @@ batch does not. That of a 1×1 kernel is ``gradientᵀ · x``, for which all of 
 ``xᵀ · gradient`` is not. Accelerators get what JAX derives.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.onednn import convolution as onednn
+from finetune_jax.onednn.library import Convolution
+
 Pads = tuple[tuple[int, int], tuple[int, int]]
+
+# From these sizes on, oneDNN is worth a call, which takes 0.1 to 0.2 ms, and the reordering of the kernel.
+PRODUCTS_WORTH_A_CALL = 2**25
+PIXELS_WORTH_A_CALL = 256
 
 # Of kernel gradients. More pieces are hardly faster, and every one of them has to be compiled.
 EXAMPLES_PER_PIECE = 16
@@ -25,25 +36,55 @@ MOST_PIECES = 8
 PIXELS_TO_HALVE = 2048
 
 
+_counted: contextvars.ContextVar[bool] = contextvars.ContextVar("counted", default=False)
+
+
+@contextlib.contextmanager
+def countable() -> Iterator[None]:
+    """What is traced inside has JAX's own convolutions everywhere, whose operations XLA can count."""
+    token = _counted.set(True)
+    try:
+        yield
+    finally:
+        _counted.reset(token)
+
+
 def conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """``x [B, H, W, I]`` with ``kernel [h, w, I, O]`` of the same dtype, ``[B, H', W', O]``."""
-    if jax.default_backend() != "cpu":
+    if not runs_on_cpu():
         return _plain(stride, pads, x, kernel)
     rows = _Axis(x.shape[1], kernel.shape[0], stride, *pads[0])
     columns = _Axis(x.shape[2], kernel.shape[1], stride, *pads[1])
     if not rows.outputs or not columns.outputs:
         return _plain(stride, pads, x, kernel)
-    kernel = kernel[rows.seeing_taps(), columns.seeing_taps()]
-    rows, columns = rows.trimmed(), columns.trimmed()
-    form = _covering if rows.pixels * columns.pixels <= rows.taps * columns.taps else _sliding
-    return form(rows, columns, x, kernel)
+    seen = kernel[rows.seeing_taps(), columns.seeing_taps()]
+    trimmed_rows, trimmed_columns = rows.trimmed(), columns.trimmed()
+    if rows.pixels * columns.pixels <= trimmed_rows.taps * trimmed_columns.taps:
+        return _covering(trimmed_rows, trimmed_columns, x, seen)
+    convolution = Convolution(x.shape, kernel.shape, stride, pads)
+    if _worth_a_call(convolution) and onednn.serves(convolution, x, kernel):
+        return onednn.convolve(convolution, x, kernel)
+    return _sliding(trimmed_rows, trimmed_columns, x, seen)
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Product over channels of ``x [B, H, W, I]`` and ``kernel [I, O]`` of the same dtype, ``[B, H, W, O]``."""
-    if jax.default_backend() == "cpu":
-        return _product(x, kernel)
-    return jnp.einsum("bhwi,io->bhwo", x, kernel)
+    if not runs_on_cpu():
+        return jnp.einsum("bhwi,io->bhwo", x, kernel)
+    convolution = Convolution(x.shape, (1, 1, *kernel.shape), 1, ((0, 0), (0, 0)))
+    if _worth_a_call(convolution) and onednn.serves(convolution, x, kernel):
+        return onednn.convolve(convolution, x, kernel[None, None])
+    return _product(x, kernel)
+
+
+def runs_on_cpu() -> bool:
+    """Whether what is traced here is to be fast on CPU."""
+    return jax.default_backend() == "cpu" and not _counted.get()
+
+
+def _worth_a_call(convolution: Convolution) -> bool:
+    pixels = math.prod(convolution.outputs[:3])
+    return pixels >= PIXELS_WORTH_A_CALL and pixels * math.prod(convolution.kernel) >= PRODUCTS_WORTH_A_CALL
 
 
 def _plain(stride: int, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,18 +1,30 @@
 """Depthwise convolution: every channel has a kernel of its own.
 
-XLA on CPU runs grouped convolutions slowly; as a sum of shifted images this one is at least ten times faster
-(measured in docs/networks.md). Accelerators get the grouped form.
+XLA on CPU runs grouped convolutions slowly. Those that are worth a call go to oneDNN where that is installed; as a sum
+of shifted images the others are at least ten times faster (measured in docs/networks.md). Accelerators get the
+grouped form.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.convolution import Pads
+from finetune_jax.models.convolution import Pads, runs_on_cpu
+from finetune_jax.onednn import convolution as onednn
+from finetune_jax.onednn.library import Convolution
+
+# Sums of shifted images are some sixteen times slower than products over channels, so that calls pay sooner.
+PRODUCTS_WORTH_A_CALL = 2**20
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """``x [B, H, W, C]`` with ``kernel [k, k, 1, C]`` of the same dtype, ``[B, H', W', C]``."""
-    if jax.default_backend() == "cpu":
+    if runs_on_cpu():
+        convolution = Convolution(x.shape, kernel.shape, stride, pads, groups=x.shape[-1])
+        products = math.prod(convolution.outputs) * math.prod(kernel.shape[:2])
+        if products >= PRODUCTS_WORTH_A_CALL and onednn.serves(convolution, x, kernel):
+            return onednn.convolve(convolution, x, kernel)
         return _sum_of_shifts(stride, jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel)
     return jax.lax.conv_general_dilated(
         x,

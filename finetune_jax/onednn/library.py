@@ -253,7 +253,7 @@ def load() -> Library | None:
         path = next(os.fspath(file.locate()) for file in files if file.name == _FILE)
         with _environment(_WAITING):
             return Library(path)
-    except (importlib.metadata.PackageNotFoundError, StopIteration, OSError, OneDNNError):
+    except (importlib.metadata.PackageNotFoundError, StopIteration, OSError, AttributeError, OneDNNError):
         return None
 
 

@@ -1,7 +1,7 @@
 """oneDNN's convolutions as operations of XLA programs on CPU.
 
-XLA calls :func:`_handle` through its foreign function interface, whose structures (``xla/ffi/api/c_api.h``, the same
-in all versions so far: fields are only added at their ends) are laid out here. What is to be computed comes as text
+XLA calls :func:`_handle` through its foreign function interface, whose structures (``xla/ffi/api/c_api.h``, of
+jaxlib 0.10 and 0.11: fields were only added at their ends) are laid out here. What is to be computed comes as text
 in an attribute, so that a compiled program in the cache means the same in another process.
 """
 

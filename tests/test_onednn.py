@@ -1,5 +1,6 @@
 """Convolutions by oneDNN: against sums over taps in NumPy, under JAX's transformations, in threads and processes."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -7,6 +8,7 @@ import platform
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -22,11 +24,13 @@ from finetune_jax.models import convolution as forms
 from finetune_jax.models import depthwise
 from finetune_jax.onednn import convolution as onednn
 from finetune_jax.onednn import library, xla_call
-from finetune_jax.onednn.library import Convolution
+from finetune_jax.onednn.library import Convolution, Finish
 
 needs_library = pytest.mark.skipif(library.load() is None, reason="no wheel of oneDNN for this machine")
 
 CASE = Convolution((4, 9, 8, 5), (3, 3, 5, 6), 2, ((1, 1), (1, 0)))
+# Large enough to be a product of matrices.
+PRODUCT = Convolution((3, 4, 5, 512), (1, 1, 512, 272), 1, ((0, 0), (0, 0)))
 DEPTHWISE = Convolution((3, 6, 7, 24), (3, 3, 1, 24), 1, ((1, 1), (1, 1)), groups=24)
 
 
@@ -106,6 +110,127 @@ def test_values_and_gradients_are_sums_over_the_taps(convolution):
         (outputs, *pullback(gradient)), reference(convolution, x, kernel, gradient), strict=True
     ):
         assert_close(ours, theirs)
+
+
+@needs_library
+def test_large_1x1_kernels_are_products_of_matrices():
+    assert library._is_product(PRODUCT)
+    x, kernel, gradient = tensors(PRODUCT)
+    outputs, pullback = jax.vjp(functools.partial(onednn.convolve, PRODUCT), x, kernel)
+    for ours, theirs in zip(
+        (outputs, *pullback(gradient)), reference(PRODUCT, x, kernel, gradient), strict=True
+    ):
+        assert_close(ours, theirs)
+    for other in (
+        dataclasses.replace(PRODUCT, stride=2),
+        dataclasses.replace(PRODUCT, pads=((0, 1), (0, 0))),
+        dataclasses.replace(PRODUCT, kernel=(1, 1, 512, 255)),
+    ):
+        assert not library._is_product(other)
+
+
+def finished(y, activation, factor, offset, residual=0.0):
+    y = y * factor + offset + residual
+    ceiling = {"none": np.inf, "relu": np.inf, "relu6": 6}[activation]
+    return y if activation == "none" else np.clip(y, 0, ceiling)
+
+
+def in_one_call(convolution, activation, with_residual):
+    """What finishes a convolution, composed of JAX's operations, and both in one call."""
+
+    def composed(x, kernel, factor, offset, *residual):
+        y = plain(convolution, x, kernel) * factor + offset + sum(residual)
+        y = jax.nn.relu(y) if activation != "none" else y
+        return jnp.minimum(y, 6) if activation == "relu6" else y
+
+    finish = Finish(activation, with_residual)
+    return composed, functools.partial(onednn.convolve_and_finish, convolution, finish, composed)
+
+
+def operands_of(convolution, with_residual):
+    x, kernel, residual = tensors(convolution)
+    x /= np.sqrt(np.prod(convolution.kernel[:3]))  # sums around 1
+    factor, offset = (numbers(convolution.kernel[3], seed=seed) for seed in (5, 6))
+    return [x, kernel, factor, offset, *([3 * residual] if with_residual else [])]
+
+
+@needs_library
+@given(convolutions(), st.sampled_from(["none", "relu", "relu6"]), st.booleans())
+def test_factor_offset_residual_and_activation_follow_in_the_same_call(convolution, activation, residual):
+    operands = operands_of(convolution, residual)
+    _, fused = in_one_call(convolution, activation, residual)
+    sums = reference(convolution, *operands[:2], np.zeros(convolution.outputs))[0]
+    assert_close(fused(*operands), finished(sums, activation, *operands[2:]), 1e-5)
+    assert str(jax.make_jaxpr(fused)(*operands)).count("ffi_call") == 1
+
+
+@needs_library
+@pytest.mark.parametrize("convolution", [CASE, DEPTHWISE, PRODUCT])
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+def test_one_call_has_the_gradients_of_its_parts_and_serves_several_at_once(convolution, activation):
+    operands = operands_of(convolution, True)
+    composed, fused = in_one_call(convolution, activation, True)
+    everything = tuple(range(len(operands)))
+    ours, theirs = (
+        jax.grad(lambda *values, of=of: jnp.sin(of(*values)).sum(), everything)(*operands)
+        for of in (fused, composed)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert_close(one, other, 1e-5)
+    several = [np.stack([operand, -operand]) for operand in operands]
+    for one, other in zip(
+        jax.vmap(fused)(*several), (fused(*operands), fused(*(-x for x in operands))), strict=True
+    ):
+        assert_close(one, other, 1e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("convolution", [CASE, DEPTHWISE, PRODUCT])
+def test_bfloat16_rounds_operands_and_results_alone(convolution):
+    convolution = dataclasses.replace(convolution, dtype="bfloat16")
+    x, kernel, gradient = (value.astype(jnp.bfloat16) for value in tensors(convolution))
+    if not library.load().has_type("bfloat16"):
+        assert not onednn.serves(convolution, x, kernel)
+        pytest.skip("this processor has no instructions for bfloat16")
+    assert onednn.serves(convolution, x, kernel)
+    outputs, pullback = jax.vjp(functools.partial(onednn.convolve, convolution), x, kernel)
+    exact = reference(convolution, *(np.asarray(v, np.float64) for v in (x, kernel, gradient)))
+    for ours, theirs in zip((outputs, *pullback(gradient)), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=2**-7, atol=1e-2)
+
+
+@needs_library
+@pytest.mark.parametrize("instructions", [0x7, 0x27, 0x67])
+def test_bfloat16_stays_with_xla_where_the_processor_lacks_it(instructions, monkeypatch):
+    loaded = library.load()
+    monkeypatch.setattr(
+        loaded, "_functions", types.SimpleNamespace(dnnl_get_effective_cpu_isa=lambda: instructions)
+    )
+    assert loaded.has_type("float32")
+    assert not loaded.has_type("bfloat16")
+    assert not loaded.has_type("float64")
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["resnet26", "resnet50", "mobilenet_v2"])
+def test_networks_predict_the_same_with_and_without_calls(name, monkeypatch):
+    network = models.create(name, 5, width=0.25)
+    x = numbers(2, 32, 32, 3)
+    variables = network.init(jax.random.key(0), x)
+    keys = iter(jax.random.split(jax.random.key(1), 999))
+    # Running statistics, factors and offsets that norms do not start with.
+    variables = jax.tree.map(
+        lambda v: v + 0.2 * jax.random.uniform(next(keys), v.shape) * (v.ndim == 1), variables
+    )
+    without = jax.jit(network.apply)(variables, x)
+    assert np.isfinite(without).all()
+    for module in (forms, depthwise):
+        monkeypatch.setattr(module, "PRODUCTS_WORTH_A_CALL", 0)
+    monkeypatch.setattr(forms, "PIXELS_WORTH_A_CALL", 0)
+    predict = jax.jit(lambda variables, x: network.apply(variables, x))
+    assert predict.lower(variables, x).as_text().count(f"@{xla_call.TARGET}(") > 5
+    assert_close(predict(variables, x), np.asarray(without), 1e-5)
 
 
 def plain(convolution, x, kernel):
@@ -302,8 +427,8 @@ def test_only_convolutions_that_are_worth_a_call_get_one():
     large, small = jnp.zeros((16, 32, 32, 64)), jnp.zeros((1, 8, 8, 8))
     assert uses_library(lambda x: forms.conv(x, jnp.zeros((3, 3, 64, 64)), 1, pads), large)
     assert not uses_library(lambda x: forms.conv(x, jnp.zeros((3, 3, 8, 8)), 1, pads), small)
-    assert uses_library(lambda x: forms.pointwise_conv(x, jnp.zeros((64, 64))), large)
-    assert not uses_library(lambda x: forms.pointwise_conv(x, jnp.zeros((8, 8))), small)
+    assert uses_library(lambda x: forms.conv(x, jnp.zeros((1, 1, 64, 64)), 1, forms.NO_PADS), large)
+    assert not uses_library(lambda x: forms.conv(x, jnp.zeros((1, 1, 8, 8)), 1, forms.NO_PADS), small)
     assert uses_library(lambda x: depthwise.depthwise_conv(x, jnp.zeros((3, 3, 1, 64)), 1, pads), large)
     assert not uses_library(lambda x: depthwise.depthwise_conv(x, jnp.zeros((3, 3, 1, 8)), 1, pads), small)
     covered = jnp.zeros((128, 2, 2, 512))

@@ -24,6 +24,7 @@ from finetune_jax.onednn import convolution as onednn
 from finetune_jax.onednn.library import Convolution
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+NO_PADS: Pads = ((0, 0), (0, 0))
 
 # From these sizes on, oneDNN is worth a call, which takes 0.1 to 0.2 ms, and the reordering of the kernel.
 PRODUCTS_WORTH_A_CALL = 2**25
@@ -51,30 +52,34 @@ def countable() -> Iterator[None]:
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """``x [B, H, W, I]`` with ``kernel [h, w, I, O]`` of the same dtype, ``[B, H', W', O]``."""
+    pointwise = kernel.shape[:2] == (1, 1) and stride == 1 and pads == NO_PADS
     if not runs_on_cpu():
+        if pointwise:
+            return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
         return _plain(stride, pads, x, kernel)
-    rows = _Axis(x.shape[1], kernel.shape[0], stride, *pads[0])
-    columns = _Axis(x.shape[2], kernel.shape[1], stride, *pads[1])
+    convolution = call_for(x, kernel, stride, pads)
+    if convolution is not None:
+        return onednn.convolve(convolution, x, kernel)
+    if pointwise:
+        return _product(x, kernel[0, 0])
+    rows, columns = _axes(x, kernel, stride, pads)
     if not rows.outputs or not columns.outputs:
         return _plain(stride, pads, x, kernel)
     seen = kernel[rows.seeing_taps(), columns.seeing_taps()]
-    trimmed_rows, trimmed_columns = rows.trimmed(), columns.trimmed()
-    if rows.pixels * columns.pixels <= trimmed_rows.taps * trimmed_columns.taps:
-        return _covering(trimmed_rows, trimmed_columns, x, seen)
-    convolution = Convolution(x.shape, kernel.shape, stride, pads)
-    if _worth_a_call(convolution) and onednn.serves(convolution, x, kernel):
-        return onednn.convolve(convolution, x, kernel)
-    return _sliding(trimmed_rows, trimmed_columns, x, seen)
+    rows, columns = rows.trimmed(), columns.trimmed()
+    form = _covering if _covers(rows, columns) else _sliding
+    return form(rows, columns, x, seen)
 
 
-def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Product over channels of ``x [B, H, W, I]`` and ``kernel [I, O]`` of the same dtype, ``[B, H, W, O]``."""
-    if not runs_on_cpu():
-        return jnp.einsum("bhwi,io->bhwo", x, kernel)
-    convolution = Convolution(x.shape, (1, 1, *kernel.shape), 1, ((0, 0), (0, 0)))
-    if _worth_a_call(convolution) and onednn.serves(convolution, x, kernel):
-        return onednn.convolve(convolution, x, kernel[None, None])
-    return _product(x, kernel)
+def call_for(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> Convolution | None:
+    """What oneDNN is called for if this is worth a call; None where XLA does it."""
+    convolution = Convolution(x.shape, kernel.shape, stride, pads, dtype=x.dtype.name)
+    if not runs_on_cpu() or not _worth_a_call(convolution):
+        return None
+    rows, columns = _axes(x, kernel, stride, pads)
+    if kernel.shape[:2] != (1, 1) and _covers(rows.trimmed(), columns.trimmed()):
+        return None
+    return convolution if onednn.serves(convolution, x, kernel) else None
 
 
 def runs_on_cpu() -> bool:
@@ -123,6 +128,19 @@ class _Axis:
         low, taps = self.low - kept.start, kept.stop - kept.start
         high = (self.outputs - 1) * self.stride + taps - low - self.pixels
         return _Axis(self.pixels, taps, self.stride, low, high)
+
+
+def _axes(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[_Axis, _Axis]:
+    rows, columns = (
+        _Axis(pixels, taps, stride, *own)
+        for pixels, taps, own in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
+    )
+    return rows, columns
+
+
+def _covers(rows: _Axis, columns: _Axis) -> bool:
+    """Whether a trimmed kernel has as many taps as the image has pixels."""
+    return rows.pixels * columns.pixels <= rows.taps * columns.taps
 
 
 def _covering(rows: _Axis, columns: _Axis, x: jax.Array, kernel: jax.Array) -> jax.Array:

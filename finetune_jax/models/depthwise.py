@@ -20,11 +20,10 @@ PRODUCTS_WORTH_A_CALL = 2**20
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """``x [B, H, W, C]`` with ``kernel [k, k, 1, C]`` of the same dtype, ``[B, H', W', C]``."""
+    convolution = call_for(x, kernel, stride, pads)
+    if convolution is not None:
+        return onednn.convolve(convolution, x, kernel)
     if runs_on_cpu():
-        convolution = Convolution(x.shape, kernel.shape, stride, pads, groups=x.shape[-1])
-        products = math.prod(convolution.outputs) * math.prod(kernel.shape[:2])
-        if products >= PRODUCTS_WORTH_A_CALL and onednn.serves(convolution, x, kernel):
-            return onednn.convolve(convolution, x, kernel)
         return _sum_of_shifts(stride, jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel)
     return jax.lax.conv_general_dilated(
         x,
@@ -34,6 +33,14 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
+
+
+def call_for(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> Convolution | None:
+    """As :func:`finetune_jax.models.convolution.call_for`."""
+    convolution = Convolution(x.shape, kernel.shape, stride, pads, groups=x.shape[-1], dtype=x.dtype.name)
+    products = math.prod(convolution.outputs) * math.prod(kernel.shape[:2])
+    worth_a_call = runs_on_cpu() and products >= PRODUCTS_WORTH_A_CALL
+    return convolution if worth_a_call and onednn.serves(convolution, x, kernel) else None
 
 
 def _weighted_shifts(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:

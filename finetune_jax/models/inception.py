@@ -11,7 +11,16 @@ import jax.numpy as jnp
 
 from finetune_jax.errors import UserError
 from finetune_jax.models.heads import PooledClassifier
-from finetune_jax.models.layers import Conv, Numerics, Padding, norm, scaled, symmetric
+from finetune_jax.models.layers import (
+    Conv,
+    Numerics,
+    Padding,
+    average_pool,
+    conv_norm,
+    norm,
+    scaled,
+    symmetric,
+)
 from finetune_jax.models.network import Builder, Network, TorchNames
 from finetune_jax.models.pooling import max_pool
 
@@ -47,8 +56,8 @@ class _Block(nn.Module):
     ) -> jax.Array:
         """Convolution, batch norm, ReLU."""
         features, dtype = scaled(features, self.width), self.numerics.dtype
-        x = Conv(features, size, stride, padding, dtype, name=f"{name}_conv")(x)
-        return nn.relu(norm(self.numerics, f"{name}_norm", _EPSILON)(x, train))
+        conv = Conv(features, size, stride, padding, dtype, name=f"{name}_conv")
+        return conv_norm(conv, norm(self.numerics, f"{name}_norm", _EPSILON), x, train, "relu")
 
     def reduction(self, x: jax.Array, train: bool, name: str, features: int) -> jax.Array:
         """3×3 unit with stride 2 and without padding."""
@@ -176,7 +185,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 def _average(x: jax.Array) -> jax.Array:
-    return nn.avg_pool(x, (3, 3), (1, 1), symmetric(1))
+    return average_pool(x, 3, 1, symmetric(1))
 
 
 _A = (

@@ -5,16 +5,19 @@ whatever the compute ``dtype``. Padding is that of the origin of the weights: Py
 ``SAME`` places the odd pixel of a strided convolution at the other end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.convolution import Pads, conv, pointwise_conv
-from finetune_jax.models.depthwise import depthwise_conv
+from finetune_jax.models import convolution, depthwise
+from finetune_jax.models.convolution import Pads
 from finetune_jax.models.pooling import max_pool
+from finetune_jax.onednn import convolution as onednn
+from finetune_jax.onednn import library
 
 Dtype = Any
 Padding = Pads | Literal["SAME"]
@@ -65,7 +68,48 @@ def same_pads(x: jax.Array, window: tuple[int, int], stride: int) -> Pads:
     return vertical, horizontal
 
 
-class Conv(nn.Module):
+class _Convolution(nn.Module):
+    """What both kinds of convolution have in common."""
+
+    _form: ClassVar[Callable[..., jax.Array]]
+    _call_for: ClassVar[Callable[..., library.Convolution | None]]
+
+    def channels(self, x: jax.Array) -> int:
+        """Of the outputs."""
+        raise NotImplementedError
+
+    def operands(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int, Pads]:
+        """Images and kernel in the compute type, stride and padding."""
+        raise NotImplementedError
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer; the default padding is ``kernel_size // 2`` on every side."""
+        return type(self)._form(*self.operands(x))
+
+    def and_then(
+        self,
+        x: jax.Array,
+        activation: library.Activation,
+        factor: jax.Array,
+        offset: jax.Array,
+        residual: jax.Array | None,
+    ) -> jax.Array:
+        """Apply the layer and :func:`_finish` what comes of it, on CPU in one call where that pays."""
+        x, kernel, stride, pads = self.operands(x)
+        form, call_for = type(self)._form, type(self)._call_for
+
+        def composed(x: jax.Array, kernel: jax.Array, *others: jax.Array) -> jax.Array:
+            return _finish(activation, form(x, kernel, stride, pads), *others)
+
+        others = (factor, offset, *(() if residual is None else (residual.astype(x.dtype),)))
+        convolution = call_for(x, kernel, stride, pads)
+        if convolution is None:
+            return composed(x, kernel, *others)
+        finish = library.Finish(activation, residual is not None)
+        return onednn.convolve_and_finish(convolution, finish, composed, x, kernel, *others)
+
+
+class Conv(_Convolution):
     """Convolution ``[B, H, W, C] → [B, H', W', features]`` without bias."""
 
     features: int
@@ -74,23 +118,29 @@ class Conv(nn.Module):
     padding: Padding | None = None
     dtype: Dtype = jnp.float32
 
+    _form, _call_for = convolution.conv, convolution.call_for
+
+    def channels(self, x: jax.Array) -> int:
+        """``features``"""
+        return self.features
+
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the layer; the default padding is ``kernel_size // 2`` on every side."""
+    def operands(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int, Pads]:
+        """Of a 1×1 kernel, the pixels that a stride leaves are the images."""
         size = self.kernel_size
         height, width = (size, size) if isinstance(size, int) else size
         kernel = self.param("kernel", _conv_init, (height, width, x.shape[-1], self.features), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if height == width == 1 and self.padding is None:
-            return pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+            return x[:, :: self.stride, :: self.stride], kernel, 1, convolution.NO_PADS
         centred = ((height // 2, height // 2), (width // 2, width // 2))
         pads = centred if self.padding is None else self.padding
         if pads == "SAME":
             pads = same_pads(x, (height, width), self.stride)
-        return conv(x, kernel, self.stride, pads)
+        return x, kernel, self.stride, pads
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(_Convolution):
     """Convolution of each channel by itself ``[B, H, W, C] → [B, H', W', C]`` without bias."""
 
     kernel_size: int
@@ -98,15 +148,21 @@ class DepthwiseConv(nn.Module):
     padding: Padding | None = None
     dtype: Dtype = jnp.float32
 
+    _form, _call_for = depthwise.depthwise_conv, depthwise.call_for
+
+    def channels(self, x: jax.Array) -> int:
+        """As many as ``x`` has."""
+        return x.shape[-1]
+
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the layer; the default padding is ``kernel_size // 2`` on every side."""
+    def operands(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int, Pads]:
+        """The kernel is ``[k, k, 1, C]``."""
         window = (self.kernel_size, self.kernel_size)
         kernel = self.param("kernel", _depthwise_init, (*window, 1, x.shape[-1]), jnp.float32)
         pads = symmetric(self.kernel_size // 2) if self.padding is None else self.padding
         if pads == "SAME":
             pads = same_pads(x, window, self.stride)
-        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
+        return x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads
 
 
 class BatchNorm(nn.Module):
@@ -121,15 +177,19 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     axis_name: str | None = None
 
-    @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalise ``x [..., C]`` with batch (``train``) or running statistics."""
-        channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        if train:
+        return _finish("none", x, *self.affine(x.shape[-1], x if train else None))
+
+    @nn.compact
+    def affine(self, channels: int, x: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Factor and offset ``[C]`` that normalise, by batch statistics of ``x [..., C]`` if that is given."""
+        shape = (channels,)
+        scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if x is not None:
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
@@ -139,7 +199,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = jax.lax.rsqrt(var + self.epsilon) * scale
-        return (x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)).astype(x.dtype)
+        return factor, bias - mean * factor
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         axes = tuple(range(x.ndim - 1))
@@ -163,9 +223,50 @@ def norm(numerics: Numerics, name: str, epsilon: float = 1e-5) -> BatchNorm:
     return BatchNorm(numerics.norm_momentum, epsilon, numerics.norm_axis, name=name)
 
 
-def relu6(x: jax.Array) -> jax.Array:
-    """``min(max(x, 0), 6)`` with PyTorch's derivative at 0, which is 0."""
-    return jnp.minimum(nn.relu(x), 6.0)
+def conv_norm(
+    conv: Conv | DepthwiseConv,
+    norm: BatchNorm,
+    x: jax.Array,
+    train: bool,
+    activation: library.Activation = "none",
+    residual: jax.Array | None = None,
+) -> jax.Array:
+    """Convolution and batch norm of ``x [B, H, W, C]``, plus ``residual [B, H', W', C']``, then the activation.
+
+    With running statistics the norm does not wait for all pixels, so that what follows a sum can be done before it
+    is stored. ReLU6 has PyTorch's derivative at 0 and 6, which is 0.
+    """
+    if not train:
+        return conv.and_then(x, activation, *norm.affine(conv.channels(x), None), residual)
+    y = conv(x)
+    others = () if residual is None else (residual,)
+    return _finish(activation, y, *norm.affine(y.shape[-1], y), *others)
+
+
+def norm_relu(norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
+    """Batch norm of ``x [..., C]``, then ReLU."""
+    return _finish("relu", x, *norm.affine(x.shape[-1], x if train else None))
+
+
+def _finish(
+    activation: library.Activation, x: jax.Array, factor: jax.Array, offset: jax.Array, *residual: jax.Array
+) -> jax.Array:
+    """``activation(x · factor + offset [+ residual])``, computed in float32 and stored in the type of ``x``."""
+    wide = at_least_float32(x)
+    y = x.astype(wide) * factor + offset
+    for other in residual:
+        y = y + other.astype(wide)
+    if activation != "none":
+        y = nn.relu(y)
+    if activation == "relu6":
+        y = jnp.minimum(y, 6.0)
+    return y.astype(x.dtype)
+
+
+def average_pool(x: jax.Array, size: int, stride: int, pads: Pads = convolution.NO_PADS) -> jax.Array:
+    """Mean of each window, padding counted as zeros, ``[B, H, W, C] → [B, H', W', C]``; sums in float32 at least."""
+    wide = x.astype(at_least_float32(x))
+    return nn.avg_pool(wide, (size, size), (stride, stride), pads).astype(x.dtype)
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:

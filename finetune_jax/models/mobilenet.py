@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from finetune_jax.models.heads import PooledClassifier
-from finetune_jax.models.layers import Conv, DepthwiseConv, Numerics, Padding, norm, relu6, scaled
+from finetune_jax.models.layers import Conv, DepthwiseConv, Numerics, Padding, conv_norm, norm, scaled
 from finetune_jax.models.network import Builder, Network, TorchNames
 
 
@@ -30,8 +30,8 @@ class ConvBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, features]``."""
         dtype = self.numerics.dtype
-        x = Conv(self.features, self.kernel_size, self.stride, self.padding, dtype, name="conv")(x)
-        return relu6(norm(self.numerics, "norm", self.epsilon)(x, train))
+        conv = Conv(self.features, self.kernel_size, self.stride, self.padding, dtype, name="conv")
+        return conv_norm(conv, norm(self.numerics, "norm", self.epsilon), x, train, "relu6")
 
 
 class SeparableBlock(nn.Module):
@@ -45,10 +45,10 @@ class SeparableBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, features]``."""
         dtype = self.numerics.dtype
-        x = DepthwiseConv(3, self.stride, dtype=dtype, name="depthwise")(x)
-        x = relu6(norm(self.numerics, "depthwise_norm")(x, train))
-        x = Conv(self.features, 1, dtype=dtype, name="pointwise")(x)
-        return relu6(norm(self.numerics, "pointwise_norm")(x, train))
+        depthwise = DepthwiseConv(3, self.stride, dtype=dtype, name="depthwise")
+        x = conv_norm(depthwise, norm(self.numerics, "depthwise_norm"), x, train, "relu6")
+        pointwise = Conv(self.features, 1, dtype=dtype, name="pointwise")
+        return conv_norm(pointwise, norm(self.numerics, "pointwise_norm"), x, train, "relu6")
 
 
 class InvertedResidual(nn.Module):
@@ -71,13 +71,15 @@ class InvertedResidual(nn.Module):
         """``[B, H, W, C] → [B, H/stride, W/stride, features]``."""
         dtype, y = self.numerics.dtype, x
         if self.expansion > 1:
-            y = Conv(self.expansion * x.shape[-1], 1, dtype=dtype, name="expand")(y)
-            y = relu6(norm(self.numerics, "expand_norm", self.epsilon)(y, train))
-        y = DepthwiseConv(self.kernel_size, self.stride, self.padding, dtype, name="depthwise")(y)
-        y = relu6(norm(self.numerics, "depthwise_norm", self.epsilon)(y, train))
-        y = Conv(self.features, 1, dtype=dtype, name="project")(y)
-        y = norm(self.numerics, "project_norm", self.epsilon)(y, train)
-        return x + y if self.shortcut else y
+            expand = Conv(self.expansion * x.shape[-1], 1, dtype=dtype, name="expand")
+            y = conv_norm(expand, norm(self.numerics, "expand_norm", self.epsilon), y, train, "relu6")
+        depthwise = DepthwiseConv(self.kernel_size, self.stride, self.padding, dtype, name="depthwise")
+        y = conv_norm(depthwise, norm(self.numerics, "depthwise_norm", self.epsilon), y, train, "relu6")
+        project = Conv(self.features, 1, dtype=dtype, name="project")
+        shortcut = x if self.shortcut else None
+        return conv_norm(
+            project, norm(self.numerics, "project_norm", self.epsilon), y, train, residual=shortcut
+        )
 
 
 class Stage(NamedTuple):

@@ -17,8 +17,10 @@ _TAPS = [(row, column) for row in range(_SIZE) for column in range(_SIZE)]
 
 def max_pool(x: jax.Array, pads: Pads) -> jax.Array:
     """Largest value of each 3×3 window, ``[B, H, W, C] → [B, H', W', C]``; padding never wins."""
-    form = _remembering if jax.default_backend() == "cpu" else _plain
-    return form(pads, x)
+    if jax.default_backend() != "cpu":
+        return _plain(pads, x)
+    # XLA on CPU has no fast comparisons of bfloat16.
+    return _remembering(pads, x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
 
 
 def _plain(pads: Pads, x: jax.Array) -> jax.Array:

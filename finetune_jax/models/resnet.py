@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.models.heads import NormalizedClassifier, PooledClassifier
-from finetune_jax.models.layers import Conv, Numerics, max_pool_3x3, norm, scaled
+from finetune_jax.models.layers import Conv, Numerics, average_pool, conv_norm, max_pool_3x3, norm, scaled
 from finetune_jax.models.network import Builder, Network, TorchNames
 
 
@@ -25,9 +25,8 @@ class ImageNetStem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/4, W/4, features]``."""
-        x = Conv(self.features, 7, 2, dtype=self.numerics.dtype, name="conv")(x)
-        x = nn.relu(norm(self.numerics, "norm")(x, train))
-        return max_pool_3x3(x)
+        conv = Conv(self.features, 7, 2, dtype=self.numerics.dtype, name="conv")
+        return max_pool_3x3(conv_norm(conv, norm(self.numerics, "norm"), x, train, "relu"))
 
 
 class BasicBlock(nn.Module):
@@ -42,14 +41,13 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, features]``."""
         dtype = self.numerics.dtype
-        y = Conv(self.features, 3, self.stride, dtype=dtype, name="conv1")(x)
-        y = nn.relu(norm(self.numerics, "norm1")(y, train))
-        y = Conv(self.features, 3, dtype=dtype, name="conv2")(y)
-        y = norm(self.numerics, "norm2")(y, train)
+        conv = Conv(self.features, 3, self.stride, dtype=dtype, name="conv1")
+        y = conv_norm(conv, norm(self.numerics, "norm1"), x, train, "relu")
         if self.project:
-            x = Conv(self.features, 1, self.stride, dtype=dtype, name="shortcut_conv")(x)
-            x = norm(self.numerics, "shortcut_norm")(x, train)
-        return nn.relu(x + y)
+            conv = Conv(self.features, 1, self.stride, dtype=dtype, name="shortcut_conv")
+            x = conv_norm(conv, norm(self.numerics, "shortcut_norm"), x, train)
+        conv = Conv(self.features, 3, dtype=dtype, name="conv2")
+        return conv_norm(conv, norm(self.numerics, "norm2"), y, train, "relu", residual=x)
 
 
 class BottleneckBlock(nn.Module):
@@ -64,16 +62,15 @@ class BottleneckBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, 4·features]``."""
         dtype = self.numerics.dtype
-        y = Conv(self.features, 1, dtype=dtype, name="conv1")(x)
-        y = nn.relu(norm(self.numerics, "norm1")(y, train))
-        y = Conv(self.features, 3, self.stride, dtype=dtype, name="conv2")(y)
-        y = nn.relu(norm(self.numerics, "norm2")(y, train))
-        y = Conv(4 * self.features, 1, dtype=dtype, name="conv3")(y)
-        y = norm(self.numerics, "norm3")(y, train)
+        conv = Conv(self.features, 1, dtype=dtype, name="conv1")
+        y = conv_norm(conv, norm(self.numerics, "norm1"), x, train, "relu")
+        conv = Conv(self.features, 3, self.stride, dtype=dtype, name="conv2")
+        y = conv_norm(conv, norm(self.numerics, "norm2"), y, train, "relu")
         if self.project:
-            x = Conv(4 * self.features, 1, self.stride, dtype=dtype, name="shortcut_conv")(x)
-            x = norm(self.numerics, "shortcut_norm")(x, train)
-        return nn.relu(x + y)
+            conv = Conv(4 * self.features, 1, self.stride, dtype=dtype, name="shortcut_conv")
+            x = conv_norm(conv, norm(self.numerics, "shortcut_norm"), x, train)
+        conv = Conv(4 * self.features, 1, dtype=dtype, name="conv3")
+        return conv_norm(conv, norm(self.numerics, "norm3"), y, train, "relu", residual=x)
 
 
 class DecathlonStem(nn.Module):
@@ -85,8 +82,8 @@ class DecathlonStem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H, W, features]``."""
-        x = Conv(self.features, 3, dtype=self.numerics.dtype, name="conv")(x)
-        return norm(self.numerics, "norm")(x, train)
+        conv = Conv(self.features, 3, dtype=self.numerics.dtype, name="conv")
+        return conv_norm(conv, norm(self.numerics, "norm"), x, train)
 
 
 class DecathlonBlock(nn.Module):
@@ -100,16 +97,15 @@ class DecathlonBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, features]``."""
         dtype = self.numerics.dtype
-        y = Conv(self.features, 3, self.stride, dtype=dtype, name="conv1")(x)
-        y = nn.relu(norm(self.numerics, "norm1")(y, train))
-        y = Conv(self.features, 3, dtype=dtype, name="conv2")(y)
-        y = norm(self.numerics, "norm2")(y, train)
+        conv = Conv(self.features, 3, self.stride, dtype=dtype, name="conv1")
+        y = conv_norm(conv, norm(self.numerics, "norm1"), x, train, "relu")
         if self.stride == 2:
-            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+            x = average_pool(x, 2, 2)
             # An odd size loses its last row and column here, while the convolution keeps them.
             x = jnp.pad(x, [(0, 0), (0, y.shape[1] - x.shape[1]), (0, y.shape[2] - x.shape[2]), (0, 0)])
         x = jnp.pad(x, [(0, 0), (0, 0), (0, 0), (0, self.features - x.shape[-1])])
-        return nn.relu(x + y)
+        conv = Conv(self.features, 3, dtype=dtype, name="conv2")
+        return conv_norm(conv, norm(self.numerics, "norm2"), y, train, "relu", residual=x)
 
 
 def imagenet_resnet(

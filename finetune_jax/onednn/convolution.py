@@ -2,20 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from finetune_jax.onednn import library, xla_call
-from finetune_jax.onednn.library import Convolution, Kind
+from finetune_jax.onednn.library import Convolution, Finish, Kind
 
 _Pair = tuple[jax.Array, jax.Array]
 
 
 def serves(convolution: Convolution, *arrays: jax.Array) -> bool:
-    """Whether the library is installed, and has this convolution of such arrays with both gradients."""
-    return all(x.dtype == jnp.float32 for x in arrays) and _has(convolution)
+    """Whether the library is installed, and fast at this convolution of such arrays and both its gradients."""
+    return all(x.dtype == convolution.dtype for x in arrays) and _has(convolution)
 
 
 @functools.cache
@@ -23,6 +24,8 @@ def _has(convolution: Convolution) -> bool:
     loaded = library.load()
     sizes = (*convolution.images, *convolution.kernel, *convolution.outputs)
     if loaded is None or min(sizes) < 1 or min(map(min, convolution.pads)) < 0:
+        return False
+    if not loaded.has_type(convolution.dtype):
         return False
     try:
         for kind in library.KINDS:
@@ -71,6 +74,49 @@ _by_input.defvjp(
     lambda c, gradient, kernel: (_by_input(c, gradient, kernel), (gradient, kernel)), _by_input_backward
 )
 _by_kernel.defvjp(lambda c, x, gradient: (_by_kernel(c, x, gradient), (x, gradient)), _by_kernel_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def convolve_and_finish(
+    convolution: Convolution, finish: Finish, composed: Callable[..., jax.Array], *operands: jax.Array
+) -> jax.Array:
+    """The convolution and what follows it, in one call.
+
+    Args:
+        convolution: shapes.
+        finish: what follows.
+        composed: the same as operations of JAX, whose gradients this has, and which serves several at once.
+        operands: images and kernel, as for :func:`convolve`, factor, offset, and, if there is one, residual.
+    """
+
+    @custom_vmap
+    def operation(*operands: jax.Array) -> jax.Array:
+        return xla_call.call("forward", convolution, *operands, finish=finish)
+
+    @operation.def_vmap
+    def mapped(size: int, batched: list[bool], *operands: jax.Array) -> tuple[jax.Array, bool]:
+        return jax.vmap(composed, [0 if is_batched else None for is_batched in batched])(*operands), True
+
+    return operation(*operands)
+
+
+def _finished_forward(
+    convolution: Convolution, finish: Finish, composed: Callable[..., jax.Array], *operands: jax.Array
+) -> tuple[jax.Array, Any]:
+    return jax.vjp(composed, *operands)
+
+
+def _finished_backward(
+    convolution: Convolution,
+    finish: Finish,
+    composed: Callable[..., jax.Array],
+    pullback: Any,
+    gradient: jax.Array,
+) -> tuple[jax.Array, ...]:
+    return pullback(gradient)
+
+
+convolve_and_finish.defvjp(_finished_forward, _finished_backward)
 
 
 def _call(kind: Kind, convolution: Convolution, first: jax.Array, second: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.onednn import library
-from finetune_jax.onednn.library import Convolution, Kind
+from finetune_jax.onednn.library import Activation, Convolution, Finish, Kind
 
 TARGET = "finetune_jax_onednn"
 _MAJOR, _MINOR = 0, 3  # of the interface written down here
@@ -134,8 +134,8 @@ def _handle(pointer: Any) -> int | None:
     try:
         text = frame.attributes.values[0].contents
         run = _primitive(ctypes.string_at(text.start, text.length))
-        first, second = (frame.arguments.values[i].contents.data for i in (0, 1))
-        addresses = first, second, frame.results.values[0].contents.data
+        buffers = (frame.arguments.values[i] for i in range(frame.arguments.count))
+        addresses = [*(buffer.contents.data for buffer in buffers), frame.results.values[0].contents.data]
         caller = _caller()
         if caller is None:
             with _running:
@@ -157,23 +157,30 @@ def _caller() -> concurrent.futures.Executor | None:
 
 
 @functools.cache
-def _primitive(text: bytes) -> Callable[[int, int, int], None]:
+def _primitive(text: bytes) -> Callable[..., None]:
     loaded = library.load()
     assert loaded is not None
     return loaded.primitive(*_read(text.decode()))
 
 
-def _write(kind: Kind, convolution: Convolution) -> str:
+def _write(kind: Kind, convolution: Convolution, finish: Finish | None = None) -> str:
     (top, bottom), (left, right) = convolution.pads
     numbers = (*convolution.images, *convolution.kernel, convolution.stride, top, bottom, left, right)
-    return " ".join([kind, *map(str, numbers), str(convolution.groups)])
+    words = [kind, convolution.dtype, *map(str, numbers), str(convolution.groups)]
+    if finish is not None:
+        words += [finish.activation, *(["residual"] if finish.residual else [])]
+    return " ".join(words)
 
 
-def _read(text: str) -> tuple[Kind, Convolution]:
-    kind, *words = text.split()
-    b, h, w, i, rows, columns, per_group, o, stride, top, bottom, left, right, groups = map(int, words)
+def _read(text: str) -> tuple[Kind, Convolution, Finish | None]:
+    kind, dtype, *words = text.split()
+    b, h, w, i, rows, columns, per_group, o, stride, top, bottom, left, right, groups = map(int, words[:14])
     pads = ((top, bottom), (left, right))
-    return cast(Kind, kind), Convolution((b, h, w, i), (rows, columns, per_group, o), stride, pads, groups)
+    convolution = Convolution((b, h, w, i), (rows, columns, per_group, o), stride, pads, groups, dtype)
+    finish = None
+    if words[14:]:
+        finish = Finish(cast(Activation, words[14]), residual=words[15:] == ["residual"])
+    return cast(Kind, kind), convolution, finish
 
 
 @functools.cache
@@ -181,14 +188,16 @@ def _register() -> None:
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handle), platform="cpu", api_version=1)
 
 
-def call(kind: Kind, convolution: Convolution, first: jax.Array, second: jax.Array) -> jax.Array:
-    """The operation on float32 arrays, which :meth:`~finetune_jax.onednn.library.Library.primitive` names."""
+def call(
+    kind: Kind, convolution: Convolution, *operands: jax.Array, finish: Finish | None = None
+) -> jax.Array:
+    """The operation that :meth:`~finetune_jax.onednn.library.Library.primitive` names."""
     shapes = {
         "forward": convolution.outputs,
         "by_input": convolution.images,
         "by_kernel": convolution.kernel,
     }
     _register()
-    result = jax.ShapeDtypeStruct(shapes[kind], jnp.float32)
+    result = jax.ShapeDtypeStruct(shapes[kind], jnp.dtype(convolution.dtype))
     operation = jax.ffi.ffi_call(TARGET, result, vmap_method="sequential")
-    return operation(first, second, convolution=_write(kind, convolution))
+    return operation(*operands, convolution=_write(kind, convolution, finish))

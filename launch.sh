@@ -5,12 +5,13 @@
 #   ./launch.sh NAME --flags…     python -m experiments.NAME --flags…
 #   ./launch.sh --tpu NAME …      the same on a TPU host (an NVIDIA GPU is found by itself)
 #   ./launch.sh --cpu NAME …      on the CPU although there is a GPU
-# PYTHON chooses the interpreter of a new .venv (3.11 or 3.12), VENV another place for it.
+# PYTHON chooses the interpreter of a new .venv (3.11 or 3.12), VENV another place for it. Training on CPU is faster
+# where the system has jemalloc (apt-get install libjemalloc2).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
-  sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   echo "binaries: $(for file in experiments/*.py; do name=$(basename "$file" .py)
     case $name in __init__ | command_line) ;; *) printf '%s ' "$name" ;; esac; done)"
 }
@@ -70,9 +71,19 @@ if command -v flock >/dev/null 2>&1; then exec 9>&-; fi
 # An absent accelerator must not cost a traceback at every start.
 [ "$accelerator" != cpu ] || export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 
-# XLA takes the memory of every step anew; in huge pages its first touch costs less (docs/performance.md). glibc reads
-# this when a process starts. Without it, binaries let malloc keep its memory, which is slower for narrow networks.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+# On CPU, XLA takes the memory of every step anew. jemalloc keeps it, in huge pages, and threads do not wait for each
+# other there; without it, first touches cost less in huge pages of glibc (docs/performance.md). Both are read when a
+# process starts. Settings of the user, and NO_JEMALLOC=1, win.
+jemalloc=
+if [ "$accelerator" = cpu ] && [ -z "${LD_PRELOAD:-}${GLIBC_TUNABLES:-}${NO_JEMALLOC:-}" ]; then
+  jemalloc=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 .*x86-64/ { print $NF; exit }')
+fi
+if [ -n "$jemalloc" ]; then
+  export LD_PRELOAD=$jemalloc
+  export MALLOC_CONF=${MALLOC_CONF:-thp:always,metadata_thp:auto,dirty_decay_ms:-1,muzzy_decay_ms:-1}
+else
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+fi
 
 if [ "$name" = test ]; then
   "$venv/bin/python" -m ruff check .

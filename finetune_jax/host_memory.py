@@ -3,6 +3,9 @@
 XLA on CPU takes the buffers of every step from malloc and gives them back after it. glibc returns large blocks to the
 kernel at once, so that the next step touches every page for the first time again: a fault each, zeroed by the
 kernel, and in a virtual machine often asked for from the host (measured in docs/performance.md).
+
+``launch.sh`` starts processes with jemalloc where the system has it, which keeps memory for each thread by itself and
+is faster; elsewhere glibc can be told, at the cost of threads that wait for each other.
 """
 
 import ctypes
@@ -16,6 +19,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = -1
 _ALL_OF_THE_END = 1 << 62
 _MADV_HUGEPAGE = 14
+_JEMALLOC, _ALL_ARENAS = "mallctl", 4096  # what tells that it is there; of jemalloc/jemalloc.h
 _HUGE_PAGE = 2 << 20
 # Of the machine's memory, the part whose addresses are laid out for huge pages; nothing of it is touched.
 _RESERVED_SHARE = 0.5
@@ -31,10 +35,10 @@ def keep_freed_memory() -> bool:
     :func:`give_back_unused`.
 
     Returns:
-        Whether it was done; False where the C library is not glibc on Linux.
+        Whether it was done; False where the C library is not glibc on Linux, or jemalloc is in its place.
     """
     libc = _glibc()
-    if libc is None:
+    if libc is None or hasattr(libc, _JEMALLOC):
         return False
     kept = [
         libc.mallopt(_MMAP_MAX, 0),
@@ -48,7 +52,11 @@ def keep_freed_memory() -> bool:
 def give_back_unused() -> None:
     """Return to the kernel what is free now, wherever it lies; it keeps its addresses and comes back when touched."""
     libc = _glibc()
-    if libc is not None:
+    if libc is None:
+        return
+    if hasattr(libc, _JEMALLOC):
+        libc.mallctl(b"arena.%d.purge" % _ALL_ARENAS, None, None, None, ctypes.c_size_t(0))
+    else:
         # The end of the heap stays, for what grows there anew would be laid out for small pages.
         libc.malloc_trim(ctypes.c_size_t(_ALL_OF_THE_END))
 

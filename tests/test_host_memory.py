@@ -1,5 +1,6 @@
 """What malloc does with freed memory, seen from a process of its own."""
 
+import ctypes.util
 import os
 import platform
 import subprocess
@@ -78,3 +79,35 @@ def test_addresses_are_not_reserved_where_they_count_as_memory(overcommit, expec
     libc = mock.Mock(malloc=mock.Mock(return_value=1 << 30))
     host_memory._lay_out_huge_pages(libc)
     assert libc.malloc.call_count == libc.madvise.call_count == libc.free.call_count == expected
+
+
+def _jemalloc() -> str | None:
+    name = ctypes.util.find_library("jemalloc")
+    return None if name is None or os.environ.get("LD_PRELOAD") else name
+
+
+@pytest.mark.skipif(_jemalloc() is None, reason="the system has no jemalloc")
+def test_jemalloc_is_left_as_it_is_and_gives_back_what_is_unused():
+    code = """
+import ctypes
+from finetune_jax import host_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+assert host_memory.keep_freed_memory() is False
+block = libc.malloc(256 << 20)
+ctypes.memset(block, 1, 256 << 20)
+libc.free(block)
+kept = resident()
+host_memory.give_back_unused()
+print((kept - resident()) >> 20)
+"""
+    environment = os.environ | {
+        "LD_PRELOAD": _jemalloc(),
+        "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
+    }
+    environment.pop("GLIBC_TUNABLES", None)
+    command = [sys.executable, "-c", code]
+    freed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    assert int(freed) > 200

@@ -2,10 +2,11 @@
 
     python -m benchmarks.train_step
     python -m benchmarks.train_step --cases resnet26 --rounds 9 --torch ../torch-env/bin/python
+    python -m benchmarks.train_step --bfloat16
 
-Both sides do the same work in float32 with the same number of threads. A training step takes a batch out of
-uint8 images in memory, mirrors half of them, normalises, runs the network with batch statistics, takes the
-cross-entropy, and steps SGD (Nesterov momentum, weight decay) with a learning rate per block; a prediction
+Both sides do the same work in float32, or bfloat16, with the same number of threads. A training step takes a
+batch out of uint8 images in memory, mirrors half of them, normalises, runs the network with batch statistics, takes
+the cross-entropy, and steps SGD (Nesterov momentum, weight decay) with a learning rate per block; a prediction
 step runs the network with running statistics and returns logits to NumPy. Ours are the functions that
 ``experiments.finetune`` runs, over data that lives on the device; PyTorch runs eagerly with channels_last.
 
@@ -554,6 +555,9 @@ def main() -> None:
     parser.add_argument(
         "--torch_keeps_memory", action="store_true", help="PyTorch's malloc keeps what is freed, as ours does"
     )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="our compute type; PyTorch's automatic mixed precision"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of each side; 0 is one per core")
     parser.add_argument("--worker", choices=["torch"], help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
@@ -582,7 +586,9 @@ def main() -> None:
     theirs = _torch_process(arguments.torch, threads, arguments.torch_keeps_memory)
     try:
         print(f"threads: {threads}")
-        cases = [case for case in CASES if case.network in chosen]
+        cases = [
+            dataclasses.replace(case, bfloat16=arguments.bfloat16) for case in CASES if case.network in chosen
+        ]
         compare(cases, arguments.rounds, OurSide(local_replicas()), theirs)
     finally:
         if theirs is not None:

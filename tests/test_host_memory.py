@@ -43,8 +43,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
 
 def _faults_of_touching_again(before: str) -> int:
     code = textwrap.dedent(_TOUCH.replace("{before}", before))
-    # What launch.sh sets gives the process huge pages already.
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    # What launch.sh sets gives the process huge pages already, or another malloc.
+    ours = ("GLIBC_TUNABLES", "LD_PRELOAD")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", code]
     return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
@@ -82,8 +83,7 @@ def test_addresses_are_not_reserved_where_they_count_as_memory(overcommit, expec
 
 
 def _jemalloc() -> str | None:
-    name = ctypes.util.find_library("jemalloc")
-    return None if name is None or os.environ.get("LD_PRELOAD") else name
+    return ctypes.util.find_library("jemalloc")
 
 
 @pytest.mark.skipif(_jemalloc() is None, reason="the system has no jemalloc")

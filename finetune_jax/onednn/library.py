@@ -38,6 +38,7 @@ _ADD, _MULTIPLY, _RELU, _CLIP = 0x1FFF0, 0x1FFF1, 0x20, 0x2E
 # they are, in products of matrices, which read them in place.
 _LARGE_KERNEL = 2**17
 _ALIGNMENT = 64  # bytes, a line of the cache
+_USUAL_SCRATCH = 64 << 20  # bytes, more than networks usually need
 
 Kind = Literal["forward", "by_input", "by_kernel"]
 KINDS: tuple[Kind, ...] = ("forward", "by_input", "by_kernel")
@@ -101,6 +102,9 @@ class Library:
         self._engine = self._create("engine_create", ctypes.c_int(_CPU), ctypes.c_size_t(0))
         self._stream = self._create("stream_create", self._engine, ctypes.c_uint(_IN_ORDER))
         self._scratch, self._scratch_address = np.empty(0, np.uint8), 0
+        # Only addresses until it is used. What grew during the first step of a run would lie behind the step's memory
+        # and keep the second step from its place, which then takes as much again (docs/performance.md).
+        self._reserve(_USUAL_SCRATCH)
 
     def has_type(self, dtype: str) -> bool:
         """Whether the processor multiplies numbers of this type by instructions of its own."""

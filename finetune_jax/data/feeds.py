@@ -6,6 +6,7 @@ same order; only the way of the pixels differs.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ Step = Callable[[State, Batch], State]
 Training = Callable[[State, np.ndarray], Iterator[tuple[State, int]]]
 """``(state, order [steps, B]) → (state, steps taken)`` after each dispatch; the state given is used up."""
 
+# XLA frees the memory of a step a little after its results are there.
+_SECONDS_TO_FREE = 0.1
 _PREFETCHED_BATCHES = 4
 
 
@@ -221,6 +224,7 @@ def _settling(
         if not settled:
             settled = True
             jax.block_until_ready(result)
+            time.sleep(_SECONDS_TO_FREE)
             host_memory.give_back_unused()
         return result
 

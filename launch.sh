@@ -76,7 +76,7 @@ if command -v flock >/dev/null 2>&1; then exec 9>&-; fi
 # process starts. Settings of the user, and NO_JEMALLOC=1, win.
 jemalloc=
 if [ "$accelerator" = cpu ] && [ -z "${LD_PRELOAD:-}${GLIBC_TUNABLES:-}${NO_JEMALLOC:-}" ]; then
-  jemalloc=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 .*x86-64/ { print $NF; exit }')
+  jemalloc=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 .*x86-64/ { print $NF }' | head -n 1) || jemalloc=
 fi
 if [ -n "$jemalloc" ]; then
   export LD_PRELOAD=$jemalloc

@@ -103,9 +103,9 @@ class _Convolution(nn.Module):
 
         others = (factor, offset, *(() if residual is None else (residual.astype(x.dtype),)))
         convolution = call_for(x, kernel, stride, pads)
-        if convolution is None:
-            return composed(x, kernel, *others)
         finish = library.Finish(activation, residual is not None)
+        if convolution is None or not onednn.finishes(convolution, finish):
+            return composed(x, kernel, *others)
         return onednn.convolve_and_finish(convolution, finish, composed, x, kernel, *others)
 
 

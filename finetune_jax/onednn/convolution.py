@@ -20,6 +20,19 @@ def serves(convolution: Convolution, *arrays: jax.Array) -> bool:
 
 
 @functools.cache
+def finishes(convolution: Convolution, finish: Finish) -> bool:
+    """Whether the library, which :func:`serves` the convolution, can do what follows in the same call."""
+    loaded = library.load()
+    if loaded is None:
+        return False
+    try:
+        loaded.description("forward", convolution, finish)
+    except library.OneDNNError:
+        return False
+    return True
+
+
+@functools.cache
 def _has(convolution: Convolution) -> bool:
     loaded = library.load()
     sizes = (*convolution.images, *convolution.kernel, *convolution.outputs)

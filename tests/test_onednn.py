@@ -11,6 +11,7 @@ import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 from finetune_jax import costs, models
 from finetune_jax.models import convolution as forms
 from finetune_jax.models import depthwise
+from finetune_jax.models.layers import BatchNorm, Conv, conv_norm
 from finetune_jax.onednn import convolution as onednn
 from finetune_jax.onednn import library, xla_call
 from finetune_jax.onednn.library import Convolution, Finish
@@ -231,6 +233,41 @@ def test_networks_predict_the_same_with_and_without_calls(name, monkeypatch):
     predict = jax.jit(lambda variables, x: network.apply(variables, x))
     assert predict.lower(variables, x).as_text().count(f"@{xla_call.TARGET}(") > 5
     assert_close(predict(variables, x), np.asarray(without), 1e-5)
+
+
+@needs_library
+def test_what_the_library_cannot_finish_in_one_call_is_composed(monkeypatch):
+    x = numbers(16, 32, 32, 64)
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return conv_norm(Conv(64, 3, name="conv"), BatchNorm(name="norm"), x, False, "relu", residual=x)
+
+    def calls(text):
+        return "".join(line for line in text.splitlines() if xla_call.TARGET in line)
+
+    variables = Layer().init(jax.random.key(0), x)
+    apply = jax.jit(Layer().apply)
+    assert "relu" in calls(apply.lower(variables, x).as_text())
+    in_one = apply(variables, x)
+    describe = library.load().description
+
+    def refusing(kind, convolution, finish=None):
+        if finish is not None:
+            raise library.OneDNNError("not in one call")
+        return describe(kind, convolution)
+
+    monkeypatch.setattr(library.load(), "description", refusing)
+    onednn.finishes.cache_clear()
+    try:
+        composed = jax.jit(lambda v, x: Layer().apply(v, x))
+        text = composed.lower(variables, x).as_text()
+        assert calls(text)
+        assert "relu" not in calls(text)
+        assert_close(composed(variables, x), np.asarray(in_one), 1e-5)
+    finally:
+        onednn.finishes.cache_clear()
 
 
 def plain(convolution, x, kernel):

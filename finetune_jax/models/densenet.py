@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.models.heads import NormalizedClassifier
-from finetune_jax.models.layers import Conv, Numerics, average_pool, conv_norm, norm, norm_relu, scaled
+from finetune_jax.models.layers import Conv, Numerics, average_pool, conv_norm, norm, scaled
 from finetune_jax.models.network import Builder, Network, TorchNames
 from finetune_jax.models.resnet import ImageNetStem
 
@@ -36,10 +36,10 @@ class DenseBlock(nn.Module):
         """``[B, H, W, C] → [B, H, W, C + growth]``, or ``[B, H/2, W/2, transition + growth]``."""
         dtype = self.numerics.dtype
         if self.transition is not None:
-            x = norm_relu(norm(self.numerics, "transition_norm"), x, train)
+            x = nn.relu(norm(self.numerics, "transition_norm")(x, train))
             x = Conv(self.transition, 1, dtype=dtype, name="transition_conv")(x)
             x = average_pool(x, 2, 2)
-        y = norm_relu(norm(self.numerics, "norm1"), x, train)
+        y = nn.relu(norm(self.numerics, "norm1")(x, train))
         conv = Conv(self.bottleneck, 1, dtype=dtype, name="conv1")
         y = conv_norm(conv, norm(self.numerics, "norm2"), y, train, "relu")
         y = Conv(self.growth, 3, dtype=dtype, name="conv2")(y)

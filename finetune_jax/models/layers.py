@@ -243,11 +243,6 @@ def conv_norm(
     return _finish(activation, y, *norm.affine(y.shape[-1], y), *others)
 
 
-def norm_relu(norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
-    """Batch norm of ``x [..., C]``, then ReLU."""
-    return _finish("relu", x, *norm.affine(x.shape[-1], x if train else None))
-
-
 def _finish(
     activation: library.Activation, x: jax.Array, factor: jax.Array, offset: jax.Array, *residual: jax.Array
 ) -> jax.Array:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from finetune_jax.models.heads import NormalizedClassifier
-from finetune_jax.models.layers import Conv, Numerics, conv_norm, max_pool_3x3, norm, norm_relu, scaled
+from finetune_jax.models.layers import Conv, Numerics, conv_norm, max_pool_3x3, norm, scaled
 from finetune_jax.models.network import Builder, Network, TorchNames
 
 
@@ -42,7 +42,7 @@ class PreactivationBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, 4·features]``."""
         dtype = self.numerics.dtype
-        y = norm_relu(norm(self.numerics, "norm1"), x, train)
+        y = nn.relu(norm(self.numerics, "norm1")(x, train))
         if self.project:
             x = Conv(4 * self.features, 1, self.stride, dtype=dtype, name="shortcut_conv")(y)
         conv = Conv(self.features, 1, dtype=dtype, name="conv1")

@@ -72,7 +72,7 @@ def temporary_bytes(side: train_step.OurSide, case: train_step.Case) -> int:
     number = jax.ShapeDtypeStruct((1, case.batch), np.int32)
     image = jax.ShapeDtypeStruct((1, case.batch, case.image_size, case.image_size, 3), np.uint8)
     mapped: Any = local_replicas(jax.devices()[:1]).map(side.train_step, (None, 0), donate=(0,))
-    program = mapped.lower(shapes(side.initial_state), Batch(image, number, number)).compile()
+    program = mapped.lower(shapes(side.state), Batch(image, number, number)).compile()
     return program.memory_analysis().temp_size_in_bytes
 
 

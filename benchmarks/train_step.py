@@ -185,7 +185,7 @@ class OurSide:
         state = step.create_state(variables, parts, optimizer, key=jax.random.key(1))
 
         self._case, self._rounds = case, 0
-        self.train_step, self.initial_state = train_step, state
+        self.train_step = train_step
         self._feed = create_feed(
             self._examples(case),
             self._replicas,
@@ -193,10 +193,9 @@ class OurSide:
             steps_per_dispatch=case.steps_per_dispatch,
         )
         self._train = self._feed.compile_training(train_step)
-        self._state = self._replicas.replicate(state)
+        self.state = self._replicas.replicate(state)
         classify = evaluation.classifier(network, normalize)
         self._predict = evaluation.compile_evaluation(classify, self._replicas, case.batch)
-        self._variables = self._replicas.replicate(variables)
         return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
     def run(self, task: str) -> float:
@@ -218,12 +217,12 @@ class OurSide:
         case, self._rounds = self._case, self._rounds + 1
         count = case.batch * case.train_steps
         order = training_order(count, case.batch, seed=0, epoch=self._rounds)
-        for state, _ in self._train(self._state, order):
-            self._state = state
-        jax.block_until_ready(self._state)
+        for state, _ in self._train(self.state, order):
+            self.state = state
+        jax.block_until_ready(self.state)
 
     def _predict_round(self) -> None:
-        self._predict(self._variables, self._feed, self._case.batch * self._case.predict_steps)
+        self._predict(self.state.variables, self._feed, self._case.batch * self._case.predict_steps)
 
 
 class TorchSide:

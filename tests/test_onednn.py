@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
@@ -34,6 +34,8 @@ CASE = Convolution((4, 9, 8, 5), (3, 3, 5, 6), 2, ((1, 1), (1, 0)))
 # Large enough to be a product of matrices.
 PRODUCT = Convolution((3, 4, 5, 512), (1, 1, 512, 272), 1, ((0, 0), (0, 0)))
 DEPTHWISE = Convolution((3, 6, 7, 24), (3, 3, 1, 24), 1, ((1, 1), (1, 1)), groups=24)
+STRIDED_DEPTHWISE = dataclasses.replace(DEPTHWISE, stride=2)
+WIDE = Convolution((2, 7, 6, 144), (3, 3, 144, 72), 2, ((1, 1), (1, 1)))
 
 
 @pytest.mark.skipif(
@@ -104,6 +106,8 @@ def assert_close(ours, theirs, tolerance=2e-6):
 
 @needs_library
 @given(convolutions())
+@example(WIDE)
+@example(STRIDED_DEPTHWISE)
 def test_values_and_gradients_are_sums_over_the_taps(convolution):
     x, kernel, gradient = tensors(convolution)
     assert onednn.serves(convolution, x, kernel)
@@ -187,7 +191,7 @@ def test_one_call_has_the_gradients_of_its_parts_and_serves_several_at_once(conv
 
 
 @needs_library
-@pytest.mark.parametrize("convolution", [CASE, DEPTHWISE, PRODUCT])
+@pytest.mark.parametrize("convolution", [CASE, DEPTHWISE, STRIDED_DEPTHWISE, WIDE, PRODUCT])
 def test_bfloat16_rounds_operands_and_results_alone(convolution):
     convolution = dataclasses.replace(convolution, dtype="bfloat16")
     x, kernel, gradient = (value.astype(jnp.bfloat16) for value in tensors(convolution))
@@ -200,6 +204,24 @@ def test_bfloat16_rounds_operands_and_results_alone(convolution):
     for ours, theirs in zip((outputs, *pullback(gradient)), exact, strict=True):
         assert ours.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=2**-7, atol=1e-2)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_few_channels_are_not_multiplied_as_matrices_where_there_is_a_direct_kernel(dtype):
+    loaded = library.load()
+    if not loaded.has_type(dtype):
+        pytest.skip("this processor has no instructions for it")
+    for convolution in (CASE, DEPTHWISE, STRIDED_DEPTHWISE, WIDE):
+        for kind in library.KINDS:
+            described = dataclasses.replace(convolution, dtype=dtype)
+            first = loaded._name(loaded._window(kind, described, loaded._attributes(described, None)))
+            chosen = loaded._name(loaded.description(kind, described))
+            if convolution is WIDE:
+                assert chosen == first
+            # A processor may have the direct kernel with fewer instructions alone.
+            elif library._instructions(first).startswith("avx512"):
+                assert not chosen.startswith(("brgconv", "brg_fwd"))
 
 
 @needs_library

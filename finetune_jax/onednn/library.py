@@ -37,6 +37,11 @@ _ADD, _MULTIPLY, _RELU, _CLIP = 0x1FFF0, 0x1FFF1, 0x20, 0x2E
 # Elements of kernels that are reordered by one thread: to wake another takes 0.05 ms. Larger 1×1 kernels stay as
 # they are, in products of matrices, which read them in place.
 _LARGE_KERNEL = 2**17
+# Of its implementations, the library prefers those that multiply small matrices. Where a pixel has fewer channels
+# than this, the direct ones are faster, most of all for input gradients of strides: in bfloat16 of depthwise
+# convolutions by a factor of 100 (docs/performance.md).
+_FEW_CHANNELS, _FEW_CHANNELS_STRIDED = 64, 128
+_SMALL_PRODUCTS, _DIRECT_KERNELS = ("brgconv", "brg_fwd"), "jit"
 _ALIGNMENT = 64  # bytes, a line of the cache
 _USUAL_SCRATCH = 64 << 20  # bytes, more than networks usually need
 
@@ -119,16 +124,30 @@ class Library:
             OneDNNError: it has nothing for these shapes, or nothing but its slow reference.
         """
         describe = self._product if _is_product(convolution) else self._window
-        description = describe(kind, convolution, self._attributes(convolution, finish))
+        attributes = self._attributes(convolution, finish)
+        description = describe(kind, convolution, attributes)
+        if _has_few_channels(kind, convolution):
+            direct = describe(kind, convolution, attributes)
+            while (name := self._name(direct)).startswith(_SMALL_PRODUCTS):
+                if self._functions.dnnl_primitive_desc_next_impl(direct):
+                    break
+            if name.startswith(_DIRECT_KERNELS) and _instructions(name) == _instructions(
+                self._name(description)
+            ):
+                description = direct
+        if self._name(description).startswith("ref"):
+            raise OneDNNError(f"oneDNN has only its reference for {convolution}")
+        return description
+
+    def _name(self, description: _Handle) -> str:
+        """Of the implementation, such as ``jit_dw:avx512_core``."""
         name = ctypes.c_char_p(b"")
         self._check(
             self._functions.dnnl_primitive_desc_query(
                 description, ctypes.c_int(_NAME), ctypes.c_int(0), ctypes.byref(name)
             )
         )
-        if (name.value or b"").startswith(b"ref"):
-            raise OneDNNError(f"oneDNN has only its reference for {convolution}")
-        return description
+        return (name.value or b"").decode()
 
     def primitive(
         self, kind: Kind, convolution: Convolution, finish: Finish | None = None
@@ -379,6 +398,18 @@ def _is_product(convolution: Convolution) -> bool:
     one_pixel = convolution.kernel[:2] == (1, 1) and convolution.stride == 1
     whole = convolution.groups == 1 and convolution.pads == ((0, 0), (0, 0))
     return one_pixel and whole and math.prod(convolution.kernel) >= _LARGE_KERNEL
+
+
+def _has_few_channels(kind: Kind, convolution: Convolution) -> bool:
+    strided = kind == "by_input" and convolution.stride > 1
+    per_group = convolution.kernel[2]
+    windows = convolution.kernel[:2] != (1, 1)  # 1×1 kernels are products anyway
+    return windows and per_group < (_FEW_CHANNELS_STRIDED if strided else _FEW_CHANNELS)
+
+
+def _instructions(name: str) -> str:
+    """Those that an implementation uses, by its name."""
+    return name.rpartition(":")[2]
 
 
 def _transposed(matrix: _Layout) -> _Layout:

@@ -1,4 +1,4 @@
-"""Memory of the host that a process has touched stays with it.
+"""Memory of the host that a process has touched stays with it, and Python does not search it for garbage in each step.
 
 XLA on CPU takes the buffers of every step from malloc and gives them back after it. glibc returns large blocks to the
 kernel at once, so that the next step touches every page for the first time again: a fault each, zeroed by the
@@ -8,9 +8,12 @@ kernel, and in a virtual machine often asked for from the host (measured in docs
 is faster; elsewhere glibc can be told, at the cost of threads that wait for each other.
 """
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,23 @@ def give_back_unused() -> None:
     else:
         # The end of the heap stays, for what grows there anew would be laid out for small pages.
         libc.malloc_trim(ctypes.c_size_t(_ALL_OF_THE_END))
+
+
+@contextlib.contextmanager
+def unsearched() -> Iterator[None]:
+    """What exists already is not searched for garbage meanwhile, only what is made from now on.
+
+    A step makes thousands of objects and drops thousands. Every few steps, Python then searches all that JAX holds, for
+    0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/performance.md). What was
+    garbage already, or becomes it, is found afterwards. Objects that the caller froze stay so.
+    """
+    frozen = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -1,5 +1,6 @@
 """Resident and streamed feeds: the same batches, in the same order, none lost."""
 
+import gc
 from types import SimpleNamespace
 
 import jax
@@ -63,6 +64,27 @@ def test_streamed_batches_equal_the_resident_ones_bit_for_bit(arrays, devices):
     np.testing.assert_array_equal(resident["seen"], streamed["seen"])
     order = np.concatenate([training_order(COUNT, 8, seed=3, epoch=epoch) for epoch in range(2)])
     np.testing.assert_array_equal(resident["seen"][:COUNT], np.bincount(order.ravel(), minlength=COUNT))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_python_does_not_search_for_garbage_what_existed_before_the_steps(arrays, resident):
+    replicas = Replicas(tuple(jax.devices()[:1]))
+    feed = create_feed(arrays, replicas, resident=resident, steps_per_dispatch=1)
+    run = feed.compile_training(digest_step)
+    order = training_order(COUNT, 8, seed=3, epoch=0)
+
+    def start():
+        return replicas.replicate({"value": np.float32(0), "seen": np.zeros(2 * COUNT, np.int32)})
+
+    existing = []
+    for _ in run(start(), order):
+        assert not any(found is existing for found in gc.get_objects())
+    assert any(found is existing for found in gc.get_objects())
+    given_up = run(start(), order)
+    next(given_up)
+    assert gc.get_freeze_count()
+    given_up.close()
+    assert not gc.get_freeze_count()
 
 
 def test_every_image_comes_with_its_own_aspect(arrays):

@@ -1,11 +1,13 @@
 """What malloc does with freed memory, seen from a process of its own."""
 
 import ctypes.util
+import gc
 import os
 import platform
 import subprocess
 import sys
 import textwrap
+import weakref
 from unittest import mock
 
 import pytest
@@ -111,3 +113,34 @@ print((kept - resident()) >> 20)
     command = [sys.executable, "-c", code]
     freed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert int(freed) > 200
+
+
+class Thing:
+    """Garbage that only a search finds, once it points at itself."""
+
+    def __init__(self):
+        self.own = self
+
+
+def test_garbage_from_before_is_found_after_and_new_garbage_meanwhile():
+    gc.collect()
+    before = Thing()
+    old = weakref.ref(before)
+    with host_memory.unsearched():
+        del before
+        new = weakref.ref(Thing())
+        gc.collect()
+        assert old() is not None
+        assert new() is None
+    gc.collect()
+    assert old() is None
+
+
+def test_what_the_caller_froze_stays_frozen():
+    gc.freeze()
+    try:
+        with host_memory.unsearched():
+            pass
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

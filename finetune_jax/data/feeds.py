@@ -5,6 +5,7 @@ same order; only the way of the pixels differs.
 """
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,12 +119,13 @@ class ResidentFeed:
             examples = (self._images, self._labels, self._aspects)
             # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
             counts = {steps: replicas.replicate(np.int32(steps)) for steps in {limit, len(own) % limit} - {0}}
-            for start in range(0, len(own), limit):
-                rows = own[start : start + limit]
-                indices = np.zeros((own.shape[1], limit), np.int32)
-                indices[:, : len(rows)] = rows.T
-                state = mapped(state, *examples, replicas.split(indices), slots, counts[len(rows)])
-                yield state, len(rows)
+            with host_memory.unsearched():
+                for start in range(0, len(own), limit):
+                    rows = own[start : start + limit]
+                    indices = np.zeros((own.shape[1], limit), np.int32)
+                    indices[:, : len(rows)] = rows.T
+                    state = mapped(state, *examples, replicas.split(indices), slots, counts[len(rows)])
+                    yield state, len(rows)
 
         return run
 
@@ -150,13 +152,14 @@ class StreamedFeed:
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
             own = replicas.own(order)
-            for number, (images, labels) in enumerate(self._read(order)):
-                aspects = None if self._aspects is None else replicas.split(self._aspects[own[number]])
-                batch = Batch(replicas.split(images), replicas.split(labels), slots, aspects)
-                state = mapped(state, batch)
-                if number % _PREFETCHED_BATCHES == 0:
-                    jax.block_until_ready(state)  # batches that wait for the device take memory
-                yield state, 1
+            with host_memory.unsearched():
+                for number, (images, labels) in enumerate(self._read(order)):
+                    aspects = None if self._aspects is None else replicas.split(self._aspects[own[number]])
+                    batch = Batch(replicas.split(images), replicas.split(labels), slots, aspects)
+                    state = mapped(state, batch)
+                    if number % _PREFETCHED_BATCHES == 0:
+                        jax.block_until_ready(state)  # batches that wait for the device take memory
+                    yield state, 1
 
         return run
 
@@ -226,6 +229,7 @@ def _settling(
             jax.block_until_ready(result)
             time.sleep(_SECONDS_TO_FREE)
             host_memory.give_back_unused()
+            gc.freeze()  # what tracing and compiling made lives as long as the program
         return result
 
     return call

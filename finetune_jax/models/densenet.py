@@ -36,10 +36,10 @@ class DenseBlock(nn.Module):
         """``[B, H, W, C] → [B, H, W, C + growth]``, or ``[B, H/2, W/2, transition + growth]``."""
         dtype = self.numerics.dtype
         if self.transition is not None:
-            x = nn.relu(norm(self.numerics, "transition_norm")(x, train))
+            x = norm(self.numerics, "transition_norm")(x, train, "relu")
             x = Conv(self.transition, 1, dtype=dtype, name="transition_conv")(x)
             x = average_pool(x, 2, 2)
-        y = nn.relu(norm(self.numerics, "norm1")(x, train))
+        y = norm(self.numerics, "norm1")(x, train, "relu")
         conv = Conv(self.bottleneck, 1, dtype=dtype, name="conv1")
         y = conv_norm(conv, norm(self.numerics, "norm2"), y, train, "relu")
         y = Conv(self.growth, 3, dtype=dtype, name="conv2")(y)

@@ -45,7 +45,7 @@ class NormalizedClassifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, num_classes]`` float32."""
-        x = nn.relu(norm(self.numerics, "norm")(x, train))
+        x = norm(self.numerics, "norm")(x, train, "relu")
         return dense(self.num_classes, "classifier")(global_average(x))
 
 

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models import convolution, depthwise
+from finetune_jax.models import batch_norm, convolution, depthwise
+from finetune_jax.models.batch_norm import at_least_float32
 from finetune_jax.models.convolution import Pads
 from finetune_jax.models.pooling import max_pool
 from finetune_jax.onednn import convolution as onednn
@@ -50,11 +51,6 @@ class Numerics:
 def scaled(features: int, width: float) -> int:
     """Number of channels of a network ``width`` times as wide."""
     return max(1, round(features * width))
-
-
-def at_least_float32(x: jax.Array) -> jnp.dtype:
-    """Type for sums over ``x``: float32 of half precision, float64 of float64."""
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def symmetric(padding: int) -> Pads:
@@ -94,12 +90,12 @@ class _Convolution(nn.Module):
         offset: jax.Array,
         residual: jax.Array | None,
     ) -> jax.Array:
-        """Apply the layer and :func:`_finish` what comes of it, on CPU in one call where that pays."""
+        """Apply the layer and :func:`batch_norm.finish` what comes of it, on CPU in one call where that pays."""
         x, kernel, stride, pads = self.operands(x)
         form, call_for = type(self)._form, type(self)._call_for
 
         def composed(x: jax.Array, kernel: jax.Array, *others: jax.Array) -> jax.Array:
-            return _finish(activation, form(x, kernel, stride, pads), *others)
+            return batch_norm.finish(activation, form(x, kernel, stride, pads), *others)
 
         others = (factor, offset, *(() if residual is None else (residual.astype(x.dtype),)))
         convolution = call_for(x, kernel, stride, pads)
@@ -177,40 +173,42 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     axis_name: str | None = None
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalise ``x [..., C]`` with batch (``train``) or running statistics."""
-        return _finish("none", x, *self.affine(x.shape[-1], x if train else None))
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        activation: library.Activation = "none",
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalise ``x [..., C]`` with batch (``train``) or running statistics, add ``residual``, activate."""
+        others = () if residual is None else (residual.astype(x.dtype),)
+        if not train:
+            return batch_norm.finish(activation, x, *self.affine(x.shape[-1]), *others)
+        scale, bias, running_mean, running_var = self._variables(x.shape[-1])
+        axis_name = None if self.is_initializing() else self.axis_name
+        y, (mean, var) = batch_norm.normalise(activation, self.epsilon, axis_name, x, scale, bias, *others)
+        if not self.is_initializing():
+            count = x.size // x.shape[-1] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+            unbiased = var * (count / max(count - 1, 1))
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        return y
+
+    def affine(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        """Factor and offset ``[C]`` that normalise by running statistics."""
+        scale, bias, mean, var = self._variables(channels)
+        return batch_norm.affine((mean.value, var.value), scale, bias, self.epsilon)
 
     @nn.compact
-    def affine(self, channels: int, x: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Factor and offset ``[C]`` that normalise, by batch statistics of ``x [..., C]`` if that is given."""
+    def _variables(self, channels: int) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
         shape = (channels,)
-        scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        if x is not None:
-            mean, var, count = self._batch_statistics(x)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = jax.lax.rsqrt(var + self.epsilon) * scale
-        return factor, bias - mean * factor
-
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        axes = tuple(range(x.ndim - 1))
-        wide = x.astype(at_least_float32(x))
-        moments = jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)])
-        count = x.size // x.shape[-1]
-        if self.axis_name is not None and not self.is_initializing():
-            moments = jax.lax.pmean(moments, self.axis_name)
-            count *= jax.lax.axis_size(self.axis_name)
-        mean, mean_of_squares = moments
-        return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0.0), count
+        return (
+            self.param("scale", nn.initializers.ones_init(), shape, jnp.float32),
+            self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32),
+            self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
+        )
 
 
 def dense(features: int, name: str) -> nn.Dense:
@@ -234,28 +232,11 @@ def conv_norm(
     """Convolution and batch norm of ``x [B, H, W, C]``, plus ``residual [B, H', W', C']``, then the activation.
 
     With running statistics the norm does not wait for all pixels, so that what follows a sum can be done before it
-    is stored. ReLU6 has PyTorch's derivative at 0 and 6, which is 0.
+    is stored.
     """
     if not train:
-        return conv.and_then(x, activation, *norm.affine(conv.channels(x), None), residual)
-    y = conv(x)
-    others = () if residual is None else (residual,)
-    return _finish(activation, y, *norm.affine(y.shape[-1], y), *others)
-
-
-def _finish(
-    activation: library.Activation, x: jax.Array, factor: jax.Array, offset: jax.Array, *residual: jax.Array
-) -> jax.Array:
-    """``activation(x · factor + offset [+ residual])``, computed in float32 and stored in the type of ``x``."""
-    wide = at_least_float32(x)
-    y = x.astype(wide) * factor + offset
-    for other in residual:
-        y = y + other.astype(wide)
-    if activation != "none":
-        y = nn.relu(y)
-    if activation == "relu6":
-        y = jnp.minimum(y, 6.0)
-    return y.astype(x.dtype)
+        return conv.and_then(x, activation, *norm.affine(conv.channels(x)), residual)
+    return norm(conv(x), train, activation, residual)
 
 
 def average_pool(x: jax.Array, size: int, stride: int, pads: Pads = convolution.NO_PADS) -> jax.Array:

@@ -42,7 +42,7 @@ class PreactivationBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C] → [B, H/stride, W/stride, 4·features]``."""
         dtype = self.numerics.dtype
-        y = nn.relu(norm(self.numerics, "norm1")(x, train))
+        y = norm(self.numerics, "norm1")(x, train, "relu")
         if self.project:
             x = Conv(4 * self.features, 1, self.stride, dtype=dtype, name="shortcut_conv")(y)
         conv = Conv(self.features, 1, dtype=dtype, name="conv1")

@@ -94,6 +94,7 @@ def ours(photos: Path, scratch: Path, arguments: argparse.Namespace) -> list[Epo
         "learning_rate": RATE,
         "momentum": MOMENTUM,
         "weight_decay": WEIGHT_DECAY,
+        "bfloat16": str(arguments.bfloat16).lower(),
         "validation_fraction": 0,
         "select_on": "last",
         "workdir": workdir / "run",
@@ -127,6 +128,7 @@ def theirs(photos: Path, arguments: argparse.Namespace) -> list[Epoch]:
     """Epochs of the PyTorch loop."""
     command = [arguments.torch, "-m", "benchmarks.folder_epochs", "--worker", str(photos)]
     command += [f"--{name}={getattr(arguments, name)}" for name in ("image_size", "width", "batch", "epochs")]
+    command += ["--bfloat16"] * arguments.bfloat16
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -172,7 +174,8 @@ def torch_loop(photos: Path, arguments: argparse.Namespace) -> Iterator[float]:
         total = 0.0
         for images, labels in loader:
             optimizer.zero_grad()
-            loss = functional.cross_entropy(network(images.to(memory_format=torch.channels_last)), labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bfloat16):
+                loss = functional.cross_entropy(network(images.to(memory_format=torch.channels_last)), labels)
             loss.backward()
             optimizer.step()
             total += loss.item()
@@ -226,6 +229,9 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels of the network")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="our compute type; PyTorch's automatic mixed precision"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side, in turn")
     parser.add_argument("--torch", default="none", help="interpreter that has PyTorch; none leaves it out")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)

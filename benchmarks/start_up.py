@@ -100,9 +100,13 @@ def start(flags: list[str], profile: bool = False) -> dict[str, float]:
     """One start in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.start_up", "--started", str(time.time())]
     command += [*(["--profile"] if profile else []), "--", *flags]
-    child = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if child.returncode or not child.stdout:
-        raise SystemExit(f"experiments.finetune ended with status {child.returncode} before its first step")
+        raise SystemExit(
+            f"experiments.finetune ended with status {child.returncode} before its first step:\n{child.stderr}"
+        )
+    if profile:
+        sys.stderr.write(child.stderr)
     return json.loads(child.stdout.splitlines()[-1])
 
 

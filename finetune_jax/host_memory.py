@@ -1,4 +1,4 @@
-"""Memory of the host that a process has touched stays with it, and Python does not search it for garbage in each step.
+"""Memory of the host that a process has touched stays with it, and Python searches it for garbage between passes alone.
 
 XLA on CPU takes the buffers of every step from malloc and gives them back after it. glibc returns large blocks to the
 kernel at once, so that the next step touches every page for the first time again: a fault each, zeroed by the
@@ -13,6 +13,7 @@ import ctypes
 import gc
 import os
 import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ _HUGE_PAGE = 2 << 20
 # Of the machine's memory, the part whose addresses are laid out for huge pages; nothing of it is touched.
 _RESERVED_SHARE = 0.5
 _SMALLEST_RESERVE = 64 << 20
+_SECONDS_BETWEEN_SEARCHES = 60.0
 _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+
+_searched = time.monotonic()
 
 
 def keep_freed_memory() -> bool:
@@ -69,10 +73,15 @@ def unsearched() -> Iterator[None]:
     """What exists already is not searched for garbage meanwhile, only what is made from now on.
 
     A step makes thousands of objects and drops thousands. Every few steps, Python then searches all that JAX holds, for
-    0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/performance.md). What was
-    garbage already, or becomes it, is found afterwards. Objects that the caller froze stay so.
+    0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/performance.md). Old garbage
+    is searched for before, unless that was done a minute ago. Objects that the caller froze stay so.
     """
+    global _searched
     frozen = gc.get_freeze_count()
+    if not frozen and time.monotonic() - _searched > _SECONDS_BETWEEN_SEARCHES:
+        # Python does not come to it by itself: freezing starts its counts anew.
+        gc.collect()
+        _searched = time.monotonic()
     gc.freeze()
     try:
         yield

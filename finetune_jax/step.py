@@ -93,9 +93,8 @@ def train_step(
     gradients, outcome = gradient(state.params, state.frozen, state.batch_stats, batch, key)
     totals = outcome.totals
     batch_stats = outcome.batch_stats
-    if (
-        axis_name is not None and jax.lax.axis_size(axis_name) > 1
-    ):  # XLA would copy what is one device's alone
+    # Of one device alone, XLA would copy the gradients.
+    if axis_name is not None and jax.lax.axis_size(axis_name) > 1:
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
         totals = jax.lax.psum(totals, axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

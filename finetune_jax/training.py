@@ -139,7 +139,7 @@ def fit(
         contextlib.suppress(StopIteration),
     ):
         run = loop.run(state, stop_requested)
-        del state  # the devices have a copy; this one would take as much until the end
+        del state  # its momentum would stay until the end, beside the devices' copy
         wanted = next(run)
         while True:
             for taken in train(wanted.state, wanted.order):

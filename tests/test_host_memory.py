@@ -136,6 +136,20 @@ def test_garbage_from_before_is_found_after_and_new_garbage_meanwhile():
     assert old() is None
 
 
+def test_old_garbage_is_searched_for_between_passes_once_a_minute(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(host_memory, "_searched", now)
+    monkeypatch.setattr(host_memory.time, "monotonic", lambda: now)
+    with host_memory.unsearched():
+        thing = Thing()
+        found = weakref.ref(thing)
+    for seconds, is_there in ((30, True), (40, False)):
+        thing = None
+        now += seconds
+        with host_memory.unsearched():
+            assert (found() is not None) == is_there
+
+
 def test_what_the_caller_froze_stays_frozen():
     gc.freeze()
     try:

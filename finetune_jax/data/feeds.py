@@ -213,23 +213,24 @@ class _Rows:
 def _settling(
     replicas: Replicas, function: Callable[..., State], in_axes: Sequence[int | None]
 ) -> Callable[..., State]:
-    """``function`` mapped, its first argument donated; memory is put in order after the first call on CPU.
+    """``function`` mapped, its first argument donated; memory is put in order after the first call.
 
     Small values that were made while the first step held its memory lie behind it, and others in it as soon as it is
     free; the second step, for which that is now too little, would take the same again.
     """
     mapped = replicas.map(function, in_axes, donate=(0,))
-    settled = not replicas.on_cpu
+    settled = False
 
     def call(*arguments: Any) -> State:
         nonlocal settled
         result = mapped(*arguments)
         if not settled:
             settled = True
-            jax.block_until_ready(result)
-            time.sleep(_SECONDS_TO_FREE)
-            host_memory.give_back_unused()
-            gc.freeze()  # what tracing and compiling made lives as long as the program
+            gc.freeze()  # what tracing and compiling made exists now too, see host_memory.unsearched
+            if replicas.on_cpu:
+                jax.block_until_ready(result)
+                time.sleep(_SECONDS_TO_FREE)
+                host_memory.give_back_unused()
         return result
 
     return call

@@ -41,7 +41,7 @@ def finish(
     if activation != "none":
         y = jax.nn.relu(y)
     if activation == "relu6":
-        y = jnp.minimum(y, 6.0)
+        y = jnp.where(y >= 6.0, 6.0, y)  # whose derivative at 6 is 0, as in PyTorch
     return y.astype(x.dtype)
 
 
@@ -58,7 +58,7 @@ def normalise(
     """Normalise by the statistics of the batch itself, then :func:`finish`.
 
     Args:
-        activation: what follows; that of ReLU6 has PyTorch's derivative at 0 and 6, which is 0.
+        activation: what follows. Its derivative is that at the stored result, 0 where ReLU6 has rounded to 6.
         epsilon: added to the variance.
         axis_name: mapped axis whose replicas share their statistics, or None.
         x: ``[..., C]``.
@@ -130,6 +130,7 @@ def _backward(
     slope = -factor * inverse * common[1]
     offset = -factor * common[0] - slope * mean
     by_x = _wide(gradient, 4) * factor + _wide(x, 4) * slope + offset
+    by_scale, by_bias = by_scale.astype(scale.dtype), by_bias.astype(scale.dtype)
     return (by_x.astype(x.dtype), by_scale, by_bias, *[gradient] * residuals)
 
 

@@ -39,7 +39,7 @@ _ADD, _MULTIPLY, _RELU, _CLIP = 0x1FFF0, 0x1FFF1, 0x20, 0x2E
 _LARGE_KERNEL = 2**17
 # Of its implementations, the library prefers those that multiply small matrices. Where a pixel has fewer channels
 # than this, the direct ones are faster, most of all for input gradients of strides: in bfloat16 of depthwise
-# convolutions by a factor of 100 (docs/performance.md).
+# convolutions by a factor of 100 (docs/performance.md). One of them, brgdmm_dw, is made for depthwise ones and stays.
 _FEW_CHANNELS, _FEW_CHANNELS_STRIDED = 64, 128
 _SMALL_PRODUCTS, _DIRECT_KERNELS = ("brgconv", "brg_fwd"), "jit"
 _ALIGNMENT = 64  # bytes, a line of the cache

@@ -74,20 +74,20 @@ def unsearched() -> Iterator[None]:
 
     A step makes thousands of objects and drops thousands. Every few steps, Python then searches all that JAX holds, for
     0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/performance.md). Old garbage
-    is searched for before, unless that was done a minute ago. Objects that the caller froze stay so.
+    is searched for before, unless that was done a minute ago. Afterwards nothing is frozen (``gc.freeze``), for what
+    the caller had frozen cannot be told apart.
     """
     global _searched
-    frozen = gc.get_freeze_count()
-    if not frozen and time.monotonic() - _searched > _SECONDS_BETWEEN_SEARCHES:
+    if time.monotonic() - _searched > _SECONDS_BETWEEN_SEARCHES:
         # Python does not come to it by itself: freezing starts its counts anew.
+        gc.unfreeze()
         gc.collect()
         _searched = time.monotonic()
     gc.freeze()
     try:
         yield
     finally:
-        if not frozen:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 def _glibc() -> ctypes.CDLL | None:

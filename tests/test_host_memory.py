@@ -148,13 +148,3 @@ def test_old_garbage_is_searched_for_between_passes_once_a_minute(monkeypatch):
         now += seconds
         with host_memory.unsearched():
             assert (found() is not None) == is_there
-
-
-def test_what_the_caller_froze_stays_frozen():
-    gc.freeze()
-    try:
-        with host_memory.unsearched():
-            pass
-        assert gc.get_freeze_count()
-    finally:
-        gc.unfreeze()

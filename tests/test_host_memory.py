@@ -1,4 +1,4 @@
-"""What malloc does with freed memory, seen from a process of its own."""
+"""What malloc does with freed memory, seen from a process of its own, and when old garbage is searched for."""
 
 import ctypes.util
 import gc

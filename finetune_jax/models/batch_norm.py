@@ -69,8 +69,7 @@ def normalise(
     Returns:
         The result, like ``x``, and mean and biased variance ``[C]``, through which no gradient flows.
     """
-    statistics = _statistics(x, axis_name)
-    return finish(activation, x, *affine(statistics, scale, bias, epsilon), *residual), statistics
+    return _forward(activation, epsilon, axis_name, x, scale, bias, *residual)[0]
 
 
 def _statistics(x: jax.Array, axis_name: str | None) -> Statistics:
@@ -102,7 +101,7 @@ def _forward(
     bias: jax.Array,
     *residual: jax.Array,
 ) -> tuple[_Normalised, Any]:
-    # Not by calling normalise: second derivatives do flow through what is saved.
+    # Second derivatives do flow through the statistics, which are saved.
     statistics = _statistics(x, axis_name)
     y = finish(activation, x, *affine(statistics, scale, bias, epsilon), *residual)
     return (y, statistics), (x, y, scale, statistics, len(residual))

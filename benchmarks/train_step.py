@@ -479,7 +479,7 @@ def compare(
     for side, rate in zip(sides, rates, strict=True):
         print(f"  {side.version()}: {rate:.1f} GFLOP/s")
     print("\n| network | width | pixels | batch | task | ours, images/s | PyTorch, images/s | ratio ", end="")
-    print("| GFLOP per image | ours, GFLOP/s | of our matmul |\n" + "|---" * 11 + "|", flush=True)
+    print("| GFLOP per image | ours, GFLOP/s | of our float32 product |\n" + "|---" * 11 + "|", flush=True)
     pairs = []
     for case in cases:
         parameters = [side.prepare(case) for side in sides]

@@ -116,7 +116,7 @@ def training(sizes: Sizes, torch: str) -> Iterator[Row]:
     """Ours, then both sides in turn."""
     import jax
 
-    from finetune_jax.parallel import local_replicas
+    from finetune_jax.devices.replicas import local_replicas
 
     case, operations = sizes.case, 2 * sizes.matmul**3
     ours = train_step.OurSide(local_replicas(jax.devices()[:1]))
@@ -150,7 +150,7 @@ def streaming(sizes: Sizes, _: str) -> Iterator[Row]:
     """Both feeds take turns; the file is in the page cache, as that of a data set that fits into memory is."""
     import jax
 
-    from finetune_jax.parallel import local_replicas
+    from finetune_jax.devices.replicas import local_replicas
 
     replicas = local_replicas(jax.devices()[:1])
     with tempfile.TemporaryDirectory() as folder:
@@ -306,7 +306,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing, to try the script")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(given)
-    from finetune_jax.parallel import prepare_backend
+    from finetune_jax.devices.replicas import prepare_backend
 
     prepare_backend()
     if arguments.part:

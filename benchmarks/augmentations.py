@@ -26,9 +26,14 @@ def stepper(case: argparse.Namespace, name: str) -> tuple[Callable[[], Any], Cal
     import jax
     import jax.numpy as jnp
 
-    from finetune_jax import augmentation, models, objectives, optimizers, step
     from finetune_jax import data as datasets
-    from finetune_jax.config import DataConfig
+    from finetune_jax import models
+    from finetune_jax.algorithms import augmentation, optimizers
+    from finetune_jax.config.settings import DataConfig
+    from finetune_jax.data.batch import Batch
+    from finetune_jax.models.normalization import normalizer
+    from finetune_jax.training import objectives, step
+    from finetune_jax.training.state import create_state
 
     size = case.image_size
     # Other flags than the defaults do not change what a step costs, except for the hue.
@@ -40,7 +45,7 @@ def stepper(case: argparse.Namespace, name: str) -> tuple[Callable[[], Any], Cal
         name, size, shorter_side=datasets.shorter_side(config, size), color_jitter=0.4, hue_jitter=hue
     )
     rng = np.random.default_rng(0)
-    batch = step.Batch(
+    batch = Batch(
         jax.device_put(rng.integers(0, 256, (case.batch, side, side, 3), np.uint8)),
         jax.device_put(rng.integers(0, CLASSES, case.batch, np.int32)),
         jax.device_put(np.arange(case.batch, dtype=np.int32)),
@@ -53,13 +58,13 @@ def stepper(case: argparse.Namespace, name: str) -> tuple[Callable[[], Any], Cal
     objective = objectives.objective(
         objectives.forward(network, parts),
         objectives.cross_entropy(),
-        normalize=step.normalizer((0.5,) * 3, (0.25,) * 3),
+        normalize=normalizer((0.5,) * 3, (0.25,) * 3),
         augment=augment,
     )
     run = jax.jit(
         functools.partial(step.train_step, objective=objective, optimizer=optimizer), donate_argnums=0
     )
-    state = step.create_state(variables, parts, optimizer, key=jax.random.key(1))
+    state = create_state(variables, parts, optimizer, key=jax.random.key(1))
     current = jax.device_put(jax.tree.map(np.array, state))
 
     def one() -> Any:
@@ -68,7 +73,7 @@ def stepper(case: argparse.Namespace, name: str) -> tuple[Callable[[], Any], Cal
         return current.step
 
     @jax.jit
-    def augmented(batch: step.Batch) -> jax.Array:
+    def augmented(batch: Batch) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), batch.slots)
         return jax.vmap(augment)(keys, batch.images.astype(jnp.float32), batch.aspects)
 
@@ -141,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
     )
     case = parser.parse_args(arguments)
-    from finetune_jax.parallel import prepare_backend
+    from finetune_jax.devices.replicas import prepare_backend
 
     prepare_backend()
     import jax

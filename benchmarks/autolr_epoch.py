@@ -38,30 +38,25 @@ def measure(
     network: str = "resnet26",
 ) -> dict[str, list[float]]:
     """Seconds of each timed epoch, ``{"fixed": …, "autolr": …}``; the first epoch of every fit is not timed."""
-    from finetune_jax import (
-        augmentation,
-        evaluation,
-        models,
-        objectives,
-        optimizers,
-        parallel,
-        step,
-        training,
-        tuning,
-    )
-    from finetune_jax.autolr import AutoLRConfig
+    from finetune_jax import models
+    from finetune_jax.algorithms import augmentation, optimizers
+    from finetune_jax.algorithms.autolr import AutoLRConfig
     from finetune_jax.data.feeds import create_feed
     from finetune_jax.data.order import training_order
-    from finetune_jax.parallel import AXIS
-    from finetune_jax.run_directory import RunDirectory
+    from finetune_jax.devices.replicas import AXIS, Replicas, prepare_backend
+    from finetune_jax.files.run_directory import RunDirectory
+    from finetune_jax.models.normalization import normalizer
+    from finetune_jax.training import evaluation, loop, objectives, step, tuning
+    from finetune_jax.training.plan import Plan
+    from finetune_jax.training.state import TrainState, create_state
 
-    parallel.prepare_backend()
-    replicas = parallel.Replicas((jax.devices()[0],))
+    prepare_backend()
+    replicas = Replicas((jax.devices()[0],))
     built = models.create(network, 10, width=width)
     variables = built.init(jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), np.float32))
     parts = built.part_names
     optimizer = optimizers.per_block_sgd(dict.fromkeys(parts), dict.fromkeys(parts, 0.0))
-    normalize = step.normalizer((0.5,) * 3, (0.25,) * 3)
+    normalize = normalizer((0.5,) * 3, (0.25,) * 3)
     objective = objectives.objective(
         objectives.forward(built, parts),
         objectives.cross_entropy(),
@@ -74,7 +69,7 @@ def measure(
     )
     run = feed.compile_training(train_step)
     predict = evaluation.compile_evaluation(evaluation.classifier(built, normalize), replicas, batch)
-    start = jax.device_get(step.create_state(variables, parts, optimizer, key=jax.random.key(1)))
+    start = jax.device_get(create_state(variables, parts, optimizer, key=jax.random.key(1)))
     rates = dict.fromkeys(parts, 1e-3)
     tuners = {
         "fixed": tuning.FixedRates(built.block_names, lambda epoch: rates),
@@ -88,12 +83,12 @@ def measure(
         for name in sorted(tuners, reverse=bool(number % 2)):
             ends: list[float] = []
 
-            def evaluate(state: step.TrainState, ends: list[float] = ends) -> dict[str, float]:
+            def evaluate(state: TrainState, ends: list[float] = ends) -> dict[str, float]:
                 predict(state.variables, feed, max(images // EVALUATED, 1))
                 ends.append(time.perf_counter())
                 return {"score": 0.0}
 
-            plan = training.Plan(
+            plan = Plan(
                 epochs=epochs + 1,
                 batch_size=batch,
                 order=lambda epoch: training_order(images, batch, seed=0, epoch=epoch),
@@ -105,7 +100,7 @@ def measure(
                 card={},
             )
             with tempfile.TemporaryDirectory() as folder:
-                training.fit(start, run, plan, replicas, RunDirectory(Path(folder)))
+                loop.fit(start, run, plan, replicas, RunDirectory(Path(folder)))
             if number:  # the first round compiles
                 seconds[name].append(statistics.median(np.diff(ends)))
     return seconds

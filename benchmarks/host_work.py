@@ -34,9 +34,9 @@ def count(devices: int, *, resident: bool, steps_per_dispatch: int = 1, steps: i
     import jax
     import jax.numpy as jnp
 
+    from finetune_jax.data.batch import Batch
     from finetune_jax.data.feeds import create_feed
-    from finetune_jax.parallel import AXIS, Replicas
-    from finetune_jax.step import Batch
+    from finetune_jax.devices.replicas import AXIS, Replicas
 
     batch = 16
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=32)
     arguments = parser.parse_args(given)
 
-    from finetune_jax.parallel import prepare_backend
+    from finetune_jax.devices.replicas import prepare_backend
 
     prepare_backend(max(arguments.devices))
     names = ("calls", "python calls", "transfers", "bytes")

@@ -44,8 +44,9 @@ def child(way: str, folder: str, rates: str, *settings: str) -> None:
 
     import jax
 
-    from finetune_jax import finetuning, parallel
-    from finetune_jax.config import FinetuneConfig
+    from finetune_jax.config.settings import FinetuneConfig
+    from finetune_jax.devices.replicas import local_replicas, prepare_backend
+    from finetune_jax.runs import finetune
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     types = {field.name: type(field.default) for field in dataclasses.fields(FinetuneConfig)}
@@ -55,12 +56,12 @@ def child(way: str, folder: str, rates: str, *settings: str) -> None:
         dataclasses.replace(base, learning_rate=float(rate), workdir=str(Path(folder) / f"lr{rate}"))
         for rate in rates.split(",")
     ]
-    parallel.prepare_backend()
-    replicas = parallel.local_replicas()
+    prepare_backend()
+    replicas = local_replicas()
     if way == "separate":
-        finetuning.run(configs[0], replicas)
+        finetune.run(configs[0], replicas)
     else:
-        finetuning.run_together(configs, replicas, vectorize=way == "vectorized")
+        finetune.run_together(configs, replicas, vectorize=way == "vectorized")
 
 
 def _children_seconds() -> float:

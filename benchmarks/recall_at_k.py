@@ -28,7 +28,7 @@ def measure(images: int, features: int, classes: int, ks: list[int]) -> dict[str
     labels = rng.integers(classes, size=images)
     before = peak_bytes()
 
-    from finetune_jax import retrieval
+    from finetune_jax.algorithms import retrieval
 
     seconds = []
     for _ in range(2):

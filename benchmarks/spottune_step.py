@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from finetune_jax.config import FinetuneConfig
+    from finetune_jax.config.settings import FinetuneConfig
 
 CLASSES = 100
 
@@ -61,7 +61,7 @@ def training_sides(
     case: argparse.Namespace, names: Sequence[str] = ("standard", "whole", "no policy", "spottune")
 ) -> dict[str, Callable[[], Any]]:
     """One step of each of the named methods on the same batch, going on from its last state."""
-    from finetune_jax.config import FinetuneConfig
+    from finetune_jax.config.settings import FinetuneConfig
 
     common = FinetuneConfig(batch_size=case.batch)
     above = _network(case)[0].block_names[case.frozen_first :]
@@ -81,13 +81,14 @@ def prediction_sides(case: argparse.Namespace, batch: int) -> dict[str, Callable
     import jax
     import jax.numpy as jnp
 
-    from finetune_jax import methods, spottune
-    from finetune_jax.config import FinetuneConfig
-    from finetune_jax.models.routed import RoutedNetwork
+    from finetune_jax.algorithms import spottune
+    from finetune_jax.config.settings import FinetuneConfig
+    from finetune_jax.models.compositions.routed import RoutedNetwork
+    from finetune_jax.training.methods import by_name
 
     network, variables = _network(case)
     config = FinetuneConfig(method="spottune", frozen_first=case.frozen_first)
-    model = methods.setup(config, network, variables, jax.random.key(1)).model
+    model = by_name.setup(config, network, variables, jax.random.key(1)).model
     assert isinstance(model, RoutedNetwork)
     shape = (batch, case.image_size, case.image_size, 3)
     routed = model.start(variables, jax.random.key(1), jax.ShapeDtypeStruct(shape, np.float32))
@@ -128,26 +129,32 @@ def _network(case: argparse.Namespace) -> tuple[Any, Any]:
 def _stepper(case: argparse.Namespace, config: "FinetuneConfig") -> Callable[[], Any]:
     import jax
 
-    from finetune_jax import augmentation, methods, objectives, optimizers, step
+    from finetune_jax.algorithms import augmentation, optimizers
+    from finetune_jax.data.batch import Batch
+    from finetune_jax.models.normalization import normalizer
+    from finetune_jax.training import objectives, step
+    from finetune_jax.training import rates as training_rates
+    from finetune_jax.training.methods import by_name
+    from finetune_jax.training.state import create_state
 
     network, variables = _network(case)
-    setup = methods.setup(config, network, variables, jax.random.key(1))
-    optimizer = methods.optimizer(config, setup.trained)
+    setup = by_name.setup(config, network, variables, jax.random.key(1))
+    optimizer = training_rates.optimizer(config, setup.trained)
     objective = objectives.objective(
         setup.forward,
         objectives.cross_entropy(),
-        normalize=step.normalizer((0.5,) * 3, (0.25,) * 3),
+        normalize=normalizer((0.5,) * 3, (0.25,) * 3),
         augment=augmentation.flip,
     )
     totals = ("loss", "correct", "examples", *setup.totals)
-    state = step.create_state(setup.variables, setup.trained, optimizer, key=jax.random.key(2), totals=totals)
-    rates = methods.tuner(config, setup.trained).rates({}, 0)
+    state = create_state(setup.variables, setup.trained, optimizer, key=jax.random.key(2), totals=totals)
+    rates = training_rates.tuner(config, setup.trained).rates({}, 0)
     state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
     run = jax.jit(
         functools.partial(step.train_step, objective=objective, optimizer=optimizer), donate_argnums=0
     )
     rng = np.random.default_rng(0)
-    batch = step.Batch(
+    batch = Batch(
         jax.device_put(rng.integers(0, 256, (case.batch, case.image_size, case.image_size, 3), np.uint8)),
         jax.device_put(rng.integers(0, CLASSES, case.batch, np.int32)),
         jax.device_put(np.arange(case.batch, dtype=np.int32)),
@@ -192,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train_steps", type=int, default=3)
     parser.add_argument("--predict_steps", type=int, default=20)
     case = parser.parse_args(arguments)
-    from finetune_jax.parallel import prepare_backend
+    from finetune_jax.devices.replicas import prepare_backend
 
     prepare_backend()
     name = f"{case.network}, width {case.width:g}, {case.image_size} px, {case.frozen_first} blocks frozen"

@@ -48,7 +48,7 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
         profiler.enable()
     import jax
 
-    from experiments import command_line, finetune
+    from finetune_jax.commands import command_line, finetune
     from finetune_jax.data import feeds
 
     seconds: dict[str, float] = collections.defaultdict(float)
@@ -131,7 +131,7 @@ def write_weights(network: str, path: Path) -> None:
     import numpy as np
 
     from finetune_jax import models
-    from finetune_jax.models import pretrained
+    from finetune_jax.models.weights import pretrained
 
     created = models.create(network, 100)
     shapes = jax.eval_shape(created.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))

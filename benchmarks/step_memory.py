@@ -35,7 +35,7 @@ def measure(side: str, case: train_step.Case, steps: int, threads: int) -> dict[
     else:
         import jax
 
-        from finetune_jax.parallel import local_replicas, prepare_backend
+        from finetune_jax.devices.replicas import local_replicas, prepare_backend
 
         prepare_backend()
         own = train_step.OurSide(local_replicas(jax.devices()[:1]), rematerialise=side == "rematerialised")
@@ -63,8 +63,8 @@ def temporary_bytes(side: train_step.OurSide, case: train_step.Case) -> int:
     """Bytes that XLA plans for the values inside one step."""
     import jax
 
-    from finetune_jax.parallel import local_replicas
-    from finetune_jax.step import Batch
+    from finetune_jax.data.batch import Batch
+    from finetune_jax.devices.replicas import local_replicas
 
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)

@@ -72,10 +72,10 @@ def measure(folder: Path, images: int, size: int, batch_size: int, epochs: int) 
     import jax
     import jax.numpy as jnp
 
+    from finetune_jax.data.batch import Batch
     from finetune_jax.data.feeds import create_feed
     from finetune_jax.data.order import training_order
-    from finetune_jax.parallel import AXIS, local_replicas
-    from finetune_jax.step import Batch
+    from finetune_jax.devices.replicas import AXIS, local_replicas
 
     path = folder / "images.npy"
     sums = write_cache(path, images, size)

@@ -36,14 +36,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 import numpy as np
 
 if TYPE_CHECKING:
-    from finetune_jax.parallel import Replicas  # what imports JAX stays in functions: the worker has none
+    from finetune_jax.devices.replicas import Replicas
 
 CLASSES = 100
 BLOCK_RATE, HEAD_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 1e-2, 0.9, 5e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TASKS = ("train", "predict")
 MATMUL_SIZE = 2048
-# For PyTorch, what ``finetune_jax.host_memory`` does for our side.
+# For PyTorch, what ``finetune_jax.devices.host_memory`` does for our side.
 KEEPING_TUNABLES = ":".join(
     f"glibc.malloc.{name}"
     for name in ("hugetlb=1", "mmap_max=0", "trim_threshold=1000000000000", "arena_max=1")
@@ -152,9 +152,13 @@ class OurSide:
         import jax
         import jax.numpy as jnp
 
-        from finetune_jax import augmentation, evaluation, models, objectives, optimizers, step
+        from finetune_jax import models
+        from finetune_jax.algorithms import augmentation, optimizers
         from finetune_jax.data.feeds import create_feed
-        from finetune_jax.parallel import AXIS
+        from finetune_jax.devices.replicas import AXIS
+        from finetune_jax.models.normalization import normalizer
+        from finetune_jax.training import evaluation, objectives, step
+        from finetune_jax.training.state import create_state
 
         network = models.create(
             case.network,
@@ -166,7 +170,7 @@ class OurSide:
         parts = network.part_names
         images = jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32)
         variables = network.init(jax.random.key(0), images)
-        normalize = step.normalizer(MEAN, STD)
+        normalize = normalizer(MEAN, STD)
         optimizer = optimizers.per_block_sgd(
             dict.fromkeys(parts),
             {name: HEAD_RATE if name == "head" else BLOCK_RATE for name in parts},
@@ -182,7 +186,7 @@ class OurSide:
         train_step = functools.partial(
             step.train_step, objective=objective, optimizer=optimizer, axis_name=AXIS
         )
-        state = step.create_state(variables, parts, optimizer, key=jax.random.key(1))
+        state = create_state(variables, parts, optimizer, key=jax.random.key(1))
 
         self._case, self._rounds = case, 0
         self.train_step = train_step
@@ -433,8 +437,9 @@ def flops_per_image(case: Case, task: str) -> float:
     """Floating point operations of the network and, for ``train``, of its gradient; 2 per multiply-add."""
     import jax
 
-    from finetune_jax import losses, models
-    from finetune_jax.models.convolution import countable
+    from finetune_jax import models
+    from finetune_jax.algorithms import losses
+    from finetune_jax.models.layers.convolution import countable
 
     network = models.create(case.network, CLASSES, width=case.width)
     images = jax.ShapeDtypeStruct((case.batch, case.image_size, case.image_size, 3), np.float32)
@@ -575,7 +580,7 @@ def main() -> None:
     import jax
 
     from finetune_jax.data.parallel import available_cores
-    from finetune_jax.parallel import local_replicas, prepare_backend
+    from finetune_jax.devices.replicas import local_replicas, prepare_backend
 
     threads = arguments.threads or available_cores()
     # XLA sizes its thread pool by this when its backend starts.

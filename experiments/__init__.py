@@ -1,1 +1,1 @@
-"""Binaries: ``python -m experiments.NAME --flags``."""
+"""Binaries: ``python -m experiments.NAME --flags…``."""

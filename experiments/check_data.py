@@ -1,34 +1,6 @@
-r"""Look for what is wrong with a data set before training on it.
+"""``python -m experiments.check_data --flags…``, the command of ``finetune_jax/commands/check_data.py``."""
 
-    python -m experiments.check_data --dataset=folder:photos
-
-Prints unreadable files, duplicates across splits, classes with too few images, sizes and class balance; the
-exit status is 1 where training would fail or its scores could not be trusted.
-"""
-
-from absl import flags
-
-from experiments import command_line
-from finetune_jax.config import DataConfig
-
-command_line.define_flags(DataConfig)
-flags.DEFINE_integer("min_images", 5, "Training images a class should have at least.", lower_bound=1)
-
-
-def main() -> int:
-    """Check and print."""
-    config = command_line.read_flags(DataConfig)
-    from finetune_jax.data import check, load_source
-
-    report = check.check(
-        load_source(config),
-        min_images=flags.FLAGS.min_images,
-        workers=config.decode_workers or None,
-        progress=True,
-    )
-    print(check.format_report(report))
-    return 0 if report.ok else 1
-
+from finetune_jax.commands import program
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run("check_data")

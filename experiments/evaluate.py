@@ -1,51 +1,6 @@
-r"""Measure a run on a split of its own or of another data set.
+"""``python -m experiments.evaluate --flags…``, the command of ``finetune_jax/commands/evaluate.py``."""
 
-    python -m experiments.evaluate --run=runs/photos
-    python -m experiments.evaluate --run=runs/photos --dataset=folder:other --protocol=retrieval
-
-Classification prints accuracy, balanced accuracy, recall per class and the confusion matrix; retrieval
-prints Recall@K and MAP@R of the embeddings. Everything goes to EVALUATION.json in the run directory too.
-"""
-
-import dataclasses
-import json
-import sys
-from pathlib import Path
-
-from absl import flags
-
-from experiments import command_line
-from finetune_jax.config import DataConfig
-from finetune_jax.run_directory import data_config_of
-
-command_line.define_flags(DataConfig)
-flags.DEFINE_string("run", None, "Run directory whose best checkpoint is measured.", required=True)
-flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to measure on.")
-
-
-def main() -> int:
-    """Measure, print, save."""
-    values = flags.FLAGS
-    run = Path(values.run).expanduser()
-    # The data of the run itself, unless flags say otherwise.
-    of_run = data_config_of(run)
-    config = command_line.read_flags(DataConfig, base=of_run)
-    protocol = config.protocol
-    if not values["dataset"].present:
-        config = dataclasses.replace(config, protocol=of_run.protocol)  # split as the run had it split
-    replicas = command_line.start_jax()
-    from finetune_jax import measuring, report
-
-    result = measuring.measure(run, config, replicas, split=values.split, protocol=protocol)
-    print(report.measurement_table(result))
-    file = run / f"evaluation-{protocol}-{values.split}.json"
-    try:
-        file.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"written to {file}", file=sys.stderr)
-    except OSError as error:
-        print(f"not written to {file}: {error.strerror}", file=sys.stderr)
-    return 0
-
+from finetune_jax.commands import program
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run("evaluate")

@@ -1,30 +1,6 @@
-r"""Fine-tune a pretrained network.
+"""``python -m experiments.finetune --flags…``, the command of ``finetune_jax/commands/finetune.py``."""
 
-    python -m experiments.finetune --dataset=folder:photos --workdir=runs/photos
-
-Started again with the same flags it goes on where it stopped. Flags that are not given have the values of the
-method's paper: ``--method=autolr`` starts its blocks at 1e-3 and trains 50 epochs with batches of 40.
-"""
-
-from absl import flags
-
-from experiments import command_line
-from finetune_jax.config import FinetuneConfig, recipe
-
-command_line.define_flags(FinetuneConfig)
-
-
-def main() -> int:
-    """Run, print the result, return the exit status."""
-    config = command_line.read_flags(FinetuneConfig, base=recipe(flags.FLAGS.method))
-    replicas = command_line.start_jax()
-    from finetune_jax import finetuning, report
-
-    summary = finetuning.run(config, replicas)
-    if replicas.is_primary:
-        print(f"{report.result_line(summary)}\nrun directory: {config.workdir}")
-    return 0
-
+from finetune_jax.commands import program
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run("finetune")

@@ -1,32 +1,6 @@
-r"""Check AutoLR's assumption on a finished run: does the accumulated gradient depend on the rate?
+"""``python -m experiments.gamma --flags…``, the command of ``finetune_jax/commands/gamma.py``."""
 
-    python -m experiments.gamma --run=runs/autolr --epoch=1
-
-AutoLR takes the variation of a block for proportional to its learning rate (Eq. 16). The first and the last trial of
-an epoch start from the same weights at different rates; γ, the ratio of what remains without the rates, is 1 where
-that holds (Table 1 of the supplement: 0.69 to 0.95).
-"""
-
-from pathlib import Path
-
-from absl import flags
-
-from experiments import command_line
-
-flags.DEFINE_string("run", None, "Run directory of --method=autolr.", required=True)
-flags.DEFINE_integer("epoch", 1, "Epoch with at least two trials.", lower_bound=1)
-
-
-def main() -> int:
-    """Print the table."""
-    values = flags.FLAGS
-    command_line.start_jax()
-    from finetune_jax import study_report
-    from finetune_jax.studies import gamma
-
-    print(study_report.gamma_text(gamma.of_epoch(Path(values.run).expanduser(), values.epoch)))
-    return 0
-
+from finetune_jax.commands import program
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run("gamma")

@@ -1,45 +1,6 @@
-r"""Train a network from scratch, and export its weights for others to start from.
+"""``python -m experiments.pretrain --flags…``, the command of ``finetune_jax/commands/pretrain.py``."""
 
-    python -m experiments.pretrain --dataset=folder:cifar10 --image_size=32 --test_resize=32 --width=0.375 \
-        --workdir=runs/cifar10 --export=resnet26_cifar10
-
-This is ``experiments.finetune --method=scratch`` with defaults that suit it; every flag of it works here.
-"""
-
-from absl import flags
-
-from experiments import command_line
-from finetune_jax.config import FinetuneConfig
-
-command_line.define_flags(
-    FinetuneConfig,
-    method="scratch",
-    pretrained="none",
-    augmentation="pad_crop_flip",
-    learning_rate=0.2,
-    batch_size=256,
-    epochs=150,
-)
-flags.DEFINE_string("export", "", "Also write PATH.npz (float16 weights) and PATH.json (what they need).")
-
-
-def main() -> int:
-    """Run, export, print the result, return the exit status."""
-    config = command_line.read_flags(FinetuneConfig)
-    replicas = command_line.start_jax()
-    from pathlib import Path
-
-    from finetune_jax import finetuning
-    from finetune_jax.models import pretrained
-
-    summary = finetuning.run(config, replicas)
-    if replicas.is_primary:
-        if flags.FLAGS.export:
-            origin = pretrained.from_run(Path(config.workdir))
-            pretrained.export(origin, Path(flags.FLAGS.export), test_accuracy=summary["test_accuracy"])
-        print(f"test accuracy {summary['test_accuracy']:.4f}\nrun directory: {config.workdir}")
-    return 0
-
+from finetune_jax.commands import program
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run("pretrain")

@@ -1,57 +1,6 @@
-r"""SpotTune beside the methods of its paper's Table 2, from the same starts, on any data set.
+"""``python -m experiments.spottune --flags…``, the command of ``finetune_jax/commands/spottune.py``."""
 
-    python -m experiments.spottune                                   # digits: five telling methods
-    python -m experiments.spottune --compare --rates=0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
-
-With several --rates each method gets the best of them on validation, and the grid is widened where a best rate
-lies at its edge. A setting of the policy counts for the methods that have one, --k for the global policy. Runs are
-ordinary run directories below --workdir; started again, none is trained twice.
-"""
-
-import dataclasses
-
-from absl import flags
-
-from experiments import command_line
-from finetune_jax.config import FinetuneConfig
-from finetune_jax.errors import UserError
-
-command_line.define_flags(FinetuneConfig, method="spottune_global", k=3, epochs=5)
-flags.DEFINE_bool("compare", False, "All methods of Table 2.")
-flags.DEFINE_list("rates", ["0.01"], "Learning rates, ascending; the same for every method.")
-flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
-flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose the rates.")
-flags.DEFINE_bool("widen", True, "Widen --rates where a method's best lies at their edge.")
-flags.DEFINE_string("resnet101", "", "Weights of a ResNet-101, for that row of --compare.")
-
-
-def main() -> int:
-    """Run the study, print and write its table."""
-    values = flags.FLAGS
-    own = ("method", "learning_rate", "effective_learning_rate", "seed")
-    command_line.refuse(own, "is not for this study, which sets it for every run itself")
-    if values.resnet101 and not values.compare:
-        raise UserError("--resnet101 is for --compare, which has a row for it")
-    config = command_line.read_flags(FinetuneConfig)
-    from finetune_jax.studies.comparison import Protocol
-
-    protocol = Protocol(
-        command_line.numbers("rates", float),
-        command_line.numbers("selection_seeds", int),
-        command_line.numbers("seeds", int),
-        values.widen,
-    )
-    runs = command_line.start_study(config.workdir, "spottune")
-    from finetune_jax import spottune_report
-    from finetune_jax.studies import spottune
-
-    base = dataclasses.replace(config, workdir="")
-    result = spottune.run(base, runs, protocol, compare=values.compare, resnet101=values.resnet101)
-    spottune_report.write(result, runs)
-    if runs.is_primary:
-        print(f"\n{spottune_report.text(result)}\n\nstudy: {runs.root}")
-    return 0
-
+from finetune_jax.commands import program
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run("spottune")

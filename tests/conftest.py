@@ -2,7 +2,11 @@
 
 import os
 
-# Before JAX starts its backend. Twice the devices, or collectives starve XLA's thread pool (finetune_jax.parallel).
+import jax
+import pytest
+from hypothesis import settings
+
+# Before JAX starts its backend. Twice the devices: collectives would starve XLA's thread pool (devices/replicas.py).
 os.environ["NPROC"] = "16"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -14,9 +18,6 @@ os.environ["XLA_FLAGS"] = (
     "--xla_cpu_collective_call_terminate_timeout_seconds=60"
 )
 
-import jax
-import pytest
-from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")

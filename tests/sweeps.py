@@ -5,11 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged, Pruned
-from finetune_jax.studies import hpo
-from finetune_jax.studies.search import Point, Search
-from finetune_jax.studies.trial_queue import TrialQueue
+from finetune_jax.studies.sweeps import sweep as hpo
+from finetune_jax.studies.sweeps.search import Point, Search
+from finetune_jax.studies.sweeps.trial_queue import TrialQueue
 
 BASE = FinetuneConfig(dataset="digits", epochs=4)
 GRID = Search(learning_rates=(0.01, 0.1), momenta=(0.0, 0.9), weight_decays=(0.0, 0.001))

@@ -18,7 +18,7 @@ from benchmarks import (
     streaming_memory,
     train_step,
 )
-from finetune_jax.parallel import local_replicas
+from finetune_jax.devices.replicas import local_replicas
 
 TINY = train_step.Case("resnet26_policy", 0.1, image_size=8, batch=4, train_steps=2, predict_steps=3)
 

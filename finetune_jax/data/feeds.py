@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from finetune_jax import host_memory
+from finetune_jax.data.batch import Batch
+from finetune_jax.devices import host_memory
+from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
-from finetune_jax.parallel import Replicas
-from finetune_jax.step import Batch
 
 State = Any
 Step = Callable[[State, Batch], State]

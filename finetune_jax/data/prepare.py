@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from finetune_jax.config import CROPPING, IN_PROPORTION, DataConfig
+from finetune_jax.config.choices import CROPPING, IN_PROPORTION
+from finetune_jax.config.settings import DataConfig
 from finetune_jax.data import cache, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Preprocessing

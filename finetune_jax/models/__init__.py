@@ -1,9 +1,9 @@
 """Networks as block sequences, and their pretrained weights."""
 
 from finetune_jax.models.network import Network, Variables
-from finetune_jax.models.pretrained import load_pretrained
 from finetune_jax.models.registry import create, names
-from finetune_jax.models.torch_state import from_torch_state, to_torch_state
+from finetune_jax.models.weights.pretrained import load_pretrained
+from finetune_jax.models.weights.torch_state import from_torch_state, to_torch_state
 
 __all__ = [
     "Network",

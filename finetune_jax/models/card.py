@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax import checkpoints
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import UserError
-from finetune_jax.models import heads, progressive, registry, routed
+from finetune_jax.files import checkpoints
+from finetune_jax.models import heads, registry
+from finetune_jax.models.compositions import progressive, routed
 from finetune_jax.models.network import Model, Network, Variables
 
 COMPACT = "compact"

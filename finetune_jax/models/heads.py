@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from finetune_jax.models.layers import Numerics, dense, global_average, norm
+from finetune_jax.models.layers.basic import Numerics, dense, global_average, norm
 
 EMBEDDING_SIZE = 512
 """Outputs of the embedding head, and of the retrieval head's hidden layer."""

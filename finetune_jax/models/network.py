@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.layers import Numerics, global_average
-from finetune_jax.models.rematerialisation import Run, rematerialised
+from finetune_jax.models.layers.basic import Numerics, global_average
+from finetune_jax.models.layers.rematerialisation import Run, rematerialised
 
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""

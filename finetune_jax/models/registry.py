@@ -5,16 +5,16 @@ import dataclasses
 import jax.numpy as jnp
 
 from finetune_jax.errors import UserError
-from finetune_jax.models import (
+from finetune_jax.models import heads
+from finetune_jax.models.architectures import (
     densenet,
     efficientnet,
-    heads,
     inception,
     mobilenet,
     preactivation,
     resnet,
 )
-from finetune_jax.models.layers import Dtype, Numerics
+from finetune_jax.models.layers.basic import Dtype, Numerics
 from finetune_jax.models.network import Builder, Network
 
 _BUILDERS: dict[str, Builder] = {

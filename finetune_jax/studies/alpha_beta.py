@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged
 from finetune_jax.studies.comparison import Train
 

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig, changed
+from finetune_jax.config.recipes import changed
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.studies import comparison, prune
 from finetune_jax.studies.comparison import Choice, Entry, Protocol, Train

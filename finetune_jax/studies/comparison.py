@@ -14,7 +14,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig, changed
+from finetune_jax.config.recipes import changed
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged
 
 Train = Callable[[FinetuneConfig, str], Mapping[str, Any]]
@@ -175,17 +176,6 @@ def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protoco
 def slug(entry: Entry) -> str:
     """The name of an entry as part of a file name."""
     return "".join(c if c.isalnum() or c in ".-" else "_" for c in entry.name.replace(", ", "-"))
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is 0 for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def is_tie(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether two means differ by no more than the larger of the two standard deviations."""
-    (a, spread_a), (b, spread_b) = mean_and_spread(ours), mean_and_spread(theirs)
-    return abs(a - b) <= max(spread_a, spread_b)
 
 
 def _beyond(rates: Sequence[float]) -> float:

@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_jax import decathlon
-from finetune_jax.config import RECIPES, FinetuneConfig, without_idle_settings
+from finetune_jax.algorithms import decathlon
+from finetune_jax.algorithms.decathlon import score_of
+from finetune_jax.config.checks import without_idle_settings
+from finetune_jax.config.recipes import RECIPES
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.decathlon_annotations import Annotations
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.studies.comparison import Train
@@ -88,14 +91,6 @@ def run(of_datasets: Mapping[str, FinetuneConfig], train: Train) -> dict[str, An
         "score": score_of({name: entry["accuracy"] for name, entry in measured.items()}),
         "multiple": multiple,
     }
-
-
-def score_of(accuracies: Mapping[str, float]) -> float:
-    """Decathlon score of accuracies in percent, over the data sets that are there."""
-    if not accuracies:
-        return 0.0
-    errors = {name: 100 - accuracy for name, accuracy in accuracies.items()}
-    return float(decathlon.score(errors, {name: decathlon.BASELINE_ERRORS[name] for name in errors}))
 
 
 def network_parameters(summary: Mapping[str, Any]) -> int:

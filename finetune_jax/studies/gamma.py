@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune_jax import autolr
+from finetune_jax.algorithms import weight_variation
 from finetune_jax.errors import UserError
+from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
-from finetune_jax.run_directory import RunDirectory
 
 
 def of_epoch(run: Path, epoch: int) -> list[dict[str, Any]]:
@@ -36,12 +36,14 @@ def of_epoch(run: Path, epoch: int) -> list[dict[str, Any]]:
             "give an --epoch with a rejected trial"
         )
     blocks = [name.removeprefix("variation/") for name in rows[0] if name.startswith("variation/")]
-    counts = autolr.kernel_counts(card.network().shapes()["params"], blocks=blocks)
+    counts = weight_variation.kernel_counts(card.network().shapes()["params"], blocks=blocks)
     rates, norms = [], []
     for row in (rows[0], rows[-1]):
         rates.append([float(row[f"rate/{name}"]) for name in blocks])
         v = [float(row[f"variation/{name}"]) for name in blocks]
-        norms.append(np.asarray(autolr.accumulated_gradient_norms(np.array(rates[-1]), np.array(v), counts)))
+        norms.append(
+            np.asarray(weight_variation.accumulated_gradient_norms(np.array(rates[-1]), np.array(v), counts))
+        )
     return [
         {
             "block": name,

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_jax import costs, pruning
 from finetune_jax import data as datasets
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.finetuning import load_origin
+from finetune_jax.models import costs, pruning
+from finetune_jax.runs.start import load_origin
 from finetune_jax.studies.comparison import Train
 
 

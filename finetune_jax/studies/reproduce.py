@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from finetune_jax.config import ALTERNATIVES, FinetuneConfig, changed
+from finetune_jax.config.choices import ALTERNATIVES
+from finetune_jax.config.recipes import changed
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged
-from finetune_jax.published import Row, Table
+from finetune_jax.reports.published import Row, Table
 from finetune_jax.studies.comparison import Train
 
 

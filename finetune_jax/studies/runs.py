@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 
-from finetune_jax import finetuning
-from finetune_jax.config import FinetuneConfig
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
-from finetune_jax.parallel import Replicas
-from finetune_jax.run_directory import RunDirectory
-from finetune_jax.training import AfterEpoch
+from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.runs import finetune
+from finetune_jax.training.plan import AfterEpoch
 
 _DIVERGED = "diverged.txt"
 
@@ -58,7 +58,7 @@ class Runs:
         if self.replicas.is_primary and not finished:
             print(f"{name}:", file=sys.stderr)
         try:
-            return finetuning.run(begun, self.replicas, after_epoch)
+            return finetune.run(begun, self.replicas, after_epoch)
         except Diverged as error:
             self._note(error, name)
             raise
@@ -100,7 +100,7 @@ class Runs:
             if self.replicas.is_primary:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
-                outcomes = finetuning.run_together(
+                outcomes = finetune.run_together(
                     list(begun.values()), self.replicas, after_epochs=list(told.values())
                 )
             finally:

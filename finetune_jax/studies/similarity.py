@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_jax import references
-from finetune_jax.domains import Domain
-from finetune_jax.references import References
+from finetune_jax.runs import references
+from finetune_jax.runs.domains import Domain
+from finetune_jax.runs.references import References
 
 
 def compare(source: Domain, targets: Sequence[Domain], known: References) -> dict[str, Any]:

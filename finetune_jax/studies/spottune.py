@@ -5,16 +5,15 @@ at once.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from finetune_jax.config import FinetuneConfig, without_idle_settings
+from finetune_jax.config.checks import without_idle_settings
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.published.spottune import TABLE_2_METHODS
+from finetune_jax.reports.published.spottune import TABLE_2_METHODS
+from finetune_jax.reports.spottune import SPOTTUNE
 from finetune_jax.studies import comparison
 from finetune_jax.studies.comparison import Entry, Protocol, Train
-
-SPOTTUNE = "SpotTune"
 
 _IN_SHORT = ("feature extractor", "standard", "last 3", "SpotTune, global", SPOTTUNE)
 
@@ -82,20 +81,3 @@ def run(
         "configurations": sum(len(choice.tried) for choice in choices),
         "without": [] if resnet101 or not compare else ["ResNet-101"],
     }
-
-
-def usage_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """``{row: {block: share of test images fine-tuned}}`` of SpotTune's runs (Figure 3)."""
-    (entry,) = [entry for entry in result["entries"] if entry["name"] == SPOTTUNE]
-    seeds = result["protocol"]["seeds"]
-    return {
-        f"{result['dataset']}, seed {seed}": usage for seed, usage in zip(seeds, entry["usage"], strict=True)
-    }
-
-
-def count_rows(result: Mapping[str, Any]) -> dict[str, list[int]]:
-    """``{row: test images with 0, 1 … L fine-tuned blocks}`` of SpotTune's runs (Figure 4)."""
-    (entry,) = [entry for entry in result["entries"] if entry["name"] == SPOTTUNE]
-    seeds = result["protocol"]["seeds"]
-    counts = entry["tuned_block_counts"]
-    return {f"{result['dataset']}, seed {seed}": row for seed, row in zip(seeds, counts, strict=True)}

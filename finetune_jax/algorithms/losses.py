@@ -1,0 +1,71 @@
+"""Losses: of single examples (one value each, so that weights and masks are the caller's) and of whole batches."""
+
+import jax
+import jax.numpy as jnp
+
+from finetune_jax.algorithms.retrieval import normalise
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross-entropy in nats.
+
+    Args:
+        logits: ``[B, C]``.
+        labels: ``[B]`` integers in ``[0, C)``.
+        label_smoothing: share of the target spread evenly over all classes.
+
+    Returns:
+        ``[B]``, of the dtype of the logits.
+    """
+    log_probabilities = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    if not label_smoothing:
+        return -picked
+    return -(1 - label_smoothing) * picked - label_smoothing * log_probabilities.mean(1)
+
+
+def proxy_anchor(
+    embeddings: jax.Array, labels: jax.Array, proxies: jax.Array, margin: float = 0.1, alpha: float = 32.0
+) -> jax.Array:
+    """Proxy-Anchor loss of a batch: proxies pull their own examples, the hard ones most, and push all others.
+
+    Kim et al., "Proxy Anchor Loss for Deep Metric Learning" (CVPR 2020), Eq. 4: with the cosine similarity
+    ``s`` of example and proxy, the mean of ``log(1 + Σ exp(−alpha·(s − margin)))`` over the proxies that have
+    examples in the batch, plus the mean of ``log(1 + Σ exp(alpha·(s + margin)))`` over all proxies; the sums
+    run over the examples of the proxy's class, and over those of all other classes.
+
+    Args:
+        embeddings: ``[B, D]``, of any length.
+        labels: ``[B]`` integers in ``[0, C)``.
+        proxies: ``[C, D]``, one per class, of any length.
+        margin: similarity ± ``margin`` is aimed at.
+        alpha: scale of the similarities.
+
+    Returns:
+        ``[]``, not negative; float64 for float64, else float32.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if embeddings.ndim != 2 or proxies.ndim != 2 or embeddings.shape[1] != proxies.shape[1]:
+        raise ValueError(
+            f"embeddings [B, D] and proxies [C, D] must agree in D, got {embeddings.shape} and {proxies.shape}"
+        )
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(f"there must be one label per embedding, got {labels.shape} for {embeddings.shape}")
+    # Full precision: an error of the similarity counts ``alpha`` times.
+    similarities = jnp.matmul(
+        normalise(embeddings), normalise(proxies).T, precision=jax.lax.Precision.HIGHEST
+    )
+    positive = labels[:, None] == jnp.arange(len(proxies))
+    pull = _log_one_plus_sum_exp(-alpha * (similarities - margin), positive)
+    push = _log_one_plus_sum_exp(alpha * (similarities + margin), ~positive)
+    # A proxy without examples has the pull log(1 + 0) = 0.
+    return pull.sum() / jnp.maximum(positive.any(0).sum(), 1) + push.mean()
+
+
+def _log_one_plus_sum_exp(x: jax.Array, where: jax.Array) -> jax.Array:
+    """``log(1 + Σ exp(x))`` over the first axis, without overflow, and exact where the sum is tiny."""
+    x = jnp.where(where, x, -jnp.inf)
+    shift = jax.lax.stop_gradient(jnp.maximum(x.max(0), 0))
+    return shift + jnp.log1p(jnp.expm1(-shift) + jnp.exp(x - shift).sum(0))

@@ -1,0 +1,1 @@
+"""Commands: one file each, from flags to one config to one call."""

@@ -1,0 +1,65 @@
+r"""AutoLR beside the methods it is meant to improve on, from the same starts (Tables 2 and 5 of the paper).
+
+    python -m experiments.autolr                                    # digits: train on five, retrieve five
+    python -m experiments.autolr --compare --rates=0.001,0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
+
+Without --compare: a single rate, pruning, pruning with AutoLR. With it also geometric rates and schedules.
+With several --rates each method gets the best of them on validation, and the grid is widened where a best rate
+lies at its edge. Runs are ordinary run directories below --workdir; started again, none is trained twice.
+"""
+
+import dataclasses
+
+from absl import flags
+
+from finetune_jax.commands import command_line
+from finetune_jax.config.settings import FinetuneConfig
+
+command_line.define_flags(
+    FinetuneConfig,
+    protocol="retrieval",
+    head_learning_rate=1e-2,
+    batch_size=40,
+    epochs=5,
+    schedule="step",
+    drop_factor=0.2,
+)
+flags.DEFINE_bool("compare", False, "Also geometric rates, and every method with and without pruning.")
+flags.DEFINE_bool("schedules", None, "Also the schedules of Table 5 on the pruned network; as --compare.")
+flags.DEFINE_list("rates", ["0.01"], "Starting rates of the blocks, ascending; the same for every method.")
+flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
+flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose pruning depth and rates.")
+flags.DEFINE_bool("widen", True, "Widen --rates where a method's best lies at their edge.")
+flags.DEFINE_integer("max_depth", 3, "Largest pruning depth to try.", lower_bound=0)
+
+
+def main() -> int:
+    """Run the study, print and write its table."""
+    values = flags.FLAGS
+    own = ("method", "learning_rate", "effective_learning_rate", "prune_depth", "seed", "select_on")
+    command_line.refuse(own, "is not for this study, which sets it for every run itself")
+    config = command_line.read_flags(FinetuneConfig)
+    from finetune_jax.studies.comparison import Protocol
+
+    protocol = Protocol(
+        command_line.numbers("rates", float),
+        command_line.numbers("selection_seeds", int),
+        command_line.numbers("seeds", int),
+        values.widen,
+    )
+    runs = command_line.start_study(config.workdir, "autolr")
+    from finetune_jax.reports import autolr as autolr_report
+    from finetune_jax.studies import autolr
+
+    result = autolr.run(
+        dataclasses.replace(config, workdir=""),
+        runs,
+        protocol,
+        compare=values.compare,
+        schedules=values.compare if values.schedules is None else values.schedules,
+        max_depth=values.max_depth,
+    )
+    autolr_report.write_autolr(result, runs)
+    if runs.is_primary:
+        print(f"\n{autolr_report.autolr_text(result)}\n\nstudy: {runs.root}")
+    return 0

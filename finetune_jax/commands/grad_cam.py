@@ -1,0 +1,65 @@
+r"""Show where a run looks: Grad-CAM at its blocks, over several runs, or from trial to trial of AutoLR.
+
+    python -m experiments.grad_cam --runs=runs/photos photo.jpg more/photos
+    python -m experiments.grad_cam --runs=runs/whole,runs/pruned photo.jpg
+    python -m experiments.grad_cam --runs=runs/autolr --trials_of_epoch=1 photo.jpg
+
+One run: a column per block. Several: a column per run, at its last block. With --trials_of_epoch: a column per
+trial, and a figure per block.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from finetune_jax.commands import command_line
+from finetune_jax.errors import UserError
+
+_MOST_IMAGES = 16
+
+flags.DEFINE_list("runs", None, "Run directories.", required=True)
+flags.DEFINE_list("blocks", [], "Blocks to show; empty is the first, the last and two in between.")
+flags.DEFINE_integer(
+    "trials_of_epoch", 0, "Epoch whose trials are compared (needs --keep_trials).", lower_bound=0
+)
+flags.DEFINE_string("output", "", "Folder of the figures; empty is the first run's directory.")
+
+
+def main(arguments: list[str]) -> int:
+    """Write the figures."""
+    values = flags.FLAGS
+    if not arguments:
+        raise UserError(
+            "name images or folders, e.g. python -m experiments.grad_cam --runs=runs/photos photo.jpg"
+        )
+    runs = [Path(run).expanduser() for run in values.runs]
+    if len(runs) > 1 and (values.blocks or values.trials_of_epoch):
+        raise UserError("--blocks and --trials_of_epoch are for a single run; give one of --runs")
+    command_line.start_jax()
+    from finetune_jax.data import folder
+    from finetune_jax.runs import explain
+
+    paths = folder.image_files([Path(argument) for argument in arguments])
+    if len(paths) > _MOST_IMAGES:
+        print(f"{len(paths)} images; the first {_MOST_IMAGES} are shown", file=sys.stderr)
+        paths = paths[:_MOST_IMAGES]
+    if values.trials_of_epoch:
+        epoch = values.trials_of_epoch
+        found = {
+            f"grad_cam-epoch_{epoch:02d}-{name}.png": png
+            for name, png in explain.of_trials(runs[0], paths, epoch, values.blocks).items()
+        }
+    elif len(runs) > 1:
+        found = {"grad_cam-runs.png": explain.of_runs(runs, paths)}
+    else:
+        found = {"grad_cam.png": explain.of_blocks(runs[0], paths, values.blocks)}
+    output = Path(values.output).expanduser() if values.output else runs[0]
+    for name, png in found.items():
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / name).write_bytes(png)
+        except OSError as error:
+            raise UserError(f"--output={output} cannot be written: {error.strerror}") from error
+        print(output / name)
+    return 0

@@ -1,0 +1,73 @@
+r"""Label images with a run, from nothing but its directory.
+
+python -m experiments.predict --run=runs/photos holiday.jpg more/photos
+python -m experiments.predict --run=runs/photos --embeddings=features.npz photos
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from finetune_jax.commands import command_line
+
+_CHUNK = 256
+
+flags.DEFINE_string("run", None, "Run directory whose best checkpoint predicts.", required=True)
+flags.DEFINE_integer("top", 3, "Labels printed per image.", lower_bound=1)
+flags.DEFINE_string("embeddings", "", "Write embeddings and paths to this .npz file instead of labels.")
+
+
+def main(arguments: list[str]) -> int:
+    """Print one line per image, or write embeddings."""
+    from finetune_jax.errors import UserError
+
+    if not arguments:
+        raise UserError(
+            "name images or folders, e.g. python -m experiments.predict --run=runs/photos photo.jpg"
+        )
+    command_line.start_jax()
+    import numpy as np
+
+    import finetune_jax
+    from finetune_jax.data import folder
+    from finetune_jax.data.decode import UnreadableImage
+
+    values = flags.FLAGS
+    predictor = finetune_jax.load(Path(values.run).expanduser())
+    unreadable: list[UnreadableImage] = []
+    embeddings, embedded = [], []
+    paths = folder.image_files([Path(argument) for argument in arguments])
+    for names, images in _readable_chunks(paths, unreadable):
+        if values.embeddings:
+            embeddings.append(predictor.embed(images))
+            embedded += names
+        else:
+            for name, probabilities in zip(names, predictor(images), strict=True):
+                best = np.argsort(-probabilities)[: values.top]
+                shown = "  ".join(f"{predictor.class_names[i]} {probabilities[i]:.4f}" for i in best)
+                print(f"{name}\t{shown}")
+    if embeddings:
+        np.savez(values.embeddings, embeddings=np.concatenate(embeddings), paths=np.array(embedded))
+        print(f"{len(embedded)} embeddings written to {values.embeddings}", file=sys.stderr)
+    for error in unreadable:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _readable_chunks(paths: list[Path], unreadable: list[Any]) -> Iterator[tuple[list[str], list[Any]]]:
+    """Names and pixels of up to 256 images at a time; errors are collected in ``unreadable``."""
+    from finetune_jax.data.decode import UnreadableImage, read_image
+
+    for start in range(0, len(paths), _CHUNK):
+        names, images = [], []
+        for path in paths[start : start + _CHUNK]:
+            try:
+                images.append(read_image(path))
+                names.append(str(path))
+            except UnreadableImage as error:
+                unreadable.append(error)
+        if images:
+            yield names, images

@@ -1,0 +1,1 @@
+"""Settings of runs: from flags to one frozen config, without JAX."""

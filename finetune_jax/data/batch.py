@@ -1,0 +1,23 @@
+"""A batch of images as a train step sees it."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Batch(NamedTuple):
+    """One replica's share of a batch.
+
+    Attributes:
+        images: uint8 ``[B, H, W, C]``.
+        labels: int32 ``[B]``.
+        slots: int32 ``[B]``, place of each example in the batch over all replicas; random draws of an example
+            depend on it and not on the replica.
+        aspects: float32 ``[B]``, width over height of the images before they were stretched to squares; None where
+            that is not to be undone.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    slots: jax.Array
+    aspects: jax.Array | None = None

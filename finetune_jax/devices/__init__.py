@@ -1,0 +1,1 @@
+"""Where programs run: replicas over devices, and the memory of the host."""

@@ -1,0 +1,209 @@
+"""Devices and processes: the only place that maps a per-replica function over them.
+
+Each process drives its local devices with ``jax.pmap`` over the axis :data:`AXIS`; collectives inside span
+all processes. State is replicated without a leading axis, batches are split.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from finetune_jax.devices import host_memory
+from finetune_jax.errors import UserError
+
+AXIS = "batch"
+
+# In jaxlib 0.10, XLA hands convolutions on CPU to a library that runs those of up to 96 channels on one thread; with
+# this it hands it products and sums only, though convolutions that are averaged may come with the sum. Version 0.11 is
+# fast by itself. Measured in docs/performance.md.
+CONVOLUTION_FLAG = (
+    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+)
+
+# How long a process at its end waits for the others, of which one may have failed.
+_SHUTDOWN_SECONDS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """The devices one run trains on.
+
+    Attributes:
+        devices: of this process.
+        process_index: 0 writes the run directory.
+        process_count: all with the same number of devices.
+    """
+
+    devices: tuple[jax.Device, ...]
+    process_index: int = 0
+    process_count: int = 1
+
+    @property
+    def count(self) -> int:
+        """Replicas over all processes."""
+        return len(self.devices) * self.process_count
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.process_index == 0
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the devices are CPU cores."""
+        return self.devices[0].platform == "cpu"
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        in_axes: Sequence[int | None],
+        out_axes: int | None = None,
+        donate: Sequence[int] = (),
+    ) -> Callable[..., Any]:
+        """``function`` on every replica, compiled.
+
+        Args:
+            function: of one replica; may use collectives over :data:`AXIS`.
+            in_axes: None for a replicated argument, 0 for one split by :meth:`split`.
+            out_axes: None for results that are equal on all replicas (which nothing checks), 0 for results
+                laid out as by :meth:`split`.
+            donate: positions of arguments whose buffers the result may take over.
+        """
+        return jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=tuple(in_axes),
+            out_axes=out_axes,
+            # In a job of several processes this argument would have to name the devices of all of them; given
+            # this process's own, each process would silently train for itself. The default is all of them.
+            devices=list(self.devices) if self.process_count == 1 else None,
+            donate_argnums=tuple(donate),
+        )
+
+    def alike(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` of replicated trees to replicated trees, compiled; every local device computes it all."""
+        return jax.jit(function, out_shardings=self._sharding(PartitionSpec()))
+
+    def replicate(self, tree: Any) -> Any:
+        """A copy of the tree's arrays on every local device, without a leading axis.
+
+        Goes through host memory, so that no buffer is shared with the source and the result may be donated.
+        """
+        return jax.device_put(jax.tree.map(np.array, tree), self._sharding(PartitionSpec()))
+
+    def split(self, tree: Any) -> Any:
+        """This process's arrays ``[B_local, …]`` as ``[devices, B_local / devices, …]``, one row each."""
+        rows = len(self.devices)
+        reshaped = jax.tree.map(lambda x: np.reshape(x, (rows, x.shape[0] // rows, *x.shape[1:])), tree)
+        return jax.device_put(reshaped, self._sharding(PartitionSpec(AXIS)))
+
+    def own(self, order: np.ndarray) -> np.ndarray:
+        """This process's columns of ``order [steps, B]``, as ``[steps, B / processes]``."""
+        width = order.shape[1] // self.process_count
+        return order[:, self.process_index * width : (self.process_index + 1) * width]
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that may fail on one process alone, such as writing files; its end is a barrier.
+
+        If it does, the others fail too. They would otherwise wait minutes for that process in a collective.
+
+        Raises:
+            UserError: another process failed.
+        """
+        try:
+            yield
+        except Exception:
+            self._any(True)
+            raise
+        if self._any(False):
+            raise UserError("another process of this job failed; see its output")
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuse a batch that the replicas cannot share evenly.
+
+        Raises:
+            UserError: naming ``--batch_size``.
+        """
+        if batch_size % self.count:
+            lower = batch_size // self.count * self.count
+            nearest = f"{lower} or {lower + self.count}" if lower else f"{self.count}"
+            raise UserError(
+                f"--batch_size={batch_size} does not divide by the {self.count} devices; use {nearest}"
+            )
+
+    def _any(self, flag: bool) -> bool:
+        if self.process_count == 1:
+            return flag
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), spec)
+
+
+def local_replicas(devices: Sequence[jax.Device] | None = None) -> Replicas:
+    """All devices of the job, or the given local ones of a single process."""
+    if devices is not None:
+        return Replicas(tuple(devices))
+    return Replicas(tuple(jax.local_devices()), jax.process_index(), jax.process_count())
+
+
+def prepare_backend(virtual_devices: int = 0) -> None:
+    """Set what must be set before JAX starts its backend: :data:`CONVOLUTION_FLAG`, and malloc, where they help.
+
+    Args:
+        virtual_devices: number of CPU devices to simulate on one machine; 0 takes the real ones.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    # libtpu reads the variable too, and ends the process at a flag that it does not know.
+    is_tpu = importlib.util.find_spec("libtpu") is not None
+    if jaxlib.__version__.startswith("0.10.") and not is_tpu and "xla_cpu_experimental_ynn" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {CONVOLUTION_FLAG}".lstrip()
+    if not (is_tpu or _has_gpu()) and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+        host_memory.keep_freed_memory()
+    if virtual_devices:
+        # XLA's CPU client sizes its thread pool by max(cores, devices); with several collective programs in
+        # flight that pool starves and the run dies after 40 s. Twice the devices was always enough.
+        os.environ.setdefault("NPROC", str(max(2 * virtual_devices, os.cpu_count() or 1)))
+        jax.config.update("jax_num_cpu_devices", virtual_devices)
+
+
+def _has_gpu() -> bool:
+    """Asked of the system: to ask JAX would start the backend."""
+    device_files = Path("/dev")
+    return any(device_files.glob("nvidia[0-9]*")) or (device_files / "kfd").exists()
+
+
+def join_cluster(coordinator: str, process_count: int, process_index: int) -> None:
+    """Connect this process with the others of a job.
+
+    Args:
+        coordinator: ``host:port`` of process 0; ``auto`` lets JAX find out (Slurm, TPU pods, Open MPI).
+        process_count: ignored with ``auto``.
+        process_index: ignored with ``auto``.
+
+    Raises:
+        UserError: the settings are incomplete.
+    """
+    if coordinator == "auto":
+        jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+        return
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise UserError(
+            f"--process_index={process_index} and --process_count={process_count} do not name one process; "
+            "give every process of --coordinator its own index from 0"
+        )
+    jax.distributed.initialize(
+        coordinator, process_count, process_index, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
+    )

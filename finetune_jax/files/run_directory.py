@@ -1,0 +1,275 @@
+"""The directory of a run: its flags, metrics, TensorBoard events and summary.
+
+Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetune_jax.checkpoints``.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_jax.config.settings import DataConfig, FinetuneConfig
+from finetune_jax.errors import UserError
+from finetune_jax.files.event_log import event, start_events
+
+# Where a run keeps its things and how it uses the machine may change between two starts.
+LOCAL_FLAGS = frozenset({"workdir", "cache_dir", "data_dir", "decode_workers"})
+
+_FLAGS = "flags.json"
+_RESOLVED = "resolved"
+# How long a process waits for process 0 to create the directory; network file systems show it late.
+_CLAIM_SECONDS = 60.0
+
+
+class RunDirectory:
+    """Writes the files of one run; with ``primary=False`` (other processes of a job) it only reads."""
+
+    def __init__(self, path: Path, *, primary: bool = True) -> None:
+        self.path = path
+        self._primary = primary
+        self._events: Any = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def compact(self) -> Path:
+        """The folder of the checkpoint that prediction prefers to all others; most methods make none."""
+        return self.path / "compact"
+
+    @property
+    def trials(self) -> Path:
+        """The folder of recorded trials."""
+        return self.path / "trials"
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary, if the run has ended."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    @property
+    def resolved(self) -> dict[str, Any] | None:
+        """What :meth:`claim` was told that the flags came to; None where no run has begun, or an older one."""
+        found = self._flags()
+        return None if found is None else found.get(_RESOLVED)
+
+    def claim(self, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> None:
+        """Make the directory the home of a run with these flags, or go on with the one that lives there.
+
+        Other processes of a job wait here for process 0.
+
+        Args:
+            flags: as given.
+            resolved: what they came to with the data of the run, kept beside them, JSON.
+
+        Raises:
+            UserError: it cannot be written, holds something else, or a run with other flags (named).
+        """
+        found = self._flags() if self._primary else self._wait_for_flags()
+        if found is not None:
+            self._check_same(found, flags)
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} cannot be created: {error.strerror}") from error
+        content = _lasting(flags) | ({} if resolved is None else {_RESOLVED: dict(resolved)})
+        self._write(_FLAGS, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    def check(self, flags: Mapping[str, Any]) -> None:
+        """Whether :meth:`claim` would find a free directory or a run with these flags; changes nothing.
+
+        Raises:
+            UserError: the directory holds something else, or a run with other flags (named).
+        """
+        found = self._flags()
+        if found is not None:
+            self._check_same(found, flags)
+
+    def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+        wanted = _lasting(flags)
+        found = {name: value for name, value in found.items() if name != _RESOLVED}
+        # A run from before a setting existed did what its default does.
+        known = {**_lasting(dataclasses.asdict(FinetuneConfig())), **found}
+        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != known.get(name))
+        if differing:
+            changes = ", ".join(f"--{name}={wanted.get(name)} (was {known.get(name)})" for name in differing)
+            raise UserError(
+                f"--workdir={self.path} holds a run with other flags: {changes}; "
+                "give the same flags to go on with it, or another --workdir"
+            )
+
+    def _flags(self) -> dict[str, Any] | None:
+        """Flags of the run that lives here; None for a directory that is free to take."""
+        try:
+            # One look: between two, process 0 may move in.
+            names = {entry.name for entry in self.path.iterdir()}
+            if _FLAGS in names:
+                return json.loads((self.path / _FLAGS).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"--workdir={self.path} cannot be read: {error}") from error
+        # A kill while the flags were written leaves their temporary file.
+        if names - {_temporary(_FLAGS)}:
+            raise UserError(f"--workdir={self.path} exists and is not a run directory; choose another one")
+        return None
+
+    def _wait_for_flags(self) -> dict[str, Any]:
+        deadline = time.monotonic() + _CLAIM_SECONDS
+        while (found := self._flags()) is None:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--workdir={self.path} was not set up by process 0; see its output, "
+                    "and give a directory that all processes share"
+                )
+            time.sleep(0.1)
+        return found
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        """Rows of ``metrics.csv``, one per epoch, as text."""
+        return self._rows("metrics.csv")
+
+    def read_passes(self) -> list[dict[str, str]]:
+        """Rows of ``passes.csv``, one per pass over the training images, as text."""
+        return self._rows("passes.csv")
+
+    def drop_rows_after(self, step: int) -> None:
+        """Forget rows of epochs and passes that a restored checkpoint does not know, and rows cut short."""
+        for name in ("metrics.csv", "passes.csv"):
+            rows = self._rows(name)
+            kept = [row for row in rows if None not in row.values() and int(row["step"]) <= step]
+            if self._primary and len(kept) < len(rows):
+                self._write(name, _as_csv(kept, list(rows[0])))
+
+    def add_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append a row to ``metrics.csv`` and to TensorBoard.
+
+        Args:
+            row: ``epoch`` and ``step`` first; numbers, or None for an empty cell. The same names every time.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        self._append("metrics.csv", row)
+        self.add_scalars(row, int(row["epoch"]))
+
+    def add_pass(self, row: Mapping[str, Any]) -> None:
+        """Append a row to ``passes.csv``; arguments and errors as of :meth:`add_metrics`."""
+        self._append("passes.csv", row)
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        file = self.path / name
+        if not file.exists():
+            return []
+        with file.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        cells = {name: _cell(value) for name, value in row.items()}
+        # All of it, so that a kill or a full disk leaves the old file or the new one.
+        self._write(name, _as_csv([*self._rows(name), cells], list(row)))
+
+    def add_scalars(self, values: Mapping[str, Any], epoch: int) -> None:
+        """Write numbers to TensorBoard only.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        if not self._primary:
+            return
+        from tensorboardX.summary import scalar
+
+        with self._explained("tensorboard"):
+            if self._events is None:
+                self._events = start_events(self.path / "tensorboard", epoch)
+            for name, value in values.items():
+                if value is not None and name not in ("epoch", "step"):
+                    self._events.write_event(event(epoch, summary=scalar(name, float(value))))
+            self._events.flush()
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``, the sign that the run has ended."""
+        self._write("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+        self._write(name, content)
+
+    def close(self) -> None:
+        """Close the events.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        events, self._events = self._events, None
+        if events is not None:
+            with self._explained("tensorboard"):
+                events.close()
+
+    def _write(self, name: str, content: str | bytes) -> None:
+        if not self._primary:
+            return
+        temporary = self.path / _temporary(name)
+        with self._explained(name):
+            with temporary.open("wb") as file:
+                file.write(content if isinstance(content, bytes) else content.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / name)
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written: {error.strerror}; what was saved before is intact; "
+                "make room or choose another --workdir, then start again"
+            ) from error
+
+
+def data_config_of(run: Path) -> DataConfig:
+    """The data settings a run was trained with.
+
+    Raises:
+        UserError: the directory is not of a run.
+    """
+    try:
+        flags = json.loads((run / _FLAGS).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--run={run} is no run directory: flags.json cannot be read ({error})") from error
+    fields = dataclasses.fields(DataConfig)
+    values: dict[str, Any] = {field.name: flags.get(field.name, field.default) for field in fields}
+    values["ks"] = tuple(values["ks"])
+    return DataConfig(**values)
+
+
+def _lasting(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that must not change between two starts, as they come back from JSON."""
+    return json.loads(json.dumps({name: value for name, value in flags.items() if name not in LOCAL_FLAGS}))
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.tmp"
+
+
+def _as_csv(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else repr(value) if isinstance(value, float) else value

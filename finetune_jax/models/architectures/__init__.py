@@ -1,0 +1,1 @@
+"""Architectures as block sequences, one file per family."""

@@ -1,0 +1,1 @@
+"""Models composed of two copies of a network."""

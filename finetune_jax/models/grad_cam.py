@@ -1,0 +1,206 @@
+"""Grad-CAM: where in an image a block finds what speaks for a score.
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (ICCV 2017);
+equation numbers are theirs. A block's channels are weighted with the mean gradient of a score with respect to
+them, and what they add up to is kept where it is positive::
+
+    maps = grad_cam(network, variables, images, "block_16")                      # of the class predicted
+    maps = grad_cam(network, variables, images, "block_16", logit_of(labels))    # of a given class
+    maps = grad_cams(network, variables, images, ("block_01", "block_08", "block_16"))
+
+Under ``jax.jit`` a score is made within the compiled function, so that classes and embeddings may be arguments::
+
+    compiled = jax.jit(lambda variables, images, labels: grad_cam(
+        network, variables, images, "block_16", logit_of(labels)))
+
+The gradient weighs channels, not places: a place that the score ignores shows up too where the same channels
+answer to it.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from finetune_jax.models.layers.basic import global_average
+from finetune_jax.models.network import Network
+
+Score = Callable[[Network, Mapping[str, Mapping[str, Any]], jax.Array], jax.Array]
+"""``(network, variables, output of its last block [B, h, w, C]) → score of each image, [B]``.
+
+The score of an image depends on that image alone; a map does not change if it is multiplied by a positive
+number.
+"""
+
+
+def predicted_logit(
+    network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array
+) -> jax.Array:
+    """Score: the largest logit, that is the logit of the class predicted."""
+    logits, _ = network.run(("head",), variables, features)
+    return _of_class(logits, logits.argmax(1))
+
+
+def logit_of(classes: ArrayLike) -> Score:
+    """Score: the logit (before the softmax, as in the paper) of a given class.
+
+    Args:
+        classes: int ``[B]``, or ``[]`` for the same class in every image.
+
+    Raises:
+        ValueError: when the score is taken, if the network has no such class.
+    """
+
+    def score(network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
+        logits, _ = network.run(("head",), variables, features)
+        count = logits.shape[1]
+        # Out of range, JAX would read another class or give a gradient of 0, silently. A traced class cannot
+        # be looked at.
+        if not isinstance(classes, jax.core.Tracer):
+            absent = np.setdiff1d(np.asarray(classes), np.arange(count))
+            if absent.size:
+                raise ValueError(f"classes must be from 0 to {count - 1}, got {absent.tolist()}")
+        return _of_class(logits, jnp.broadcast_to(jnp.asarray(classes), logits.shape[:1]))
+
+    return score
+
+
+def embedding_norm(
+    network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array
+) -> jax.Array:
+    """Score: the squared norm of the embedding, for networks whose classes are not those of the images.
+
+    A retrieval network is tested on classes that its classifier has never seen, so no logit means anything.
+    The squared norm is the image's similarity with itself, see `similarity_to`: the map of the last block
+    shows where the features resemble those of the whole image, without need of a second one.
+    """
+    del network, variables
+    return jnp.square(global_average(features)).sum(1)
+
+
+def similarity_to(embeddings: ArrayLike) -> Score:
+    """Score: the inner product of the embedding with that of another image.
+
+    Where one image resembles another, as in Stylianou et al., "Visualizing Deep Similarity Networks" (WACV
+    2019): at the last block the map is each place's share of the cosine similarity, if positive. The norm of
+    the image's own embedding counts as a constant, as there: it is a positive factor, which no map depends
+    on, while its derivative would take away what both images have in common, and all there is for two equal
+    images.
+
+    Args:
+        embeddings: ``[B, C]``, one per image, or ``[C]`` for all; as ``network.embed`` gives them, of any
+            length.
+    """
+
+    def score(network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
+        del network, variables
+        own, other = global_average(features), jnp.asarray(embeddings, jnp.float32)
+        if other.shape not in (own.shape, own.shape[1:]):
+            raise ValueError(
+                f"embeddings must have the shape {own.shape} or {own.shape[1:]}, got {other.shape}"
+            )
+        return (own * other).sum(1)
+
+    return score
+
+
+def grad_cam(
+    network: Network,
+    variables: Mapping[str, Mapping[str, Any]],
+    images: jax.Array,
+    block: str,
+    score: Score = predicted_logit,
+) -> jax.Array:
+    """Where ``block`` finds what speaks for ``score``, Eq. 1–2.
+
+    Args:
+        network: any, whole or truncated (`pruning.truncate`).
+        variables: of all its parts.
+        images: ``[B, H, W, C]``, normalised, float32.
+        block: name of a block, or ``stem``.
+        score: what is to be explained, by default the logit of the class predicted.
+
+    Returns:
+        ``[B, h, w]`` float32 in [0, 1], of the size of the block's output. Each map is divided by its own
+        maximum, so that 0 still means "nothing in favour"; a map without anything in favour is 0 everywhere.
+
+    Raises:
+        ValueError: there is no such block, its output is no ``[B, h, w, C]``, or the score is no ``[B]``.
+    """
+    return grad_cams(network, variables, images, (block,), score)[block]
+
+
+def grad_cams(
+    network: Network,
+    variables: Mapping[str, Mapping[str, Any]],
+    images: jax.Array,
+    blocks: Sequence[str],
+    score: Score = predicted_logit,
+) -> dict[str, jax.Array]:
+    """`grad_cam` at several blocks for one forward and one backward pass.
+
+    The backward pass ends at the lowest of the blocks.
+
+    Args:
+        network: any, whole or truncated.
+        variables: of all its parts.
+        images: ``[B, H, W, C]``, normalised, float32.
+        blocks: names, in any order.
+        score: what is to be explained, by default the logit of the class predicted.
+
+    Returns:
+        ``{block: [B, h, w]}`` in the order of ``blocks``, see `grad_cam`.
+
+    Raises:
+        ValueError: ``blocks`` is empty, or as in `grad_cam`.
+    """
+    parts = network.part_names[:-1]
+    unknown = [name for name in blocks if name not in parts]
+    if unknown or not blocks:
+        raise ValueError(f"blocks must be out of {', '.join(parts)}, got {', '.join(unknown) or 'none'}")
+
+    def run(names: Sequence[str], x: jax.Array) -> jax.Array:
+        return network.run(names, variables, x)[0]
+
+    def scores(names: Sequence[str], x: jax.Array) -> jax.Array:
+        return score(network, variables, run(names, x))
+
+    ends = sorted({parts.index(name) + 1 for name in blocks})
+    output = run(parts[: ends[0]], images)
+    outputs, pullbacks = [output], []
+    for begin, end in itertools.pairwise(ends):
+        output, pullback = jax.vjp(functools.partial(run, parts[begin:end]), output)
+        outputs.append(output)
+        pullbacks.append(pullback)
+    values, pullback = jax.vjp(functools.partial(scores, parts[ends[-1] :]), output)
+    pullbacks.append(pullback)
+    if values.shape != images.shape[:1]:
+        raise ValueError(f"the score must be one number per image, got the shape {values.shape}")
+
+    # Images do not influence each other in evaluation mode, so the gradient of the sum is that of each.
+    gradient = jnp.ones_like(values)
+    maps = {}
+    while ends:
+        (gradient,) = pullbacks.pop()(gradient)
+        name = parts[ends.pop() - 1]
+        maps[name] = _map(name, outputs.pop(), gradient)
+    return {name: maps[name] for name in blocks}
+
+
+def _map(name: str, output: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The normalised map ``[B, h, w]`` of an output ``[B, h, w, C]`` and the score's gradient by it."""
+    if output.ndim != 4:
+        raise ValueError(f"Grad-CAM needs an output [B, h, w, C], but that of {name} is {output.shape}")
+    weights = gradient.astype(jnp.float32).mean((1, 2), keepdims=True)
+    summed = jax.nn.relu((weights * output).sum(3))
+    largest = summed.max((1, 2), keepdims=True)
+    return summed / jnp.where(largest == 0, 1, largest)
+
+
+def _of_class(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]

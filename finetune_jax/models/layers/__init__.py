@@ -1,0 +1,1 @@
+"""Layers that networks are built of, and their fast forms on CPU."""

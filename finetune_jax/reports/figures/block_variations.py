@@ -1,0 +1,160 @@
+"""How far each block moves: over epochs, and from one trial of AutoLR to the next."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune_jax.reports.figures import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MANY_TICKS, _MOST_TICKS = 24, 100
+
+
+def variations(values: np.ndarray, *, first_epoch: int = 1) -> bytes:
+    """Weight variation per block over epochs as PNG, the AutoLR paper's Figure 2.
+
+    Args:
+        values: ``[E, K]``, one row per epoch, the block nearest to the input first. What is not finite is
+            left out, as is 0 on the logarithmic axis that is chosen where the values span a wide range.
+        first_epoch: number of the first row.
+    """
+    return canvas.png(_draw_variations(values, first_epoch))
+
+
+def trials(
+    variations: np.ndarray,
+    learning_rates: np.ndarray,
+    epochs_and_trials: Sequence[tuple[int, int]],
+    accepted: np.ndarray,
+) -> bytes:
+    """Weight variation and learning rate per block for each trial of AutoLR as PNG, the paper's Figure 4.
+
+    Rejected trials stand on a grey ground, with hollow points; those that diverged have a cross at the top.
+
+    Args:
+        variations: ``[T, K]``; not finite where a trial diverged.
+        learning_rates: ``[T, K]`` that the trials were trained with.
+        epochs_and_trials: ``T`` pairs, both counted from 1: the trial's epoch and its number in it.
+        accepted: bool ``[T]``.
+    """
+    return canvas.png(_draw_trials(variations, learning_rates, epochs_and_trials, accepted))
+
+
+def _draw_variations(values: np.ndarray, first_epoch: int) -> "Figure":
+    values = np.asarray(values, np.float64)
+    epochs = np.arange(first_epoch, first_epoch + len(values))
+    figure, axis = canvas.new(1, 1, (7.5, 4))
+    colors = _block_colors(values.shape[1])
+    for block, color in enumerate(colors):
+        _line(axis, epochs, values[:, block], color)
+        axis.plot(epochs, values[:, block], ".", color=color, markersize=4)
+    canvas.use_log_scale_where_needed(axis, values)
+    axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("weight variation")
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axis.grid(alpha=0.25)
+    _block_scale(figure, axis, colors)
+    return figure
+
+
+def _draw_trials(
+    variations: np.ndarray,
+    learning_rates: np.ndarray,
+    epochs_and_trials: Sequence[tuple[int, int]],
+    accepted: np.ndarray,
+) -> "Figure":
+    variations, learning_rates = np.asarray(variations, np.float64), np.asarray(learning_rates, np.float64)
+    accepted = np.asarray(accepted, bool)
+    count, blocks = variations.shape
+    width = float(np.clip(2.5 + 0.3 * count, 6, 16))
+    figure, axes = canvas.new(2, 1, (width, 6.4), sharex=True)
+    colors = _block_colors(blocks)
+    positions = np.arange(count)
+    for axis, values, name in zip(
+        axes, (variations, learning_rates), ("weight variation", "learning rate"), strict=True
+    ):
+        for trial in positions[~accepted]:
+            axis.axvspan(trial - 0.5, trial + 0.5, color="#e3e3e3", linewidth=0, zorder=0)
+        for block, color in enumerate(colors):
+            own = values[:, block]
+            _line(axis, positions, own, color)
+            axis.plot(positions[accepted], own[accepted], "o", color=color, markersize=3.5)
+            axis.plot(positions[~accepted], own[~accepted], "o", color=color, mfc="white", markersize=3.5)
+        canvas.use_log_scale_where_needed(axis, values)
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.25, axis="y")
+    diverged = positions[~np.isfinite(variations).all(1)]
+    if diverged.size:
+        # At the top of the axis whatever its scale: these trials have no values.
+        axes[0].plot(
+            diverged,
+            np.full(diverged.size, 0.96),
+            "X",
+            color=canvas.BAD,
+            markersize=7,
+            transform=axes[0].get_xaxis_transform(),
+        )
+    _trial_ticks(axes[1], epochs_and_trials)
+    axes[1].set_xlim(-0.5, count - 0.5)
+    _trial_legend(figure, rejected=not accepted.all(), diverged=diverged.size > 0)
+    _block_scale(figure, list(axes), colors)
+    return figure
+
+
+def _line(axis: Any, x: np.ndarray, y: np.ndarray, color: Any) -> None:
+    """One block's line; it goes on where a value is missing, so that no trial stands alone."""
+    known = np.isfinite(y)
+    axis.plot(x[known], y[known], color=color, linewidth=1.2)
+
+
+def _trial_ticks(axis: Any, epochs_and_trials: Sequence[tuple[int, int]]) -> None:
+    every = -(-len(epochs_and_trials) // _MOST_TICKS)
+    names = [f"{epoch}-{trial}" for epoch, trial in epochs_and_trials][::every]
+    axis.set_xticks(
+        range(0, len(epochs_and_trials), every),
+        names,
+        rotation=90 if len(names) > _MANY_TICKS else 0,
+        fontsize=8,
+    )
+    axis.set_xlabel("epoch-trial")
+
+
+def _trial_legend(figure: "Figure", *, rejected: bool, diverged: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    def entry(marker: str, color: str, face: str, label: str) -> Line2D:
+        return Line2D([], [], marker=marker, linestyle="", color=color, mfc=face, label=label)
+
+    entries = [entry("o", "#444444", "#444444", "accepted")]
+    if rejected:
+        entries.append(entry("o", "#444444", "white", "rejected"))
+    if diverged:
+        entries.append(entry("X", canvas.BAD, canvas.BAD, "diverged"))
+    figure.legend(handles=entries, loc="outside upper left", ncols=len(entries), frameon=False, fontsize=9)
+
+
+def _block_colors(count: int) -> Any:
+    """``[K, 4]``, from dark for low blocks to light for high ones, evenly to the eye."""
+    import matplotlib
+
+    # Without the palest end, which vanishes on white.
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
+
+
+def _block_scale(figure: "Figure", axes: Any, colors: Any) -> None:
+    """A bar with one step per block: a legend of 33 entries would be larger than the figure."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    count = len(colors)
+    mapping = ScalarMappable(BoundaryNorm(np.arange(count + 1) + 0.5, count), ListedColormap(colors))
+    every = -(-count // 17)
+    # From the top down, for the highest block to be named always.
+    numbers = np.arange(count, 0, -every)[::-1]
+    bar = figure.colorbar(mapping, ax=axes, ticks=numbers, label="block", aspect=30, pad=0.02)
+    bar.minorticks_off()
+    bar.ax.tick_params(labelsize=8, length=0)

@@ -1,0 +1,64 @@
+"""Which blocks a policy fine-tunes, and how many of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune_jax.reports.figures import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ROWS = 40  # more would be too small to read
+
+
+def policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) -> bytes:
+    """Share of images that take the fine-tuned copy of each block as PNG, SpotTune's Figure 3.
+
+    Args:
+        usage: name of a row (a data set, a class) to ``[L]`` in [0, 1]; of many rows the first ones are shown.
+        blocks: ``L`` names.
+    """
+    return canvas.png(_draw_policy_usage(usage, blocks))
+
+
+def policy_counts(counts: Mapping[str, np.ndarray]) -> bytes:
+    """How many images use 0, 1 … L fine-tuned blocks as PNG, SpotTune's Figure 4.
+
+    Args:
+        counts: name (a data set, a seed) to ``[L + 1]`` numbers of images, the same L for all.
+    """
+    return canvas.png(_draw_policy_counts(counts))
+
+
+def _draw_policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) -> "Figure":
+    names = list(usage)[:_ROWS]
+    table = np.stack([np.asarray(usage[name], np.float64) for name in names])
+    size = (2.4 + 0.5 * len(blocks), 1.2 + 0.36 * len(names))
+    figure, axis = canvas.new(1, 1, size)
+    picture = axis.imshow(100 * table, cmap="Reds", vmin=0, vmax=100, aspect="auto")
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xticks(range(len(blocks)), [name.removeprefix("block_") for name in blocks], fontsize=8)
+    axis.set_xlabel("block")
+    for row, column in np.ndindex(table.shape):
+        share = table[row, column]
+        color = "white" if share > 0.6 else "black"
+        axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)
+    figure.colorbar(picture, ax=axis, label="% of images fine-tuned")
+    return figure
+
+
+def _draw_policy_counts(counts: Mapping[str, np.ndarray]) -> "Figure":
+    first = next(iter(counts.values()))
+    figure, axis = canvas.new(1, 1, (2 + 0.4 * len(first), 3))
+    width = 0.8 / len(counts)
+    for index, (name, values) in enumerate(counts.items()):
+        places = np.arange(len(values)) + (index - (len(counts) - 1) / 2) * width
+        axis.bar(places, values, width, label=name)
+    axis.set_xticks(range(len(first)))
+    axis.set_xlabel("fine-tuned blocks")
+    axis.set_ylabel("images")
+    if len(counts) > 1:
+        axis.legend(fontsize=8)
+    return figure

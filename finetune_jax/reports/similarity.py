@@ -1,0 +1,53 @@
+"""Results of ``studies.similarity`` for people: one table with the reference data sets, and a figure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_jax.reports import figures
+from finetune_jax.reports.tables import table
+from finetune_jax.studies.runs import Runs
+
+
+def write(result: Mapping[str, Any], runs: Runs) -> None:
+    """Write ``results.json``, ``results.txt`` and ``similarity.png``."""
+    runs.write_json("results.json", result)
+    runs.write("results.txt", text(result) + "\n")
+    references = {
+        name: (cell["similarity"], cell["effective_learning_rate"])
+        for name, cell in result["references"].items()
+    }
+    targets = {
+        row["name"]: (row["similarity"], *row["effective_learning_rates"]) for row in result["targets"]
+    }
+    runs.write("similarity.png", figures.similarities(references, targets, title=result["reference"]))
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """Targets and reference data sets by falling similarity, then the reason of each recommendation."""
+    source = result["source"]
+    rows: list[tuple[float, list[str]]] = []
+    for row in result["targets"]:
+        low, high = row["effective_learning_rates"]
+        cells = [
+            row["name"],
+            row["classes"],
+            row["images"],
+            f"{row['distance']:.3f}",
+            f"{row['similarity']:.4f}",
+        ]
+        rows.append((row["similarity"], [*map(str, cells), f"search {low:g} to {high:g}"]))
+    for name, cell in result["references"].items():
+        cells = [f"({result['reference']}) {name}", "", "", "", f"{cell['similarity']:.3f}"]
+        rows.append((cell["similarity"], [*cells, f"best {cell['effective_learning_rate']:g}"]))
+    rows.sort(key=lambda row: -row[0])
+    columns = ["data set", "classes", "images", "distance", "similarity", "effective learning rate"]
+    lines = [
+        f"source: {source['name']}, {source['classes']} classes; images of {result['image_size']} pixels",
+        "",
+        table(columns, [cells for _, cells in rows]),
+        "",
+        *[f"{row['reason']}." for row in result["targets"]],
+    ]
+    if result["remark"]:
+        lines.append(f"note: {result['remark']}")
+    return "\n".join(lines)

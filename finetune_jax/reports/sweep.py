@@ -1,0 +1,151 @@
+"""Results of ``studies.hpo`` for people: a table of everything tried, and the paper's figures 3 to 5."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_jax.reports import figures
+from finetune_jax.reports.tables import spoken, table
+from finetune_jax.studies.runs import Runs
+
+_ETA, _LAMBDA = "learning rate η", "weight decay λ"
+_EFFECTIVE_ETA, _EFFECTIVE_LAMBDA = "effective learning rate η/(1 − m)", "effective weight decay λ/η"
+_COLUMNS = (
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "effective_learning_rate",
+    "effective_weight_decay",
+)
+
+
+def write(result: Mapping[str, Any], runs: Runs) -> None:
+    """Write ``results.json``, ``results.txt``, ``trials.csv`` and the three figures into the study's directory."""
+    runs.write_json("results.json", result)
+    runs.write("results.txt", text(result, runs) + "\n")
+    runs.write("trials.csv", _csv(result["trials"]))
+    name = f"{spoken(result['score']).replace('accuracy', 'error')}, %"
+    if "accuracy" not in result["score"]:
+        name = f"100 % − {spoken(result['score'])}"
+    for file, panels in curves(result).items():
+        best = "lowest" if len(panels) == 1 else ""
+        runs.write(f"{file}.png", figures.error_curves(panels, error_name=name, best=best))
+
+
+def curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
+    """``{figure: {hyperparameter: {curve: (value, error in percent) of each trial}}}``.
+
+    ``momentum``: errors over the learning rate and over the effective one, a curve per momentum; where the
+    effective rate is what matters, the curves of the second panel lie on each other (Figure 3).
+    ``effective_learning_rate``: a curve per weight decay (Figure 4). ``effective_weight_decay``: a curve per
+    effective learning rate where there are few, else one for all (Figure 5).
+    """
+    scored = [trial for trial in result["trials"] if trial["state"] in ("complete", "equal")]
+
+    def by(label: str, group: str | None, value: str) -> dict[str, list[tuple[float, float]]]:
+        found: dict[str, list[tuple[float, float]]] = {}
+        for trial in sorted(scored, key=lambda trial: trial[group] if group else 0):
+            name = label.format(trial[group]) if group else label
+            found.setdefault(name, []).append((trial[value], 100 * (1 - trial["score"])))
+        return found
+
+    # As many curves as one can still tell apart.
+    few = len({trial["effective_learning_rate"] for trial in scored}) <= 8
+    of_decay = by("η/(1 − m) = {:.3g}", "effective_learning_rate", "effective_weight_decay")
+    return {
+        "momentum": {
+            _ETA: by("m = {:g}", "momentum", "learning_rate"),
+            _EFFECTIVE_ETA: by("m = {:g}", "momentum", "effective_learning_rate"),
+        },
+        "effective_learning_rate": {
+            _EFFECTIVE_ETA: by("λ = {:g}", "weight_decay", "effective_learning_rate")
+        },
+        "effective_weight_decay": {
+            _EFFECTIVE_LAMBDA: of_decay if few else by("all", None, "effective_weight_decay")
+        },
+    }
+
+
+def text(result: Mapping[str, Any], runs: Runs) -> str:
+    """How many were tried, the best, and all of them, the best first."""
+    trials, best = result["trials"], result["best"]
+    counts = {
+        state: sum(trial["state"] == state for trial in trials) for state in ("pruned", "diverged", "equal")
+    }
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    head = f"{result['dataset']}, {len(trials)} configurations tried" + (f" ({told})" if told else "")
+    if best is None:
+        ending = "no best: every trial diverged or was pruned; give lower --learning_rates"
+    else:
+        ending = _best_text(best, result, runs)
+    order = sorted(
+        trials, key=lambda trial: (trial["state"] in ("pruned", "diverged"), -(trial["score"] or 0))
+    )
+    seeds = len(result["seeds"])
+    rows = [
+        [
+            f"{_label(trial) if trial['state'] != 'equal' else '–'}{' *' if _is_best(trial, best) else ''}",
+            *(f"{trial[name]:.4g}" for name in _COLUMNS),
+            "–" if trial["score"] is None else _score(trial["scores"] or [trial["score"]]),
+            _remark(trial, seeds),
+        ]
+        for trial in order
+    ]
+    columns = ["trial", "η", "m", "λ", "η/(1 − m)", "λ/η", spoken(result["score"]), ""]
+    return "\n\n".join([head, table(columns, rows), ending])
+
+
+def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], runs: Runs) -> str:
+    rates = [trial["effective_learning_rate"] for trial in result["trials"]]
+    rate = best["effective_learning_rate"]
+    lines = [
+        f"best: --learning_rate={best['learning_rate']:.10g} --momentum={best['momentum']:g} "
+        f"--weight_decay={best['weight_decay']:g}"
+    ]
+    if len(set(rates)) > 1 and rate in (min(rates), max(rates)):
+        lines.append(
+            "its effective learning rate is at the edge of those tried: one beyond could be better still"
+        )
+    test = spoken(result["score"].replace("validation", "test"))
+    if best["test"] is None:
+        lines.append(
+            f"its runs lie on {best['place']}: {', '.join(best['runs'])}; {test} is in their summary.json"
+        )
+    else:
+        lines.append(f"{test}: {_score(best['test'])}")
+        lines.append(f"run directory: {runs.root / 'runs' / best['run']}")
+    return "\n".join(lines)
+
+
+def _label(trial: Mapping[str, Any]) -> str:
+    """What the name of the trial's directory begins with; of an equal trial the other's."""
+    return trial["directory"].split("-")[0]
+
+
+def _is_best(trial: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+    return best is not None and trial["number"] == best["number"]
+
+
+def _remark(trial: Mapping[str, Any], seeds: int) -> str:
+    if trial["state"] == "equal":
+        return f"equal to {_label(trial)}"
+    if trial["state"] == "pruned":
+        return f"pruned after {trial['epochs']} epochs" + (f" of {seeds} seeds" if seeds > 1 else "")
+    return "" if trial["state"] == "complete" else trial["state"]
+
+
+def _score(scores: Sequence[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    return f"{100 * statistics.fmean(scores):.2f}{spread}"
+
+
+def _csv(trials: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["number", *_COLUMNS, "state", "score", "scores", "epochs", "directory", "equal_to", "place"]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    for trial in trials:
+        writer.writerow({**trial, "scores": " ".join(map(repr, trial["scores"]))})
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""One run: trained, evaluated, used for prediction, explained."""

@@ -1,0 +1,116 @@
+"""Measuring a finished run on a split: classification scores, or retrieval by its embeddings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_jax import data as datasets
+from finetune_jax.algorithms import metrics
+from finetune_jax.config.settings import DataConfig
+from finetune_jax.data.examples import Source
+from finetune_jax.data.feeds import create_feed
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.errors import UserError
+from finetune_jax.models.card import read_best
+from finetune_jax.models.normalization import normalizer
+from finetune_jax.training import evaluation, tasks
+
+_BATCH = 256
+
+
+def measure(
+    run: Path, config: DataConfig, replicas: Replicas, *, split: str, protocol: str
+) -> dict[str, Any]:
+    """Scores of a run's best checkpoint.
+
+    Args:
+        run: its directory.
+        config: the data to measure on, and the ``ks`` of Recall@K; images are prepared as the run's checkpoint
+            says.
+        replicas: the devices to run on.
+        split: ``train``, ``validation`` or ``test``.
+        protocol: ``classification`` or ``retrieval``; it may differ from the one the data are split for.
+
+    Returns:
+        JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
+
+    Raises:
+        UserError: no such run, or the data does not go with it.
+    """
+    card, variables = read_best(run)
+    source = datasets.load_source(config, silent=not replicas.is_primary)
+    network = card.model()
+    normalize = normalizer(card.mean, card.std)
+    variables = replicas.replicate(variables)
+    if protocol == "classification" and card.head == "embedding":
+        raise UserError(f"--run={run} learned embeddings and no classifier; use --protocol=retrieval")
+    part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
+    run_network = evaluation.compile_evaluation(part(network, normalize), replicas, _BATCH)
+
+    def outputs_of(split: str) -> tuple[np.ndarray, np.ndarray]:
+        arrays = datasets.materialise_split(
+            config,
+            source.splits[split],
+            card.preprocessing,
+            silent=not replicas.is_primary,
+            title=f"decoding {split} images",
+        )
+        if not len(arrays.labels):
+            raise UserError(f"--split={split} of {source.name} has no images")
+        resident = arrays.images.nbytes <= config.device_data_gb * 1e9
+        feed = create_feed(arrays, replicas, resident=resident, steps_per_dispatch=1)
+        return run_network(variables, feed, len(arrays.labels)), arrays.labels
+
+    outputs, labels = outputs_of(split)
+    result = {"run": str(run), "dataset": source.name, "split": split, "images": len(labels)}
+    if protocol == "retrieval":
+        gallery = outputs_of("gallery") if split == "test" and "gallery" in source.splits else None
+        return {**result, "scores": tasks.retrieval_scores(config, outputs, labels, gallery)}
+    labels = labels_of_run(labels, source, card.class_names)
+    return {**result, **classification_details(outputs, labels, card.class_names)}
+
+
+def labels_of_run(labels: np.ndarray, source: Source, class_names: tuple[str, ...]) -> np.ndarray:
+    """The data set's labels ``[N]`` as class numbers of the run, matched by name.
+
+    Raises:
+        UserError: the data has classes the run does not know.
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    present = [source.class_names[label] for label in np.unique(labels)]
+    unknown = [name for name in present if name not in numbers]
+    if unknown:
+        raise UserError(
+            f"the run does not know the classes {', '.join(unknown[:10])} of {source.name}; "
+            f"it knows {', '.join(class_names[:10])}; use --protocol=retrieval for other classes"
+        )
+    translation = np.array([numbers.get(name, -1) for name in source.class_names], np.int32)
+    return translation[labels]
+
+
+def classification_details(
+    logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> Mapping[str, Any]:
+    """Scores, and per class with images: their number, recall, and the two classes most often predicted instead."""
+    confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(class_names))
+    recalls = metrics.per_class_recall(confusion)
+    counts = confusion.sum(1)
+    present = np.flatnonzero(counts)
+    return {
+        "scores": {
+            "accuracy": metrics.accuracy(logits, labels),
+            "balanced accuracy": metrics.balanced_accuracy(confusion),
+            "cross-entropy": metrics.cross_entropy(logits, labels),
+        },
+        "images_per_class": {class_names[i]: int(counts[i]) for i in present},
+        "recall_per_class": {class_names[i]: float(recalls[i]) for i in present},
+        "confused_with": {class_names[i]: _confusions(confusion[i], int(i), class_names) for i in present},
+        "confusion": confusion.tolist(),
+    }
+
+
+def _confusions(row: np.ndarray, own: int, class_names: tuple[str, ...]) -> list[str]:
+    others = [i for i in np.argsort(-row, kind="stable") if i != own and row[i]]
+    return [f"{class_names[i]} ({row[i]})" for i in others[:2]]

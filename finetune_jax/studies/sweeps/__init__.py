@@ -1,0 +1,1 @@
+"""Sweeps: what is tried, who tries it, what came out."""

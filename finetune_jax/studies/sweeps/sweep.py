@@ -1,0 +1,295 @@
+"""A sweep of learning rate, momentum and weight decay: which point has the best validation score.
+
+Any number of workers pull points from one queue. A point is trained with each seed in turn, every run in a
+directory of its own, so that a run that was interrupted goes on from its checkpoint, whoever takes it next.
+
+This module knows no files and no Optuna: it is handed a queue and a function that trains.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import Diverged, Pruned, UserError
+from finetune_jax.files.run_directory import LOCAL_FLAGS
+from finetune_jax.studies.sweeps.records import Record, Taken
+from finetune_jax.studies.sweeps.search import Point, Search
+from finetune_jax.studies.sweeps.trial_queue import TrialQueue
+
+if TYPE_CHECKING:
+    from finetune_jax.studies.runs import Runs
+
+SET_BY_THE_STUDY = ("learning_rate", "momentum", "weight_decay", "seed")
+"""Settings of every run that come from the sweep."""
+
+
+class Job(NamedTuple):
+    """A run to train.
+
+    Attributes:
+        config: of the run, but for its directory.
+        name: of its directory.
+        after_epoch: told the row of each epoch; raises ``Pruned`` to end the run.
+    """
+
+    config: FinetuneConfig
+    name: str
+    after_epoch: Callable[[Mapping[str, Any]], None]
+
+
+Outcome = Mapping[str, Any] | Diverged | Pruned
+"""The summary of a run, or why it has none."""
+
+Train = Callable[[Sequence[Job]], Sequence[Outcome]]
+"""Trains several runs of the same data, network and seed; one outcome per job."""
+
+
+def one_by_one(runs: "Runs") -> Train:
+    """The jobs one after the other."""
+
+    def train(jobs: Sequence[Job]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for job in jobs:
+            try:
+                outcomes.append(runs(job.config, job.name, job.after_epoch))
+            except (Diverged, Pruned) as ended:
+                outcomes.append(ended)
+        return outcomes
+
+    return train
+
+
+def together(runs: "Runs") -> Train:
+    """The jobs in one program."""
+
+    def train(jobs: Sequence[Job]) -> list[Outcome]:
+        configs, names, told = zip(*jobs, strict=True)
+        return runs.together(configs, names, told)
+
+    return train
+
+
+def settings(base: FinetuneConfig, search: Search, seeds: Sequence[int]) -> dict[str, Any]:
+    """What all workers of a study must agree on, by the names of their flags; JSON."""
+    shared = {
+        name: value
+        for name, value in dataclasses.asdict(base).items()
+        if name not in LOCAL_FLAGS and name not in SET_BY_THE_STUDY
+    }
+    own = {
+        "search": search.kind,
+        "learning_rates": search.learning_rates,
+        "effective_learning_rates": search.effective_learning_rates,
+        "momenta": search.momenta,
+        "weight_decays": search.weight_decays,
+        "dedup": search.dedup,
+        "pruner": search.pruner,
+        "search_seed": search.seed,
+        "seeds": tuple(seeds),
+    }
+    return {**shared, **own}
+
+
+def run(
+    base: FinetuneConfig,
+    search: Search,
+    seeds: Sequence[int],
+    queue: TrialQueue,
+    train: Train,
+    *,
+    at_once: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Record]:
+    """Take trials and train them, until none is left here or with another worker.
+
+    Args:
+        base: what all runs share.
+        search: what is tried.
+        seeds: each point is trained with each of them; its score is the mean.
+        queue: of the trials.
+        train: trains jobs.
+        at_once: how many trials to take, and jobs to hand over, at once.
+        say: told what happens.
+
+    Returns:
+        All trials that are done.
+
+    Raises:
+        UserError: a run cannot be trained, or the storage not be used. The trials taken are given back.
+    """
+    waiting = False
+    with queue:
+        while True:
+            taken = queue.take(at_once)
+            if taken:
+                waiting = False
+                _train(taken, base, seeds, queue, train, say)
+            elif queue.done:
+                return queue.records()
+            else:
+                if not waiting:
+                    say("the other trials are with other workers; waiting for them")
+                waiting = True
+                queue.wait()
+
+
+def configured(base: FinetuneConfig, point: Point, seed: int) -> FinetuneConfig:
+    """The config of one run."""
+    return dataclasses.replace(base, **point._asdict(), seed=seed)
+
+
+def run_name(trial: str, seed: int, seeds: Sequence[int]) -> str:
+    """Of a run's directory: the trial's own where there is one seed."""
+    return trial if len(seeds) == 1 else f"{trial}/seed{seed}"
+
+
+def metric(base: FinetuneConfig) -> str:
+    """Name of the number that decides."""
+    return f"validation_{base.retrieval_score if base.protocol == 'retrieval' else 'accuracy'}"
+
+
+def _train(
+    taken: Sequence[Taken],
+    base: FinetuneConfig,
+    seeds: Sequence[int],
+    queue: TrialQueue,
+    train: Train,
+    say: Callable[[str], None],
+) -> None:
+    scores: dict[int, list[float]] = {trial.number: [] for trial in taken}
+    going = list(taken)
+    for trial in taken:
+        say(f"trial {trial.run}")
+
+    def job(trial: Taken, seed: int) -> Job:
+        before = tuple(scores[trial.number])
+
+        def after_epoch(row: Mapping[str, Any]) -> None:
+            score, epoch = row.get(metric(base)), int(row["epoch"])
+            if score in (None, ""):
+                return
+            # Of several seeds: the mean of what those before have come to and of this one so far.
+            reported = statistics.fmean([*before, float(score)])
+            step = len(before) * base.epochs + epoch
+            worse = math.isfinite(reported) and queue.report(trial, step, reported)
+            if worse and epoch < base.epochs:
+                raise Pruned(f"trial {trial.run} ends after epoch {epoch}: others were better by then")
+
+        return Job(configured(base, trial.point, seed), run_name(trial.run, seed, seeds), after_epoch)
+
+    for seed in seeds:
+        outcomes = train([job(trial, seed) for trial in going])
+        for trial, outcome in zip(list(going), outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                scores[trial.number].append(_score(outcome, base))
+                continue
+            going.remove(trial)
+            say(str(outcome))
+            if isinstance(outcome, Pruned):
+                queue.prune(trial)
+            else:
+                queue.diverged(trial, str(outcome))
+    for trial in going:
+        queue.finish(trial, scores[trial.number])
+        say(f"trial {trial.run}: {metric(base)} {statistics.fmean(scores[trial.number]):.4f}")
+
+
+def _score(summary: Mapping[str, Any], base: FinetuneConfig) -> float:
+    score = summary.get(metric(base))
+    if score is None:
+        raise UserError(
+            "there are no validation images to choose on; give --validation_fraction, or a data set that has some"
+        )
+    return float(score)
+
+
+def result(
+    base: FinetuneConfig,
+    search: Search,
+    seeds: Sequence[int],
+    records: Sequence[Record],
+    summary_of: Callable[[str], Mapping[str, Any] | None],
+) -> dict[str, Any]:
+    """What the sweep has found.
+
+    Only here, and only of the best point, is the score on the test images looked at.
+
+    Args:
+        base: what all runs share.
+        search: what was tried.
+        seeds: of every point.
+        records: trials that are done.
+        summary_of: name of a run to its summary, None where it does not lie here.
+
+    Returns:
+        JSON: ``trials``, one per point, those equal to another included; ``trained``, how many have been;
+        ``best`` with ``run``, the best seed's directory, and ``test``, a score per seed (None where the runs lie
+        elsewhere); ``best`` is None where every trial diverged or was pruned.
+    """
+    trials = [_row(record) for record in records]
+    trials += _equal_rows(search, trials)
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    best: dict[str, Any] | None = None
+    if complete:
+        best = dict(max(complete, key=lambda trial: trial["score"]))
+        names = [run_name(best["directory"], seed, seeds) for seed in seeds]
+        best["runs"] = names
+        best["run"] = names[max(range(len(seeds)), key=best["scores"].__getitem__)]
+        summaries = [summary_of(name) for name in names]
+        best["test"] = None
+        if all(summary is not None for summary in summaries):
+            test = metric(base).replace("validation", "test")
+            best["test"] = [float(summary[test]) for summary in summaries if summary is not None]
+    return {
+        "dataset": base.dataset,
+        "method": base.method,
+        "search": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(search).items()
+        },
+        "seeds": list(seeds),
+        "score": metric(base),
+        "trials": trials,
+        "trained": sum(trial["state"] != "equal" for trial in trials),
+        "best": best,
+    }
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        **_values(record.point),
+        "state": record.state,
+        "score": record.score,
+        "scores": list(record.scores),
+        "epochs": record.steps,
+        "directory": record.run,
+        "equal_to": record.equal_to,
+        "place": record.place,
+    }
+
+
+def _equal_rows(search: Search, trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the points of a grid that were not trained, with the score of the one that was."""
+    if search.kind != "grid":
+        return []
+    points = search.points()
+    trained = {(trial["learning_rate"], trial["momentum"], trial["weight_decay"]): trial for trial in trials}
+    rows = []
+    for index, earlier in search.equals().items():
+        other = trained.get(points[earlier])
+        if other is not None:
+            own = {"number": None, **_values(points[index]), "equal_to": other["number"]}
+            rows.append({**other, **own, "state": "equal", "epochs": 0})
+    return rows
+
+
+def _values(point: Point) -> dict[str, float]:
+    return {
+        **point._asdict(),
+        "effective_learning_rate": point.effective_learning_rate,
+        "effective_weight_decay": point.effective_weight_decay,
+    }

@@ -1,0 +1,1 @@
+"""From a network and a method to trained weights: objectives, steps, the loop over epochs."""

@@ -1,0 +1,53 @@
+"""Checks that losses and weights are finite."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from finetune_jax.algorithms import weight_variation
+from finetune_jax.errors import Diverged
+from finetune_jax.training.plan import Start
+from finetune_jax.training.state import TrainState
+
+
+@functools.cache
+def measure_pass(blocks: tuple[str, ...]) -> Callable[[Start, TrainState], tuple[jax.Array, jax.Array]]:
+    """``(start, state) → (variations [K], whether losses and weights are finite)``, the same for all runs."""
+
+    def measure(start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        variations = jnp.zeros(0)
+        if blocks:
+            variations = weight_variation.weight_variation(start.params, state.params, blocks=blocks)
+        checked = (state.totals["loss"], state.params, state.batch_stats)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
+        return variations, finite
+
+    return jax.jit(measure)
+
+
+def refuse_if_not_finite(state: TrainState, step: int) -> None:
+    """Refuse a state whose losses or weights are not finite.
+
+    Raises:
+        Diverged: names the rate to lower.
+    """
+    check_finite("training loss is", state.totals["loss"], step)
+    # The weights fail one step before the loss does.
+    check_finite("weights are", state.variables, step)
+
+
+def check_finite(what: str, tree: Any, step: int) -> None:
+    """Refuse a tree with values that are not finite.
+
+    Raises:
+        Diverged: names ``what`` and the step.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+        raise Diverged(
+            f"the {what} not finite by step {step}: lower --learning_rate (or check the images with "
+            "experiments.check_data); the last checkpoint is from before and intact"
+        )

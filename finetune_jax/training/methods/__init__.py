@@ -1,0 +1,1 @@
+"""What each fine-tuning method trains, and its forward pass."""

@@ -1,0 +1,66 @@
+"""The plan of a training: what the loop needs to know."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from finetune_jax.training.state import TrainState
+from finetune_jax.training.tuning import Tuner
+
+AfterEpoch = Callable[[Mapping[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one run does in its epochs.
+
+    Attributes:
+        epochs: at most this many.
+        batch_size: images per step over all replicas.
+        order: epoch to index array ``[steps, batch_size]``, the same number of steps every epoch.
+        tuner: decides the learning rates of each pass, and whether it counts.
+        evaluate: state to measured numbers; the one named ``score`` decides.
+        score: name of the number that chooses the best checkpoint (larger is better); empty takes the last.
+        patience: stop after this many epochs without a better score; 0 never.
+        checkpoint_steps: also save every this many steps; 0 only after epochs.
+        keep_trials: also record the weights of every pass that a tuner may throw away.
+        after_epoch: told the row of ``metrics.csv`` of an epoch once all is saved; what it raises ends the run.
+        card: what prediction needs beside the variables, JSON.
+    """
+
+    epochs: int
+    batch_size: int
+    order: Callable[[int], np.ndarray]
+    tuner: Tuner
+    evaluate: Callable[[TrainState], Mapping[str, float]]
+    score: str
+    patience: int
+    checkpoint_steps: int
+    card: Mapping[str, Any]
+    keep_trials: bool = False
+    after_epoch: AfterEpoch | None = None
+
+
+class Start(NamedTuple):
+    """Where the passes of an epoch start: what the steps change and a tuner may want back."""
+
+    params: Any
+    batch_stats: Any
+
+
+class Steps(NamedTuple):
+    """Steps that a run wants to be taken.
+
+    Attributes:
+        epoch: 0-based.
+        step: 0-based, of the epoch; the first one wanted.
+        state: before it; may be used up.
+        order: int ``[steps, batch_size]``, the batches.
+    """
+
+    epoch: int
+    step: int
+    state: TrainState
+    order: np.ndarray

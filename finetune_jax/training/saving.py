@@ -1,0 +1,71 @@
+"""The training state as a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from finetune_jax.files.checkpoints import Checkpoints, restore, targets
+from finetune_jax.training.state import TrainState
+
+
+def save_state(
+    saver: Checkpoints,
+    state: TrainState,
+    meta: Mapping[str, Any],
+    *,
+    score: float | None,
+    number: int | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a state in the background.
+
+    Args:
+        saver: of the ``checkpoints/`` folder.
+        state: its arrays are copied to the host before this returns.
+        meta: JSON.
+        score: larger is better; None where the state was not evaluated.
+        number: of the checkpoint, by default the step of the state.
+        more: further items, ``{name: tree of arrays}``.
+
+    Raises:
+        UserError: the disk is full or not writable, now or in the save before; earlier checkpoints are intact.
+        ValueError: there is a checkpoint of a later step.
+    """
+    if not saver.writable:
+        return
+    host = jax.device_get(state)
+    items = {"variables": host.variables, "training": _training(host), **(more or {})}
+    saver.save(int(host.step) if number is None else number, items, meta, score=score)
+
+
+def restore_state(directory: Path, step: int, like: TrainState) -> TrainState:
+    """The state of a checkpoint, as host arrays.
+
+    Args:
+        directory: the ``checkpoints/`` folder.
+        step: one that ``checkpoints.latest_step`` or ``best_step`` gave.
+        like: a state of the same structure and shapes.
+
+    Raises:
+        UserError: the checkpoint is of another network or optimiser, or damaged.
+    """
+    restored = restore(
+        directory,
+        step,
+        variables=ocp.args.StandardRestore(targets(like.variables)),
+        training=ocp.args.StandardRestore(targets(_training(like))),
+    )
+    params = restored["variables"]["params"]
+    return like.replace(
+        params={name: params[name] for name in like.params},
+        frozen={name: params[name] for name in like.frozen},
+        batch_stats=restored["variables"]["batch_stats"],
+        **restored["training"],
+    )
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "key": state.key, "opt_state": state.opt_state, "totals": state.totals}

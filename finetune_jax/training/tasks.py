@@ -1,0 +1,201 @@
+"""What a run learns and is measured by: labelling images, or finding images of the same class.
+
+A task turns a config into pure pieces: the head of the network, the loss, the outputs of an image, and the
+scores of outputs. It knows no devices and no files.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from finetune_jax.algorithms import retrieval
+from finetune_jax.config.settings import DataConfig, FinetuneConfig
+from finetune_jax.data.examples import Source
+from finetune_jax.errors import UserError
+from finetune_jax.models import heads
+from finetune_jax.models.network import Model
+from finetune_jax.training import evaluation, objectives
+
+
+class Task(Protocol):
+    """The pieces of a run that depend on what it is for."""
+
+    @property
+    def head(self) -> str:
+        """Name of the network's head, see ``models.heads``."""
+
+    @property
+    def score(self) -> str:
+        """Name of the number by which runs are compared, the larger the better, without its split."""
+
+    def class_names(self, source: Source) -> tuple[str, ...]:
+        """Of the classes that are trained on.
+
+        Raises:
+            UserError: the data set has too few, or not all of them have training images.
+        """
+
+    def parts_beside_network(self, num_classes: int, key: jax.Array) -> dict[str, Any]:
+        """``{name: parameters}`` that the loss trains beside the network."""
+
+    def loss(self, labels: np.ndarray, num_classes: int) -> objectives.Loss:
+        """What is minimised, given the training labels ``[N]``."""
+
+    def outputs(
+        self, network: Model, normalize: Callable[[jax.Array], jax.Array]
+    ) -> Callable[[Any, jax.Array], jax.Array]:
+        """Per-replica function of variables and uint8 images to what :meth:`scores` takes, ``[B, …]``."""
+
+    def scores(
+        self,
+        outputs: np.ndarray,
+        labels: np.ndarray,
+        prefix: str,
+        gallery: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> dict[str, float]:
+        """``{PREFIX_NAME: number}`` of a split; ``gallery`` is outputs and labels of what is searched."""
+
+
+def create(config: FinetuneConfig) -> Task:
+    """The task of ``--protocol``."""
+    return Retrieval(config) if config.protocol == "retrieval" else Classification(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Labels among the classes of the data set."""
+
+    config: FinetuneConfig
+    head = heads.OWN
+    score = "accuracy"
+
+    def class_names(self, source: Source) -> tuple[str, ...]:
+        """All of the data set."""
+        names = source.class_names
+        absent = np.setdiff1d(np.arange(len(names)), source.splits["train"].labels)
+        if absent.size:
+            raise UserError(
+                f"{source.name} has no training images of {', '.join(names[i] for i in absent[:10])}; "
+                "add some, or remove the class"
+            )
+        if len(names) < 2:
+            raise UserError(f"{source.name} has only the class {names[0]}; at least two are needed")
+        return names
+
+    def parts_beside_network(self, num_classes: int, key: jax.Array) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def loss(self, labels: np.ndarray, num_classes: int) -> objectives.Loss:
+        """Cross-entropy, by class weights if asked for."""
+        return _cross_entropy(self.config, labels, num_classes)
+
+    def outputs(
+        self, network: Model, normalize: Callable[[jax.Array], jax.Array]
+    ) -> Callable[[Any, jax.Array], jax.Array]:
+        """Logits ``[B, C]``."""
+        return evaluation.classifier(network, normalize)
+
+    def scores(
+        self,
+        outputs: np.ndarray,
+        labels: np.ndarray,
+        prefix: str,
+        gallery: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> dict[str, float]:
+        """Loss, accuracy and balanced accuracy."""
+        del gallery
+        return evaluation.classification_scores(outputs, labels, prefix)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Images of classes that were not trained on, found by the embeddings of others of their class."""
+
+    config: FinetuneConfig
+
+    @property
+    def score(self) -> str:
+        """Recall@1 as in the papers, or MAP@R, which also tells apart what retrieves every first neighbour."""
+        return self.config.retrieval_score
+
+    @property
+    def head(self) -> str:
+        """AutoLR's retrieval head, or the embedding that Proxy-Anchor learns."""
+        return "embedding" if self.config.loss == "proxy_anchor" else "retrieval"
+
+    def class_names(self, source: Source) -> tuple[str, ...]:
+        """Those of the training split."""
+        names = source.class_names[: source.num_train_classes]
+        if len(names) < 2:
+            raise UserError(
+                f"{source.name} leaves only the class {names[0]} to train on; at least two are needed: add "
+                "classes, or lower --validation_fraction"
+            )
+        return names
+
+    def parts_beside_network(self, num_classes: int, key: jax.Array) -> dict[str, Any]:
+        """The proxies of Proxy-Anchor, ``[C, D]``."""
+        if self.config.loss != "proxy_anchor":
+            return {}
+        shape = (num_classes, heads.EMBEDDING_SIZE)
+        return {PROXIES: {"kernel": (2 / num_classes) ** 0.5 * jax.random.normal(key, shape)}}
+
+    def loss(self, labels: np.ndarray, num_classes: int) -> objectives.Loss:
+        """Cross-entropy over the training classes, or Proxy-Anchor."""
+        if self.config.loss == "proxy_anchor":
+            return objectives.proxy_anchor()
+        return _cross_entropy(self.config, labels, num_classes)
+
+    def outputs(
+        self, network: Model, normalize: Callable[[jax.Array], jax.Array]
+    ) -> Callable[[Any, jax.Array], jax.Array]:
+        """Embeddings ``[B, D]``."""
+        return evaluation.embedder(network, normalize)
+
+    def scores(
+        self,
+        outputs: np.ndarray,
+        labels: np.ndarray,
+        prefix: str,
+        gallery: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> dict[str, float]:
+        """Recall@K for each of ``--ks``, and MAP@R."""
+        scores = retrieval_scores(self.config, outputs, labels, gallery)
+        return {f"{prefix}_{name.lower().replace('@', '_at_')}": value for name, value in scores.items()}
+
+
+def retrieval_scores(
+    config: DataConfig,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    gallery: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, float]:
+    """``{"Recall@K": …, "MAP@R": …}`` of embeddings ``[N, D]``, among each other or in a gallery."""
+    found, found_labels = gallery or (None, None)
+    recalls = retrieval.recall_at_k(embeddings, labels, config.ks, gallery=found, gallery_labels=found_labels)
+    precision = retrieval.map_at_r(embeddings, labels, gallery=found, gallery_labels=found_labels)
+    return {**{f"Recall@{k}": recall for k, recall in recalls.items()}, "MAP@R": precision}
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Loss weight per class, float32 ``[num_classes]``: inverse to its frequency, 1 on average over images."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    weights = np.zeros(num_classes, np.float32)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return weights
+
+
+def _cross_entropy(config: FinetuneConfig, labels: np.ndarray, num_classes: int) -> objectives.Loss:
+    weights = None
+    if config.class_weights == "balanced":
+        weights = balanced_class_weights(labels, num_classes)
+    return objectives.cross_entropy(label_smoothing=config.label_smoothing, class_weights=weights)
+
+
+PROXIES = "proxies"
+"""Name of the part beside the network that ``--loss=proxy_anchor`` trains."""

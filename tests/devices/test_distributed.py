@@ -1,0 +1,304 @@
+"""Several real processes on one machine train one run as one process would."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+from PIL import Image
+
+from finetune_jax import models
+from finetune_jax.devices.replicas import Replicas, join_cluster, local_replicas
+from finetune_jax.errors import UserError
+from finetune_jax.training.stopping import StopRequest
+
+REPOSITORY = Path(__file__).parents[2]
+EPOCHS = 6
+
+
+# --- one process ----------------------------------------------------------------------------------------
+
+
+def test_each_process_takes_its_own_columns_of_the_batch() -> None:
+    devices = tuple(jax.devices()[:2])
+    order = np.arange(24).reshape(2, 12)
+    shares = [Replicas(devices, index, 3).own(order) for index in range(3)]
+    assert [share.shape for share in shares] == [(2, 4)] * 3
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), order)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"), [(3, "use 6"), (8, "use 6 or 12"), (13, "use 12 or 18"), (12, None), (6, None)]
+)
+def test_a_batch_that_the_devices_of_all_processes_cannot_share_is_refused(
+    batch_size: int, advice: str | None
+) -> None:
+    replicas = Replicas(tuple(jax.devices()[:2]), 0, 3)
+    if advice is None:
+        replicas.check_batch_size(batch_size)
+    else:
+        message = f"--batch_size={batch_size} does not divide by the 6 devices; {advice}$"
+        with pytest.raises(UserError, match=message):
+            replicas.check_batch_size(batch_size)
+
+
+def test_a_single_process_works_together_with_itself() -> None:
+    replicas = local_replicas(jax.devices()[:1])
+    with replicas.together():
+        pass
+    with pytest.raises(UserError, match="mine"), replicas.together():
+        raise UserError("mine")
+
+
+@pytest.mark.parametrize(("count", "index"), [(0, 0), (2, 2), (2, -1)])
+def test_process_flags_that_name_no_process_are_refused(count: int, index: int) -> None:
+    with pytest.raises(UserError, match=f"--process_index={index} and --process_count={count}"):
+        join_cluster("127.0.0.1:1", count, index)
+
+
+def test_the_stop_that_processes_agree_on_is_never_jumped_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    # JAX says yes for one number only: the one after the largest that any process has asked for. Numbers of
+    # steps would miss it wherever a dispatch is more than one step.
+    asked = []
+
+    def reached_preemption_sync_point(number: int) -> bool:
+        asked.append(number)
+        return number == 4
+
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached_preemption_sync_point)
+    with StopRequest(Replicas(tuple(jax.devices()[:1]), 0, 2)) as stop_requested:
+        assert [stop_requested() for _ in range(6)] == [False, False, False, True, True, True]
+        assert stop_requested.came
+    assert asked == [1, 2, 3, 4]
+
+
+# --- two processes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A run of 6 epochs of 10 steps with 3 checkpoints each, over all devices."""
+    home = tmp_path_factory.mktemp("distributed")
+    rng = np.random.default_rng(0)
+    for label in range(4):
+        folder = home / "photos" / f"class{label}"
+        folder.mkdir(parents=True)
+        for number in range(60):
+            pixels = rng.integers(0, 100, (8, 8, 3))
+            pixels[:, 2 * label : 2 * label + 2] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    network = models.create("resnet26_policy", num_classes=2, width=0.125)
+    variables = jax.tree.map(
+        lambda leaf: (float(leaf.ndim == 1) + 0.1 * rng.normal(size=leaf.shape)).astype(leaf.dtype),
+        network.shapes(),
+    )
+    np.savez(home / "weights.npz", **models.to_torch_state(network, variables))
+    return [
+        sys.executable,
+        "-m",
+        "experiments.finetune",
+        f"--dataset=folder:{home / 'photos'}",
+        f"--cache_dir={home / 'cache'}",
+        f"--compilation_cache={tmp_path_factory.getbasetemp() / 'compiled'}",
+        f"--pretrained={home / 'weights.npz'}",
+        "--network=resnet26_policy",
+        "--width=0.125",
+        "--image_size=8",
+        "--batch_size=16",
+        "--sync_batch_norm",
+        f"--epochs={EPOCHS}",
+        "--checkpoint_steps=4",
+    ]
+
+
+def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": "4",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *more],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(command: Sequence[str], workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = [f"--coordinator=127.0.0.1:{port}", "--process_count=2"]
+    return [start(command, workdir, *job, f"--process_index={index}", *more) for index in range(2)]
+
+
+def end(processes: Sequence[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
+    """Status, output and errors of each; never a process left behind (they ignore SIGTERM)."""
+    deadline = time.monotonic() + seconds
+    try:
+        outputs = [
+            process.communicate(timeout=max(0.0, deadline - time.monotonic())) for process in processes
+        ]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def latest(workdir: Path) -> int:
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait_for_checkpoints(processes: Sequence[subprocess.Popen[str]], workdir: Path, step: int) -> None:
+    """Until there is one of at least this step."""
+    while latest(workdir) < step:
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def numbers(workdir: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """Rows of the metrics and the summary, without what depends on the clock."""
+    with (workdir / "metrics.csv").open(newline="") as lines:
+        rows = [
+            {name: float(cell) for name, cell in row.items() if name != "seconds"}
+            for row in csv.DictReader(lines)
+        ]
+    summary = json.loads((workdir / "summary.json").read_text())
+    summary = {name: value for name, value in summary.items() if not name.startswith("seconds")}
+    return rows, summary
+
+
+@pytest.fixture(scope="module")
+def alone(
+    command: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """What one process with two devices comes to."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    ((status, _, err),) = end([start(command, workdir, "--virtual_devices=2")])
+    assert status == 0, err
+    return numbers(workdir)
+
+
+def assert_close(actual: Any, expected: tuple[list[dict[str, float]], dict[str, Any]]) -> None:
+    assert len(actual[0]) == len(expected[0]) == EPOCHS
+    for ours, theirs in zip(actual[0], expected[0], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    for name, value in expected[1].items():
+        assert actual[1][name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), (
+            name
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_through_kills_stops_and_a_full_disk(
+    command: list[str], alone: tuple[list[dict[str, float]], dict[str, Any]], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    # Both are killed.
+    processes = start_two(command, workdir)
+    wait_for_checkpoints(processes, workdir, 4)
+    for process in processes:
+        process.kill()
+    assert [status for status, _, _ in end(processes)] == [-signal.SIGKILL] * 2
+
+    # Process 1 alone is asked to stop; the two agree on a step.
+    reached = latest(workdir)
+    processes = start_two(command, workdir)
+    wait_for_checkpoints(processes, workdir, reached + 1)
+    processes[1].send_signal(signal.SIGTERM)
+    for status, _, err in end(processes):
+        assert status == 143, err
+        assert err.splitlines()[-1] == f"stopped; start again with the same flags to go on ({workdir})"
+
+    # Process 0, which alone writes, finds the disk full; process 1 does not wait for it for ever.
+    reached = latest(workdir)
+    processes = start_two(command, workdir)
+    wait_for_checkpoints(processes, workdir, reached + 1)
+    resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (1, 1))
+    (status, _, err), (other_status, _, other_err) = end(processes, seconds=60)
+    assert (status, other_status) == (1, 1), (err, other_err)
+    assert err.splitlines()[-1].endswith("make room or choose another --workdir, then start again")
+    assert other_err.splitlines()[-1] == "error: another process of this job failed; see its output"
+
+    processes = start_two(command, workdir)
+    (status, out, err), (other_status, other_out, other_err) = end(processes)
+    assert (status, other_status) == (0, 0), (err, other_err)
+    assert "test accuracy" in out
+    assert "test accuracy" not in other_out
+    assert "epoch" not in other_err
+    assert_close(numbers(workdir), alone)
+
+    # Finished: both answer at once.
+    for status, _, err in end(start_two(command, workdir)):
+        assert status == 0, err
+
+
+@pytest.mark.slow
+def test_two_processes_reject_and_accept_the_trials_that_one_would_also_after_a_kill(
+    command: list[str], tmp_path: Path
+) -> None:
+    autolr = ["--method=autolr", "--learning_rate=0.01", "--threshold=1", "--max_trials=3", "--epochs=2"]
+    ((status, _, err),) = end([start([*command, *autolr], tmp_path / "alone", "--virtual_devices=2")])
+    assert status == 0, err
+    assert "rejected" in err
+    workdir = tmp_path / "run"
+    processes = start_two([*command, *autolr], workdir)
+    wait_for_checkpoints(processes, workdir, 14)  # in the second trial
+    for process in processes:
+        process.kill()
+    end(processes)
+    for status, _, err in end(start_two([*command, *autolr], workdir)):
+        assert status == 0, err
+    (ours, our_summary), (theirs, their_summary) = numbers(workdir), numbers(tmp_path / "alone")
+    assert our_summary["passes"] == their_summary["passes"] > 2
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_route_like_one_also_after_a_kill(command: list[str], tmp_path: Path) -> None:
+    # The penalty is of the usage in the batch of both processes; the policy draws by the place in that batch.
+    routed = ["--method=spottune_global", "--k=1", "--epochs=2"]
+    ((status, _, err),) = end([start([*command, *routed], tmp_path / "alone", "--virtual_devices=2")])
+    assert status == 0, err
+    workdir = tmp_path / "run"
+    processes = start_two([*command, *routed], workdir)
+    wait_for_checkpoints(processes, workdir, 4)
+    for process in processes:
+        process.kill()
+    end(processes)
+    for status, _, err in end(start_two([*command, *routed], workdir)):
+        assert status == 0, err
+    (ours, our_summary), (theirs, their_summary) = numbers(workdir), numbers(tmp_path / "alone")
+    assert our_summary["tuned_blocks"] == their_summary["tuned_blocks"]
+    assert 0 < sum(our_summary["usage"].values()) < 3
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused_by_both(
+    command: list[str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    for status, out, err in end(start_two(command, workdir, "--batch_size=15")):
+        assert status == 1, (out, err)
+        assert "error: --batch_size=15 does not divide by the 2 devices; use 14 or 16\n" in err
+    assert not workdir.exists()

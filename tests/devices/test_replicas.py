@@ -1,0 +1,65 @@
+"""What is set before JAX starts its backend."""
+
+import importlib.util
+import os
+
+import jaxlib
+import pytest
+
+from finetune_jax.devices import host_memory
+from finetune_jax.devices.replicas import CONVOLUTION_FLAG, prepare_backend
+
+
+@pytest.mark.parametrize(
+    ("version", "is_tpu", "given", "expected"),
+    [
+        ("0.10.2", False, None, CONVOLUTION_FLAG),
+        ("0.10.2", False, "--xla_cpu_use_onednn", f"--xla_cpu_use_onednn {CONVOLUTION_FLAG}"),
+        # the user's choice
+        (
+            "0.10.2",
+            False,
+            "--xla_cpu_experimental_ynn_fusion_type=",
+            "--xla_cpu_experimental_ynn_fusion_type=",
+        ),
+        # a process would end at a flag that it does not know
+        ("0.10.2", True, None, None),
+        ("0.11.0", False, None, None),
+    ],
+)
+def test_convolutions_get_all_cores_where_the_flag_is_known(version, is_tpu, given, expected, monkeypatch):
+    monkeypatch.setattr(jaxlib, "__version__", version)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_tpu else None)
+    monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: True)
+    monkeypatch.delenv("XLA_FLAGS")
+    if given is not None:
+        monkeypatch.setenv("XLA_FLAGS", given)
+    prepare_backend()
+    assert os.environ.get("XLA_FLAGS") == expected
+
+
+@pytest.mark.parametrize(
+    ("is_tpu", "has_gpu", "tunables", "expected"),
+    [
+        (False, False, None, True),
+        (False, False, "glibc.cpu.hwcaps=-AVX512F", True),
+        # the user's choice
+        (False, False, "glibc.malloc.hugetlb=1", False),
+        # hosts of accelerators decode in many threads, and hold no steps in their memory
+        (True, False, None, False),
+        (False, True, None, False),
+    ],
+)
+def test_freed_memory_is_kept_on_hosts_that_train_on_the_cpu(
+    is_tpu, has_gpu, tunables, expected, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: calls.append(True))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_tpu else None)
+    monkeypatch.setattr("_has_gpu", lambda: has_gpu)
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if tunables is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    prepare_backend()
+    assert bool(calls) == expected

@@ -26,7 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from finetune_jax.algorithms.weight_variation import Include as Include
+from finetune_jax.algorithms.weight_variation import accumulated_gradient_norms as accumulated_gradient_norms
+from finetune_jax.algorithms.weight_variation import block_names as block_names
+from finetune_jax.algorithms.weight_variation import is_kernel as is_kernel
+from finetune_jax.algorithms.weight_variation import kernel_counts as kernel_counts
 from finetune_jax.algorithms.weight_variation import per_block
+from finetune_jax.algorithms.weight_variation import weight_variation as weight_variation
 
 _DIVERGED_FACTOR = 0.1
 _TARGET_FLOOR = 0.1  # share of the smallest variation

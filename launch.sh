@@ -72,7 +72,7 @@ if command -v flock >/dev/null 2>&1; then exec 9>&-; fi
 [ "$accelerator" != cpu ] || export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 
 # On CPU, XLA takes the memory of every step anew. jemalloc keeps it, in huge pages, and threads do not wait for each
-# other there; without it, first touches cost less in huge pages of glibc (docs/performance.md). Both are read when a
+# other there; without it, first touches cost less in huge pages of glibc (docs/lab/performance.md). Both are read when a
 # process starts. Settings of the user, and NO_JEMALLOC=1, win.
 jemalloc=
 if [ "$accelerator" = cpu ] && [ -z "${LD_PRELOAD:-}${GLIBC_TUNABLES:-}${NO_JEMALLOC:-}" ]; then

@@ -6,7 +6,7 @@ r"""Search learning rate, momentum and weight decay: the grid of "Rethinking the
 The same command, started again or in several places at once, goes on with the same study: each worker pulls its
 next trial from it. Workers on several machines share the --workdir, or name a database with --storage. What a
 worker that was killed had begun is taken up by another. Each trial is an ordinary run directory below --workdir.
-See docs/sweeps.md.
+See docs/methods/sweeps.md.
 """
 
 import dataclasses

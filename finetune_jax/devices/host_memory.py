@@ -2,7 +2,7 @@
 
 XLA on CPU takes the buffers of every step from malloc and gives them back after it. glibc returns large blocks to the
 kernel at once, so that the next step touches every page for the first time again: a fault each, zeroed by the
-kernel, and in a virtual machine often asked for from the host (measured in docs/performance.md).
+kernel, and in a virtual machine often asked for from the host (measured in docs/lab).
 
 ``launch.sh`` starts processes with jemalloc where the system has it, which keeps memory for each thread by itself and
 is faster; elsewhere glibc can be told, at the cost of threads that wait for each other.
@@ -73,7 +73,7 @@ def unsearched() -> Iterator[None]:
     """What exists already is not searched for garbage meanwhile, only what is made from now on.
 
     A step makes thousands of objects and drops thousands. Every few steps, Python then searches all that JAX holds, for
-    0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/performance.md). Old garbage
+    0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/lab). Old garbage
     is searched for before, unless that was done a minute ago. Afterwards nothing is frozen (``gc.freeze``), for what
     the caller had frozen cannot be told apart.
     """

@@ -24,7 +24,7 @@ AXIS = "batch"
 
 # In jaxlib 0.10, XLA hands convolutions on CPU to a library that runs those of up to 96 channels on one thread; with
 # this it hands it products and sums only, though convolutions that are averaged may come with the sum. Version 0.11 is
-# fast by itself. Measured in docs/performance.md.
+# fast by itself. Measured in docs/lab/performance.md.
 CONVOLUTION_FLAG = (
     "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 )

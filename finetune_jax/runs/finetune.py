@@ -80,7 +80,7 @@ def run_together(
         told = after_epochs or [None] * len(configs)
         jobs = {number: first.with_settings_of(configs[number], told[number]) for number in unfinished}
     if vectorize is None:
-        # XLA has no fast convolution on CPU with weights of several runs at once (docs/performance.md).
+        # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
         vectorize = not replicas.on_cpu or first.trained == ("head",)
     if not vectorize:
         for number, job in jobs.items():

@@ -2,7 +2,7 @@
 
 The gradient is written down instead of derived, for two reasons. It needs two sums over the pixels of all images, the
 outputs and the inputs, and nothing else. And in bfloat16, XLA on CPU stores what several sums read a second time, in
-float32, and that costs more than the sums (measured in docs/performance.md); here each sum reads for itself.
+float32, and that costs more than the sums (measured in docs/lab/performance.md); here each sum reads for itself.
 """
 
 import functools

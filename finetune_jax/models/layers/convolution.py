@@ -1,7 +1,7 @@
 """Convolutions in forms that are fast on CPU.
 
 All have the values and gradients of ``lax.conv_general_dilated``. On CPU, those that are worth a call go to oneDNN
-where that is installed. The others stay with XLA, which is slow in some places (measured in docs/performance.md), and
+where that is installed. The others stay with XLA, which is slow in some places (measured in docs/lab), and
 each has a form of its own here. Where the kernel covers the image, XLA exchanges the two and
 multiplies in plain loops, up to 150 times slower; one product over pixels and channels is not. The input gradient of a
 stride is a convolution over an image most of whose pixels are zeros; each kind of pixel sees only some of the taps.

@@ -1,7 +1,7 @@
 """Depthwise convolution: every channel has a kernel of its own.
 
 XLA on CPU runs grouped convolutions slowly. Those that are worth a call go to oneDNN where that is installed; as a sum
-of shifted images the others are at least ten times faster (measured in docs/networks.md). Accelerators get the
+of shifted images the others are at least ten times faster (measured in docs/methods/networks.md). Accelerators get the
 grouped form.
 """
 

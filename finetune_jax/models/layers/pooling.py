@@ -1,7 +1,7 @@
 """3×3 maximum with stride 2, with a gradient that is fast on CPU.
 
 XLA on CPU looks for the largest pixel of each window a second time in the gradient, along with its index, and
-scatters; remembering which of the nine it was is several times faster (measured in docs/performance.md).
+scatters; remembering which of the nine it was is several times faster (measured in docs/lab/performance.md).
 Accelerators get the gradient that JAX derives. Of equal pixels the first gets all of it, as in PyTorch.
 """
 

@@ -11,7 +11,7 @@ from typing import Literal
 LARGE_KERNEL = 2**17
 # Of its implementations, the library prefers those that multiply small matrices. Where a pixel has fewer channels
 # than this, the direct ones are faster, most of all for input gradients of strides: in bfloat16 of depthwise
-# convolutions by a factor of 100 (docs/performance.md). One of them, brgdmm_dw, is made for depthwise ones and stays.
+# convolutions by a factor of 100 (docs/lab). One of them, brgdmm_dw, is made for depthwise ones and stays.
 _FEW_CHANNELS, _FEW_CHANNELS_STRIDED = 64, 128
 SMALL_PRODUCTS, DIRECT_KERNELS = ("brgconv", "brg_fwd"), "jit"
 

@@ -74,7 +74,7 @@ class Library:
         self._stream = self._create("stream_create", self._engine, ctypes.c_uint(_IN_ORDER))
         self._scratch, self._scratch_address = np.empty(0, np.uint8), 0
         # Only addresses until it is used. What grew during the first step of a run would lie behind the step's memory
-        # and keep the second step from its place, which then takes as much again (docs/performance.md).
+        # and keep the second step from its place, which then takes as much again (docs/lab/performance.md).
         self._reserve(_USUAL_SCRATCH)
 
     def has_type(self, dtype: str) -> bool:

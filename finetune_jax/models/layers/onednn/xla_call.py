@@ -117,7 +117,7 @@ class _Frame(ctypes.Structure):
 
 # Every thread that enters the library gets OpenMP's threads of its own, as many as there are cores. XLA calls from
 # any of its threads, as many again; on large machines all calls therefore come from one. Handing a call over takes
-# some 5 % of a step of a narrow network (docs/performance.md).
+# some 5 % of a step of a narrow network (docs/lab/performance.md).
 MOST_CALLING_THREADS = 16
 
 _running = threading.Lock()

@@ -148,7 +148,7 @@ def test_a_record_cut_short_by_a_full_disk_costs_nothing_else(storage):
 
 
 def test_a_storage_that_is_locked_is_an_error_and_loses_no_trial(tmp_path, monkeypatch):
-    monkeypatch.setattr("LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("finetune_jax.studies.sweeps.storage.LOCK_SECONDS", 0.2)
     file = tmp_path / "study.db"
     storage = f"sqlite:///{file}"
     other = sqlite3.connect(file, check_same_thread=False, isolation_level=None)

@@ -56,7 +56,7 @@ def test_freed_memory_is_kept_on_hosts_that_train_on_the_cpu(
     calls = []
     monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: calls.append(True))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_tpu else None)
-    monkeypatch.setattr("_has_gpu", lambda: has_gpu)
+    monkeypatch.setattr("finetune_jax.devices.replicas._has_gpu", lambda: has_gpu)
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     if tunables is not None:

@@ -349,7 +349,7 @@ def test_a_failure_in_the_background_is_told_once_and_harms_nothing(
     assert checkpoints.latest_step(tmp_path) == checkpoints.best_step(tmp_path) == 1
     assert_identical(saving.restore_state(tmp_path, 1, make_state(0)), make_state(1))
     again = Checkpoints(tmp_path, writable=True)
-    again.save(make_state(2), {}, score=0.9)
+    saving.save_state(again, make_state(2), {}, score=0.9)
     again.close()
     assert os.listdir(tmp_path) == ["2"]
     assert_identical(saving.restore_state(tmp_path, 2, make_state(0)), make_state(2))

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from finetune_jax.config import methods
 from finetune_jax.config.choices import ALTERNATIVES, AUTO, IN_PROPORTION
-from finetune_jax.config.declaration import declared
+from finetune_jax.config.declaration import declared, written
 from finetune_jax.config.settings import DEFAULTS
 from finetune_jax.errors import UserError
 
@@ -35,14 +35,14 @@ def validate(config: Any) -> None:
     for name, setting in settings.items():
         value = values[name]
         if setting.choices and value not in setting.choices:
-            raise UserError(f"--{name}={value} is not known; choose {', '.join(setting.choices)}")
+            raise UserError(f"--{name}={written(value)} is not known; choose {', '.join(setting.choices)}")
         if setting.words and isinstance(value, str) and value not in setting.words:
             raise UserError(f"--{name}={value} is no number; give one, or {' or '.join(setting.words)}")
     for name, setting in settings.items():
         value = values[name]
         is_number = value is not None and not (isinstance(value, str) and setting.words)
         if setting.range and is_number and not setting.range.accepts(value):
-            raise UserError(f"--{name}={value} is out of range; give {setting.range.words}")
+            raise UserError(f"--{name}={written(value)} is out of range; give {setting.range.words}")
     for setting in settings.values():
         if refusal := setting.refusal(values):
             raise UserError(refusal)

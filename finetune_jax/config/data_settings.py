@@ -18,8 +18,18 @@ class DataConfig:
         "Data set: digits, folder:PATH for a folder of class folders, or tfds:NAME[:CONFIG]; the path of an "
         "existing folder is taken for folder:PATH.",
         group=DATA,
-        important=True,
+        important=1,
         spelling=data_set,
+        aliases=(
+            "data",
+            "data_path",
+            "data_root",
+            "train_dir",
+            "train_data",
+            "train_folder",
+            "folder",
+            "images",
+        ),
     )
     protocol: str = setting(
         "classification",
@@ -48,6 +58,7 @@ class DataConfig:
         group=DATA,
         range=ranges.SHARE_OR_ZERO,
         reading=True,
+        aliases=("val_split", "val_fraction", "val_size", "valid_pct", "validation_split", "train_val_split"),
     )
     test_fraction: float = setting(
         0.2,
@@ -55,11 +66,13 @@ class DataConfig:
         group=DATA,
         range=ranges.SHARE,
         reading=True,
+        aliases=("test_split", "test_size"),
     )
     train_on_validation: bool = setting(
         False,
         "Train also on the validation split that the data set brings, as some papers do.",
         group=DATA,
+        aliases=("trainval",),
     )
     split_seed: int = setting(
         0,
@@ -73,9 +86,10 @@ class DataConfig:
         "Height and width in pixels of the images that the network sees; 0 is the size of the pretrained network, "
         "32 with the bundled one and for digits.",
         group=IMAGES,
-        important=True,
+        important=5,
         range=ranges.NOT_NEGATIVE,
         reading=True,
+        aliases=("imgsz", "img_size", "input_size", "size", "resolution", "crop_size"),
     )
     test_resize: int = setting(
         0,
@@ -91,7 +105,8 @@ class DataConfig:
         "takes 8 to 100 % of the area with 3/4 to 4/3 as wide as high, flips, and changes colours.",
         AUGMENTATIONS,
         group=IMAGES,
-        important=True,
+        important=9,
+        aliases=("aug", "aa", "auto_augment", "augment", "augmentations", "transforms"),
     )
     resize_mode: str = setting(
         "auto",
@@ -124,6 +139,7 @@ class DataConfig:
         group=IMAGES,
         range=ranges.UP_TO_ONE,
         only_with={"augmentation": ("random_resized_crop",)},
+        aliases=("jitter",),
     )
     hue_jitter: float = setting(
         0.0,
@@ -144,6 +160,7 @@ class DataConfig:
         group=MACHINE,
         local=True,
         reading=True,
+        aliases=("cache",),
     )
     device_data_gb: float = setting(
         2.0,
@@ -159,4 +176,5 @@ class DataConfig:
         range=ranges.NOT_NEGATIVE,
         local=True,
         reading=True,
+        aliases=("workers", "num_workers", "j", "dataloader_num_workers"),
     )

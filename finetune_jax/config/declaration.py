@@ -29,7 +29,7 @@ class Setting:
         default: its value where none is given.
         text: of its flag, one or more sentences that stand alone.
         group: where ``--help`` shows it.
-        important: whether it is among the few that every ``--help`` begins with.
+        important: its place among the few that every ``--help`` begins with, from 1; 0 is not among them.
         choices: the values it may have; None where they are not listed.
         words: what may stand in the place of a number.
         range: of its numbers.
@@ -42,6 +42,7 @@ class Setting:
         reading: whether it decides which images are read and how, and counts for every data set that is compared.
         before: the value that runs behaved as that were made before the setting existed.
         spelling: from a word on the command line to the value that is kept.
+        aliases: what other tools call it; a flag of that name is answered with ours.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Setting:
     default: Any
     text: str
     group: Group
-    important: bool
+    important: int
     choices: tuple[str, ...] | None
     words: tuple[str, ...]
     range: Range | None
@@ -61,6 +62,15 @@ class Setting:
     reading: bool
     before: Any
     spelling: Callable[[str], str] | None
+    aliases: tuple[str, ...]
+
+    @property
+    def needs(self) -> str:
+        """A sentence on the settings that give this one an effect; empty where it always has one."""
+        conditions = [
+            f"--{other}={_listed(list(map(written, needed)))}" for other, needed in self.only_with.items()
+        ]
+        return f"Only with {_listed(conditions, 'and')}." if conditions and not self.why else ""
 
     def unmet(self, values: Mapping[str, Any]) -> str | None:
         """The other setting for which this one has no effect.
@@ -88,14 +98,15 @@ class Setting:
         other = self.unmet(values)
         if other is None:
             return None
-        flag, switch = f"--{self.name}={values[self.name]}", f"--{other}={values[other]}"
+        flag = f"--{self.name}={written(values[self.name])}"
+        switch = f"--{other}={written(values[other])}"
         if values[other] in self.only_with.get(other, (values[other],)):
             needed = self.value_only_with[values[self.name]][other]
         elif self.why:
             return f"{flag} has no meaning with {switch}, {self.why}"
         else:
             needed = self.only_with[other]
-        return f"{flag} is for --{other}={' or '.join(needed)} and has no meaning with {switch}"
+        return f"{flag} is for --{other}={' or '.join(map(written, needed))} and has no meaning with {switch}"
 
 
 def setting(
@@ -104,7 +115,7 @@ def setting(
     choices: tuple[str, ...] | None = None,
     *,
     group: Group = RUN,
-    important: bool = False,
+    important: int = 0,
     words: tuple[str, ...] = (),
     range: Range | None = None,
     only_with: Conditions | None = None,
@@ -115,6 +126,7 @@ def setting(
     reading: bool = False,
     before: Any = _AS_DEFAULT,
     spelling: Callable[[str], str] | None = None,
+    aliases: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that is a setting; see :class:`Setting` for the arguments.
 
@@ -136,6 +148,7 @@ def setting(
         "reading": reading,
         "before": default if before is _AS_DEFAULT else before,
         "spelling": spelling,
+        "aliases": aliases,
     }
     return dataclasses.field(default=default, metadata=known)
 
@@ -151,6 +164,25 @@ def _declared(config_class: Any) -> Mapping[str, Setting]:
         field.name: Setting(field.name, field.type, field.default, **field.metadata)
         for field in dataclasses.fields(config_class)
     }
+
+
+def written(value: Any) -> str:
+    """A value as it is typed on the command line; an empty text for None and for nothing.
+
+    >>> written((2, 4)), written(True), written(0.5)
+    ('2,4', 'true', '0.5')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _listed(words: list[str], last: str = "or") -> str:
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def with_property(config_class: type, name: str) -> tuple[str, ...]:

@@ -21,7 +21,11 @@ class TuningConfig:
     """AutoLR: pruning of the top blocks, and learning rates per block that are tuned in trials."""
 
     prune_depth: int = setting(
-        0, "Top blocks to leave out of the network.", group=AUTOLR, range=ranges.NOT_NEGATIVE
+        0,
+        "Top blocks to leave out of the network.",
+        group=AUTOLR,
+        range=ranges.NOT_NEGATIVE,
+        aliases=("depth", "prune"),
     )
     alpha: float = setting(
         2.0,
@@ -126,6 +130,7 @@ class RoutingConfig:
         group=SPOTTUNE,
         range=ranges.POSITIVE,
         only_with=_POLICY,
+        aliases=("tau",),
     )
     eval_samples: int = setting(
         0,

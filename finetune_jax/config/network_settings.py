@@ -17,6 +17,7 @@ class NetworkConfig:
         "",
         "Architecture of the network; empty follows the pretrained weights (resnet26 with --pretrained=none).",
         group=NETWORK,
+        aliases=("arch", "architecture", "backbone", "model"),
     )
     width: float = setting(
         1.0,
@@ -28,7 +29,17 @@ class NetworkConfig:
         "resnet26_cifar10",
         "Pretrained weights: a weight file, a run directory, a bundled or installed name, hf:REPO, or none.",
         group=NETWORK,
-        important=True,
+        important=3,
+        aliases=(
+            "weights",
+            "weight_file",
+            "checkpoint",
+            "ckpt",
+            "initial_checkpoint",
+            "model_name",
+            "model_name_or_path",
+            "model",
+        ),
     )
     normalization: str = setting(
         "pretrained",
@@ -38,7 +49,10 @@ class NetworkConfig:
         group=NETWORK,
     )
     bfloat16: bool = setting(
-        False, "Compute in bfloat16; parameters and norm statistics stay float32.", group=NETWORK
+        False,
+        "Compute in bfloat16; parameters and norm statistics stay float32.",
+        group=NETWORK,
+        aliases=("amp", "bf16", "fp16", "half", "mixed_precision"),
     )
     norm_momentum: float | str = setting(
         0.9,
@@ -48,12 +62,18 @@ class NetworkConfig:
         words=(BY_RULE,),
         range=ranges.BELOW_ONE,
     )
-    sync_batch_norm: bool = setting(False, "Average batch statistics over all devices.", group=NETWORK)
+    sync_batch_norm: bool = setting(
+        False,
+        "Average batch statistics over all devices.",
+        group=NETWORK,
+        aliases=("sync_bn",),
+    )
     rematerialise: bool = setting(
         False,
         "Train with less memory: keep only the input of each block for the backward pass and compute the rest of it "
         "again there, for about a third more computation.",
         group=NETWORK,
+        aliases=("remat", "grad_checkpointing", "gradient_checkpointing"),
     )
     frozen_norm: str = setting(
         "eval",

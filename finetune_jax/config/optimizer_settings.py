@@ -21,16 +21,18 @@ class OptimizerConfig:
         "Optimiser: SGD with Nesterov momentum, or AdamW, which wants a smaller --learning_rate, 0.001 or less.",
         OPTIMIZERS,
         group=OPTIMIZER,
+        aliases=("opt", "optim", "optimiser"),
     )
     learning_rate: float | str = setting(
         0.01,
         "Learning rate of the pretrained parts; auto takes the one that the similarity of the data to --source "
         "recommends.",
         group=OPTIMIZER,
-        important=True,
+        important=7,
         words=(AUTO,),
         range=ranges.POSITIVE,
         runtime=True,
+        aliases=("lr", "lr0", "base_lr", "blr", "eta"),
     )
     effective_learning_rate: float | None = setting(
         None,
@@ -47,6 +49,7 @@ class OptimizerConfig:
         group=OPTIMIZER,
         range=ranges.NOT_NEGATIVE,
         runtime=True,
+        aliases=("head_lr", "lr_head"),
     )
     layer_decay: float = setting(
         1.0,
@@ -54,6 +57,7 @@ class OptimizerConfig:
         group=OPTIMIZER,
         range=ranges.FACTOR,
         runtime=True,
+        aliases=("llrd", "layer_lr_decay"),
     )
     discriminative_ratio: float = setting(
         1.0,
@@ -81,6 +85,7 @@ class OptimizerConfig:
         group=OPTIMIZER,
         range=ranges.NOT_NEGATIVE,
         runtime=True,
+        aliases=("wd", "l2"),
     )
     effective_weight_decay: float | None = setting(
         None,
@@ -91,10 +96,20 @@ class OptimizerConfig:
         runtime=True,
     )
     batch_size: int = setting(
-        32, "Images per step, over all devices.", group=OPTIMIZER, important=True, range=ranges.COUNT
+        32,
+        "Images per step, over all devices.",
+        group=OPTIMIZER,
+        important=8,
+        range=ranges.COUNT,
+        aliases=("bs", "batch", "b", "train_batch_size", "per_device_train_batch_size"),
     )
     schedule: str = setting(
-        "cosine", "How the learning rates change during training.", SCHEDULES, group=SCHEDULE, runtime=True
+        "cosine",
+        "How the learning rates change during training.",
+        SCHEDULES,
+        group=SCHEDULE,
+        runtime=True,
+        aliases=("sched", "scheduler", "lr_schedule", "lr_scheduler", "lr_scheduler_type", "lrf"),
     )
     drop_epochs: tuple[int, ...] = setting(
         (),
@@ -104,6 +119,7 @@ class OptimizerConfig:
         range=ranges.RISING_EPOCHS,
         only_with={"schedule": ("step",)},
         runtime=True,
+        aliases=("decay_epochs", "decay_milestones", "milestones", "step_size"),
     )
     drop_factor: float = setting(
         0.1,
@@ -111,6 +127,7 @@ class OptimizerConfig:
         group=SCHEDULE,
         range=ranges.POSITIVE,
         runtime=True,
+        aliases=("decay_rate", "gamma", "lr_gamma"),
     )
     cycles: int = setting(
         1,
@@ -149,6 +166,7 @@ class OptimizerConfig:
         group=LOSS,
         range=ranges.BELOW_ONE,
         only_with=_LABELS,
+        aliases=("smoothing", "label_smoothing_factor"),
     )
     class_weights: str = setting(
         "none",
@@ -157,4 +175,9 @@ class OptimizerConfig:
         group=LOSS,
         only_with=_LABELS,
     )
-    balanced_sampling: bool = setting(False, "Draw every class equally often.", group=LOSS)
+    balanced_sampling: bool = setting(
+        False,
+        "Draw every class equally often.",
+        group=LOSS,
+        aliases=("weighted_sampler",),
+    )

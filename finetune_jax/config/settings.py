@@ -11,6 +11,7 @@ from finetune_jax.config.choices import METHODS, RETRIEVAL_SCORES, SELECTION
 from finetune_jax.config.data_settings import DataConfig
 from finetune_jax.config.declaration import declared, setting, with_property
 from finetune_jax.config.groups import DATA, MACHINE, METHOD, RETRIEVAL, RUN, SIMILARITY
+from finetune_jax.config.machine_settings import MachineConfig
 from finetune_jax.config.method_settings import RoutingConfig, SourceConfig, TuningConfig
 from finetune_jax.config.methods import with_fact
 from finetune_jax.config.network_settings import NetworkConfig
@@ -24,6 +25,7 @@ __all__ = [
     "RUNTIME_SETTINGS",
     "DataConfig",
     "FinetuneConfig",
+    "MachineConfig",
     "NetworkConfig",
     "OptimizerConfig",
     "RoutingConfig",
@@ -32,19 +34,37 @@ __all__ = [
     "TuningConfig",
 ]
 
+_WORKDIR_ALIASES = (
+    "output",
+    "output_dir",
+    "out",
+    "out_dir",
+    "save_dir",
+    "log_dir",
+    "logdir",
+    "project",
+    "name",
+    "run_dir",
+)
+
 
 @dataclass(frozen=True)
 class SimilarityConfig(SourceConfig, DataConfig, NetworkConfig):
     """The command ``similarity``: how similar several data sets are to the source of the weights."""
 
     workdir: str = setting(
-        "", "Directory of the results; empty is a new one below runs/.", group=RUN, important=True, local=True
+        "",
+        "Directory of the results; empty is a new one below runs/.",
+        group=RUN,
+        important=2,
+        local=True,
+        aliases=_WORKDIR_ALIASES,
     )
     targets: tuple[str, ...] = setting(
         (),
         "Data sets to fine-tune on, each as in --dataset.",
         group=DATA,
-        important=True,
+        important=1,
         spelling=data_set,
     )
     save_source: str = setting(
@@ -60,11 +80,17 @@ class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, T
         "",
         "Directory of the run; started again with the same flags it goes on there. Empty is a new one below runs/.",
         group=RUN,
-        important=True,
+        important=2,
         local=True,
+        aliases=_WORKDIR_ALIASES,
     )
     method: str = setting(
-        "standard", "Fine-tuning method: what is trained, and how.", METHODS, group=METHOD, important=True
+        "standard",
+        "Fine-tuning method: what is trained, and how.",
+        METHODS,
+        group=METHOD,
+        important=4,
+        aliases=("strategy", "mode"),
     )
     k: int = setting(
         1,
@@ -74,7 +100,12 @@ class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, T
         only_with={"method": with_fact("counts_blocks")},
     )
     epochs: int = setting(
-        20, "Passes over the training images.", group=RUN, important=True, range=ranges.COUNT
+        20,
+        "Passes over the training images.",
+        group=RUN,
+        important=6,
+        range=ranges.COUNT,
+        aliases=("num_epochs", "n_epochs", "num_train_epochs", "max_epochs", "ep"),
     )
     retrieval_score: str = setting(
         "recall_at_1",
@@ -90,12 +121,14 @@ class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, T
         range=ranges.NOT_NEGATIVE,
         only_with={"select_on": tuple(split for split in SELECTION if split != "last")},
         why="which compares no scores",
+        aliases=("patience", "early_stopping_patience"),
     )
     select_on: str = setting(
         "validation",
         "Split whose score chooses the best checkpoint, or last for that of the last epoch; the papers use test.",
         SELECTION,
         group=RUN,
+        aliases=("eval_metric", "monitor"),
     )
     predict_unlabelled: bool = setting(
         False,
@@ -104,13 +137,19 @@ class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, T
         only_with={"protocol": ("classification",)},
     )
     seed: int = setting(
-        0, "Seed of everything random in the run.", group=RUN, important=True, range=ranges.NOT_NEGATIVE
+        0,
+        "Seed of everything random in the run.",
+        group=RUN,
+        important=10,
+        range=ranges.NOT_NEGATIVE,
+        aliases=("random_seed", "manual_seed", "random_state"),
     )
     checkpoint_steps: int = setting(
         0,
         "Also save every this many steps; 0 saves at the end of epochs only.",
         group=RUN,
         range=ranges.NOT_NEGATIVE,
+        aliases=("save_steps", "save_every"),
     )
     steps_per_dispatch: int = setting(
         0,

@@ -102,7 +102,7 @@ class Prober:
         if file is None:
             raise UserError(
                 f"--source is needed: --pretrained={self._pretrained} does not come with class means of what it was "
-                "trained on; name that data set, or a file written with experiments.similarity --save_source"
+                "trained on; name that data set, or a file written by finetune-jax similarity --save_source=FILE.npz"
             )
         return self._stored("", file)
 

@@ -24,7 +24,7 @@ Config = TypeVar("Config")
 STOPPED_STATUS = 143
 """Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as in shells."""
 
-_SETTINGS: dict[str, Setting] = {}
+SETTINGS: dict[str, Setting] = {}
 """Settings that have a flag in this process, by its name."""
 
 
@@ -56,7 +56,7 @@ def define_flags(config_class: type, *, without: Collection[str] = (), **default
             flags.DEFINE_list(name, [str(item) for item in default], text)
         else:
             flags.DEFINE_string(name, default, text)
-        _SETTINGS[name] = setting
+        SETTINGS[name] = setting
 
 
 class _NumberOrWord(flags.ArgumentParser):
@@ -246,7 +246,7 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
     def parse(arguments: list[str]) -> list[str]:
         # absl adds its flags of help only now.
         try:
-            return parsing.parse(arguments, name, module.__doc__ or "", _SETTINGS)
+            return parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
         except UserError as error:
             print(f"error: {as_started(str(error))}", file=sys.stderr)
             sys.exit(1)

@@ -1,4 +1,4 @@
-r"""Search learning rate, momentum and weight decay by a grid or by TPE, with several workers.
+r"""Search learning rate, momentum and weight decay by a grid or TPE, on several workers.
 
     finetune-jax hpo --dataset=folder:photos --dedup --workdir=runs/sweep
     finetune-jax hpo --search=tpe --trials=30 --learning_rates=0.0001,0.1 --momenta=0.9 --workdir=runs/tpe

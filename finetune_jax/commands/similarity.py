@@ -1,4 +1,4 @@
-r"""Compare data sets with the source of the weights, and say which learning rates to search.
+r"""Compare data sets with the source of the weights, and recommend learning rates.
 
     finetune-jax similarity --targets=digits,folder:photos
     finetune-jax similarity --pretrained=resnet101.pth --source=folder:imagenet --targets=tfds:cars196 \

@@ -24,7 +24,7 @@ def page() -> str:
     rows = [
         f"| `{name}` | {_cell(method.text)} | {_recipe(method)} |" for name, method in methods.BY_NAME.items()
     ]
-    table = ["| `--method` | what is trained | defaults of its paper |", "|---|---|---|", *rows]
+    table = ["| method | what is trained | defaults of its paper |", "|---|---|---|", *rows]
     return "\n".join([_HEAD, markdown(settings), "## Methods", "", *table, ""])
 
 

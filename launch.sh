@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs a binary in it:
+# Sets up an environment beside this file and runs a command in it:
 #   ./launch.sh demo              fine-tune the bundled network on embedded data, print a table
 #   ./launch.sh test              whole test suite and linters
-#   ./launch.sh NAME --flags…     python -m experiments.NAME --flags…
+#   ./launch.sh NAME --flags…     any of the commands below; NAME --help shows its flags
 #   ./launch.sh --tpu NAME …      the same on a TPU host (an NVIDIA GPU is found by itself)
 #   ./launch.sh --cpu NAME …      on the CPU although there is a GPU
-# PYTHON chooses the interpreter of a new .venv (3.11 or 3.12), VENV another place for it. Training on CPU is faster
-# where the system has jemalloc (apt-get install libjemalloc2).
+# It can be called from any folder: relative paths count from there. PYTHON chooses the interpreter of a new .venv
+# (3.11 or 3.12), VENV another place for it. Training on CPU is faster where the system has jemalloc
+# (apt-get install libjemalloc2).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+launcher=${BASH_SOURCE[0]}
 
 usage() {
-  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo "binaries: $(for file in experiments/*.py; do name=$(basename "$file" .py)
-    case $name in __init__ | command_line) ;; *) printf '%s ' "$name" ;; esac; done)"
+  sed -n '2,7s/^# \{0,1\}//p' "$root/launch.sh"
+  echo "commands:"
+  for file in "$root"/experiments/*.py; do
+    name=$(basename "$file" .py)
+    [ "$name" = __init__ ] || printf '  %-13s%s\n' "$name" "$(sed -n '1s/^r\{0,1\}"""//p' "$root/finetune_jax/commands/$name.py")"
+  done
+  sed -n '8,10s/^# \{0,1\}//p' "$root/launch.sh"
 }
 
 accelerator=auto
@@ -24,8 +30,8 @@ esac
 case "$1" in -h | --help | help) usage && exit 0 ;; esac
 name=$1
 shift
-if [ "$name" != test ] && [ ! -f "experiments/$name.py" ]; then
-  echo "error: there is no binary experiments/$name.py" >&2
+if [ "$name" != test ] && [ ! -f "$root/experiments/$name.py" ]; then
+  echo "error: there is no command $name" >&2
   usage >&2
   exit 2
 fi
@@ -48,7 +54,7 @@ find_python() {
   return 1
 }
 
-venv=${VENV:-.venv}
+venv=${VENV:-$root/.venv}
 extras=
 [ "$accelerator" = cpu ] || extras=$accelerator
 [ "$name" != test ] || extras=${extras:+$extras,}dev
@@ -58,11 +64,11 @@ if command -v flock >/dev/null 2>&1; then
   flock 9
 fi
 stamp=$venv/.installed-${extras:-base}
-wanted=$(cat requirements.txt pyproject.toml | cksum)
+wanted=$(cat "$root/requirements.txt" "$root/pyproject.toml" | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   [ -x "$venv/bin/python" ] || "$(find_python)" -m venv "$venv"
   echo "installing into $venv ($accelerator${extras:+, extras $extras}) …" >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root${extras:+[$extras]}"
   echo "$wanted" >"$stamp"
 fi
 
@@ -86,9 +92,13 @@ else
 fi
 
 if [ "$name" = test ]; then
+  venv=$(cd "$venv" && pwd)
+  cd "$root"
   "$venv/bin/python" -m ruff check .
   "$venv/bin/python" -m ruff format --check .
   "$venv/bin/python" -m mypy
   exec "$venv/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" "$@"
 fi
-exec "$venv/bin/python" -m "experiments.$name" "$@"
+# Commands are spelled in messages as this one was; no file of the folder that it is called from shadows a module (-P).
+export FINETUNE_JAX_LAUNCHER=$launcher PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+exec "$venv/bin/python" -P -m "experiments.$name" "$@"

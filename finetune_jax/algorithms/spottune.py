@@ -6,12 +6,31 @@ of the policy's logits.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.network import Network
+
+class Network(Protocol):
+    """A network as a sequence of parts: ``stem``, blocks ``block_01 … block_KK``, ``head``."""
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the blocks, from the input on."""
+        ...
+
+    def run(
+        self,
+        parts: Sequence[str],
+        variables: Mapping[str, Mapping[str, Any]],
+        x: jax.Array,
+        *,
+        train: bool | Collection[str] = False,
+        rngs: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Run consecutive parts on ``x``; the output, and new statistics of parts in training mode."""
+        ...
 
 
 def gumbel_softmax(noise: jax.Array, logits: jax.Array, temperature: float | jax.Array = 5.0) -> jax.Array:

@@ -1,6 +1,6 @@
 r"""Map AutoLR's score over its settings α and β (Figure 3 of the paper).
 
-    python -m experiments.alpha_beta --dataset=folder:photos --alphas=1,2,3 --betas=0.2,0.4,0.6 --workdir=runs/map
+    finetune-jax alpha_beta --dataset=folder:photos --alphas=1,2,3 --betas=0.2,0.4,0.6 --workdir=runs/map
 
 Pairs whose targets would descend are hatched in the figure and not trained. Each pair is an ordinary run
 directory below --workdir; started again, none is trained twice.
@@ -16,8 +16,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, method="autolr")
-flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of α.")
-flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of β.")
+flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of AutoLR's α to try.")
+flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of AutoLR's β to try.")
 
 
 def main() -> int:

@@ -1,11 +1,12 @@
-r"""AutoLR beside the methods it is meant to improve on, from the same starts (Tables 2 and 5 of the paper).
+r"""Compare AutoLR with a single rate, pruning and geometric rates, from the same starts.
 
-    python -m experiments.autolr                                    # digits: train on five, retrieve five
-    python -m experiments.autolr --compare --rates=0.001,0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
+    finetune-jax autolr                                             # digits: train on five, retrieve five
+    finetune-jax autolr --compare --rates=0.001,0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
 
-Without --compare: a single rate, pruning, pruning with AutoLR. With it also geometric rates and schedules.
-With several --rates each method gets the best of them on validation, and the grid is widened where a best rate
-lies at its edge. Runs are ordinary run directories below --workdir; started again, none is trained twice.
+The comparison of Tables 2 and 5 of the paper. Without --compare: a single rate, pruning, pruning with AutoLR; with
+it also geometric rates and schedules. With several --rates each method gets the best of them on validation, and the
+grid is widened where a best rate lies at its edge. Runs are ordinary run directories below --workdir; started again,
+none is trained twice.
 """
 
 import dataclasses
@@ -24,8 +25,10 @@ command_line.define_flags(
     schedule="step",
     drop_factor=0.2,
 )
-flags.DEFINE_bool("compare", False, "Also geometric rates, and every method with and without pruning.")
-flags.DEFINE_bool("schedules", None, "Also the schedules of Table 5 on the pruned network; as --compare.")
+flags.DEFINE_bool("compare", False, "Also train geometric rates, and every method with and without pruning.")
+flags.DEFINE_bool(
+    "schedules", None, "Also train the schedules of Table 5 on the pruned network; by default as --compare."
+)
 flags.DEFINE_list("rates", ["0.01"], "Starting rates of the blocks, ascending; the same for every method.")
 flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
 flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose pruning depth and rates.")

@@ -1,6 +1,6 @@
 r"""Look for what is wrong with a data set before training on it.
 
-    python -m experiments.check_data --dataset=folder:photos
+    finetune-jax check_data --dataset=folder:photos
 
 Prints unreadable files, duplicates across splits, classes with too few images, sizes and class balance; the
 exit status is 1 where training would fail or its scores could not be trusted.

@@ -3,7 +3,8 @@
 Nothing here imports JAX before the flags are parsed, so ``--help`` answers at once.
 """
 
-import dataclasses
+import atexit
+import contextlib
 import os
 import sys
 import time
@@ -12,6 +13,10 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
+from finetune_jax.commands import parsing
+from finetune_jax.config.declaration import Setting, declared
+from finetune_jax.config.invocation import as_started
+from finetune_jax.config.settings import MachineConfig
 from finetune_jax.errors import Stopped, UserError
 
 Config = TypeVar("Config")
@@ -19,19 +24,8 @@ Config = TypeVar("Config")
 STOPPED_STATUS = 143
 """Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as in shells."""
 
-flags.DEFINE_string(
-    "coordinator", "", "host:port of process 0, or auto on Slurm and TPU pods; empty runs a single process."
-)
-flags.DEFINE_integer("process_count", 1, "Number of processes that --coordinator connects.", lower_bound=1)
-flags.DEFINE_integer("process_index", 0, "Index of this process, from 0.", lower_bound=0)
-flags.DEFINE_integer(
-    "virtual_devices", 0, "Simulate this many CPU devices; 0 uses the real ones.", lower_bound=0
-)
-flags.DEFINE_string(
-    "compilation_cache",
-    os.path.join("~", ".cache", "finetune_jax", "xla"),
-    "Compiled programs are kept here for the next start; empty keeps none.",
-)
+SETTINGS: dict[str, Setting] = {}
+"""Settings that have a flag in this process, by its name."""
 
 
 def define_flags(config_class: type, *, without: Collection[str] = (), **defaults: Any) -> None:
@@ -42,27 +36,27 @@ def define_flags(config_class: type, *, without: Collection[str] = (), **default
         without: fields that keep their defaults and get no flag.
         **defaults: other defaults than the dataclass has.
     """
-    for field in dataclasses.fields(config_class):
-        if field.name in without:
+    for name, setting in declared(config_class).items():
+        if name in without:
             continue
-        default = defaults.get(field.name, field.default)
-        text, choices = field.metadata["help"], field.metadata["choices"]
-        if choices:
-            flags.DEFINE_enum(field.name, default, choices, text)
-        elif words := field.metadata["words"]:
-            flags.DEFINE(_NumberOrWord(words), field.name, default, text)
+        default, text = defaults.get(name, setting.default), setting.text
+        if setting.choices:
+            flags.DEFINE_enum(name, default, setting.choices, text)
+        elif setting.words:
+            flags.DEFINE(_NumberOrWord(setting.words), name, default, text)
         elif default is None:
-            flags.DEFINE_float(field.name, None, text)
+            flags.DEFINE_float(name, None, text)
         elif isinstance(default, bool):
-            flags.DEFINE_bool(field.name, default, text)
+            flags.DEFINE_bool(name, default, text)
         elif isinstance(default, int):
-            flags.DEFINE_integer(field.name, default, text)
+            flags.DEFINE_integer(name, default, text)
         elif isinstance(default, float):
-            flags.DEFINE_float(field.name, default, text)
+            flags.DEFINE_float(name, default, text)
         elif isinstance(default, tuple):
-            flags.DEFINE_list(field.name, [str(item) for item in default], text)
+            flags.DEFINE_list(name, [str(item) for item in default], text)
         else:
-            flags.DEFINE_string(field.name, default, text)
+            flags.DEFINE_string(name, default, text)
+        SETTINGS[name] = setting
 
 
 class _NumberOrWord(flags.ArgumentParser):
@@ -96,28 +90,34 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
     from finetune_jax.config.choices import ALTERNATIVES
 
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        if field.name not in flags.FLAGS:
+    settings = declared(config_class)
+    for name, setting in settings.items():
+        if name not in flags.FLAGS:
             continue
-        if base is not None and not flags.FLAGS[field.name].present:
-            values[field.name] = getattr(base, field.name)
-            continue
-        value = getattr(flags.FLAGS, field.name)
-        if isinstance(value, list):
-            try:
-                value = tuple(value if field.type == tuple[str, ...] else map(int, value))
-            except ValueError:
-                raise UserError(f"--{field.name}={','.join(value)}: give whole numbers") from None
-        values[field.name] = value
-    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+        if base is not None and not flags.FLAGS[name].present:
+            values[name] = getattr(base, name)
+        else:
+            values[name] = _value(setting, getattr(flags.FLAGS, name))
     for plain, effective in ALTERNATIVES:
         if effective in values and flags.FLAGS[effective].present:
             if flags.FLAGS[plain].present:
                 raise UserError(both_given(plain, effective))
-            values[plain] = defaults[plain]
+            values[plain] = settings[plain].default
     config = config_class(**values)
     validate(config)
     return config
+
+
+def _value(setting: Setting, typed: Any) -> Any:
+    """The value of a setting that was typed as the value of its flag."""
+    if isinstance(typed, list):
+        if setting.type == tuple[str, ...]:
+            return tuple(setting.spelling(item) if setting.spelling else item for item in typed)
+        try:
+            return tuple(map(int, typed))
+        except ValueError:
+            raise UserError(f"--{setting.name}={','.join(typed)}: give whole numbers") from None
+    return setting.spelling(typed) if setting.spelling and isinstance(typed, str) else typed
 
 
 def refuse(names: Iterable[str], why: str) -> None:
@@ -161,17 +161,17 @@ def start_jax() -> Any:
 
     from finetune_jax.devices.replicas import join_cluster, local_replicas, prepare_backend
 
-    values = flags.FLAGS
-    if not values.coordinator and (values.process_count > 1 or values.process_index):
+    machine = read_flags(MachineConfig)
+    if not machine.coordinator and (machine.process_count > 1 or machine.process_index):
         raise UserError("--process_count and --process_index need --coordinator")
-    prepare_backend(values.virtual_devices)
-    if values.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(values.compilation_cache))
+    prepare_backend(machine.virtual_devices)
+    if machine.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(machine.compilation_cache))
         # A start runs dozens of tiny programs, each of which loads faster than it compiles.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if values.coordinator:
-        join_cluster(values.coordinator, values.process_count, values.process_index)
+    if machine.coordinator:
+        join_cluster(machine.coordinator, machine.process_count, machine.process_index)
     return local_replicas()
 
 
@@ -191,6 +191,47 @@ def start_study(workdir: str, kind: str) -> Any:
     return Runs(Path(root).expanduser(), replicas)
 
 
+def new_workdir(data_set: str, method: str = "standard") -> str:
+    """Make and name a directory below ``runs/`` for a run whose ``--workdir`` is empty.
+
+    It is taken back at the end of the process where nothing was written to it.
+
+    Args:
+        data_set: as in ``--dataset``.
+        method: of the run.
+
+    Returns:
+        Such as ``runs/photos-1``, or ``runs/photos-autolr-2`` where the first is there already.
+
+    Raises:
+        UserError: several processes need one that all of them know, or it cannot be made.
+    """
+    if read_flags(MachineConfig).coordinator:
+        raise UserError("--workdir is empty; name a directory that all processes of --coordinator share")
+    words = [os.path.basename(data_set.rstrip("/")).rpartition(":")[2] or "run"]
+    words += [method] if method != "standard" else []
+    number = 1
+    while True:
+        workdir = os.path.join("runs", "-".join([*words, str(number)]))
+        try:
+            os.makedirs(workdir)
+            break
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UserError(
+                f"{os.path.abspath(workdir)} cannot be created: {error.strerror}; give another directory with --workdir"
+            ) from error
+    atexit.register(_remove_if_empty, os.path.abspath(workdir))
+    print(f"run directory: {workdir}", file=sys.stderr)
+    return workdir
+
+
+def _remove_if_empty(directory: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+
+
 def run(main: Callable[..., int], *, positional: bool = False) -> None:
     """Parse the flags and call ``main``; bad input ends with one sentence and status 1, SIGTERM with 143.
 
@@ -199,22 +240,32 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
         positional: whether there may be any.
     """
 
+    module = sys.modules[main.__module__]
+    name = main.__module__.rpartition(".")[2]
+
+    def parse(arguments: list[str]) -> list[str]:
+        # absl adds its flags of help only now.
+        try:
+            return parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
+        except UserError as error:
+            print(f"error: {as_started(str(error))}", file=sys.stderr)
+            sys.exit(1)
+
     def guarded(arguments: list[str]) -> int:
         try:
             if positional:
                 return main(arguments[1:])
             if len(arguments) > 1:
-                raise UserError(f"{' '.join(arguments[1:])} is no flag; see --help")
+                raise UserError(f"{' '.join(arguments[1:])} is no flag; see finetune-jax {name} --help")
             return main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {as_started(str(error))}", file=sys.stderr)
             return 1
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return STOPPED_STATUS
         except BrokenPipeError:
-            # The reader of the output (head, less) has seen enough; nor can Python flush into it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            parsing.forget_output()
             return 1
         except KeyboardInterrupt:
             print("interrupted; the last checkpoint is intact", file=sys.stderr)
@@ -222,4 +273,7 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
 
     # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.
     logging.set_verbosity(logging.ERROR)
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+define_flags(MachineConfig)

@@ -1,8 +1,8 @@
-r"""SpotTune on the data sets of the Visual Decathlon, beside its paper's Table 3.
+r"""Run SpotTune on the data sets of the Visual Decathlon, beside its paper's Table 3.
 
     tfds build visual_domain_decathlon/dtd --file_format=array_record      # once for each data set, with network
-    python -m experiments.decathlon --pretrained=resnet26.pth --workdir=runs/decathlon
-    python -m experiments.decathlon --pretrained=resnet26.pth --workdir=runs/decathlon --datasets=dtd,vgg-flowers
+    finetune-jax decathlon --pretrained=resnet26.pth --workdir=runs/decathlon
+    finetune-jax decathlon --pretrained=resnet26.pth --workdir=runs/decathlon --datasets=dtd,vgg-flowers
 
 Without other flags it is the paper's recipe: ResNet-26, 72 pixels, crops of 64, 110 epochs, weight decay per data set.
 Runs are ordinary run directories below --workdir; started again, with the same --datasets or others, none is trained

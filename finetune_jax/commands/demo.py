@@ -1,6 +1,6 @@
-r"""The main job on embedded defaults: AutoLR against a single rate, on handwritten digits.
+r"""Compare AutoLR with a single learning rate on handwritten digits, in about a minute.
 
-    ./launch.sh demo
+    finetune-jax demo
 
 The bundled network (pretrained on CIFAR-10) learns the digits 0 to 4 and is then asked to find, for every image of a
 5 to 9, others of the same digit: with one learning rate, without its top two blocks, and with AutoLR on top. Same

@@ -1,7 +1,7 @@
-r"""Measure a run on a split of its own or of another data set.
+r"""Measure a run on a split of its data set or of another one.
 
-    python -m experiments.evaluate --run=runs/photos
-    python -m experiments.evaluate --run=runs/photos --dataset=folder:other --protocol=retrieval
+    finetune-jax evaluate --run=runs/photos
+    finetune-jax evaluate --run=runs/photos --dataset=folder:other --protocol=retrieval
 
 Classification prints accuracy, balanced accuracy, recall per class and the confusion matrix; retrieval
 prints Recall@K and MAP@R of the embeddings. Everything goes to EVALUATION.json in the run directory too.

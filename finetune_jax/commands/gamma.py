@@ -1,6 +1,6 @@
-r"""Check AutoLR's assumption on a finished run: does the accumulated gradient depend on the rate?
+r"""Check on a run of AutoLR whether the accumulated gradient depends on the rate.
 
-    python -m experiments.gamma --run=runs/autolr --epoch=1
+    finetune-jax gamma --run=runs/autolr --epoch=1
 
 AutoLR takes the variation of a block for proportional to its learning rate (Eq. 16). The first and the last trial of
 an epoch start from the same weights at different rates; γ, the ratio of what remains without the rates, is 1 where

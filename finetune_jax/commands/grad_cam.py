@@ -1,8 +1,8 @@
-r"""Show where a run looks: Grad-CAM at its blocks, over several runs, or from trial to trial of AutoLR.
+r"""Show where a run looks in photos: Grad-CAM at its blocks, over runs or trials.
 
-    python -m experiments.grad_cam --runs=runs/photos photo.jpg more/photos
-    python -m experiments.grad_cam --runs=runs/whole,runs/pruned photo.jpg
-    python -m experiments.grad_cam --runs=runs/autolr --trials_of_epoch=1 photo.jpg
+    finetune-jax grad_cam --runs=runs/photos photo.jpg more/photos
+    finetune-jax grad_cam --runs=runs/whole,runs/pruned photo.jpg
+    finetune-jax grad_cam --runs=runs/autolr --trials_of_epoch=1 photo.jpg
 
 One run: a column per block. Several: a column per run, at its last block. With --trials_of_epoch: a column per
 trial, and a figure per block.
@@ -30,9 +30,7 @@ def main(arguments: list[str]) -> int:
     """Write the figures."""
     values = flags.FLAGS
     if not arguments:
-        raise UserError(
-            "name images or folders, e.g. python -m experiments.grad_cam --runs=runs/photos photo.jpg"
-        )
+        raise UserError("name images or folders, e.g. finetune-jax grad_cam --runs=runs/photos photo.jpg")
     runs = [Path(run).expanduser() for run in values.runs]
     if len(runs) > 1 and (values.blocks or values.trials_of_epoch):
         raise UserError("--blocks and --trials_of_epoch are for a single run; give one of --runs")

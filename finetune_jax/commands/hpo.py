@@ -1,12 +1,12 @@
-r"""Search learning rate, momentum and weight decay: the grid of "Rethinking the Hyperparameters", or TPE.
+r"""Search learning rate, momentum and weight decay by a grid or TPE, on several workers.
 
-    python -m experiments.hpo --dataset=folder:photos --dedup --workdir=runs/sweep
-    python -m experiments.hpo --search=tpe --trials=30 --learning_rates=0.0001,0.1 --momenta=0.9 --workdir=runs/tpe
+    finetune-jax hpo --dataset=folder:photos --dedup --workdir=runs/sweep
+    finetune-jax hpo --search=tpe --trials=30 --learning_rates=0.0001,0.1 --momenta=0.9 --workdir=runs/tpe
 
-The same command, started again or in several places at once, goes on with the same study: each worker pulls its
-next trial from it. Workers on several machines share the --workdir, or name a database with --storage. What a
-worker that was killed had begun is taken up by another. Each trial is an ordinary run directory below --workdir.
-See docs/methods/sweeps.md.
+The default grid is that of "Rethinking the Hyperparameters". The same command, started again or in several places
+at once, goes on with the same study: each worker pulls its next trial from it. Workers on several machines share
+the --workdir, or name a database with --storage. What a worker that was killed had begun is taken up by another.
+Each trial is an ordinary run directory below --workdir. See docs/methods/sweeps.md.
 """
 
 import dataclasses
@@ -27,18 +27,26 @@ command_line.define_flags(FinetuneConfig)
 flags.DEFINE_enum(
     "search", "grid", ["grid", "tpe"], "Try every combination, or let a tree of Parzen estimators choose."
 )
-flags.DEFINE_list("learning_rates", [str(v) for v in _PAPER.learning_rates], "η; tpe draws between the ends.")
+flags.DEFINE_list(
+    "learning_rates",
+    [str(v) for v in _PAPER.learning_rates],
+    "Learning rates η to try; tpe draws between the lowest and the highest.",
+)
 flags.DEFINE_list(
     "effective_learning_rates",
     [],
-    "η′ = η / (1 - m) in place of --learning_rates: η then follows the momentum.",
+    "Effective learning rates η′ = η / (1 - m) to try in place of --learning_rates: η then follows the momentum.",
 )
-flags.DEFINE_list("momenta", [str(v) for v in _PAPER.momenta], "m, below 1.")
-flags.DEFINE_list("weight_decays", [str(v) for v in _PAPER.weight_decays], "λ.")
-flags.DEFINE_list("seeds", ["0"], "Each point is trained with each of them; its score is the mean.")
-flags.DEFINE_bool("dedup", False, "Train one of several points with the same η/(1 − m) and λ/η.")
-flags.DEFINE_integer("trials", 50, "Points that --search=tpe tries, all workers together.")
-flags.DEFINE_integer("search_seed", 0, "Seed of --search=tpe.")
+flags.DEFINE_list(
+    "momenta", [str(v) for v in _PAPER.momenta], "Values of the momentum m to try, each below 1."
+)
+flags.DEFINE_list(
+    "weight_decays", [str(v) for v in _PAPER.weight_decays], "Values of the weight decay λ to try."
+)
+flags.DEFINE_list("seeds", ["0"], "Seeds with each of which every point is trained; its score is the mean.")
+flags.DEFINE_bool("dedup", False, "Train only one of several points with the same η / (1 - m) and λ / η.")
+flags.DEFINE_integer("trials", 50, "Number of points that --search=tpe tries, all workers together.")
+flags.DEFINE_integer("search_seed", 0, "Seed of the draws of --search=tpe.")
 flags.DEFINE_enum(
     "pruner",
     "auto",
@@ -48,14 +56,14 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "storage",
     "",
-    "Where the study is kept: path of a journal file, also on a shared disk, or URL of a database such as "
+    "Place where the study is kept: path of a journal file, also on a shared disk, or URL of a database such as "
     "postgresql://user:password@host/name; empty is study.journal in --workdir.",
 )
 flags.DEFINE_string("study", "hpo", "Name of the study in --storage.")
 flags.DEFINE_integer(
     "parallel_trials",
     1,
-    "Trials that a worker takes and trains in one program, compiled once.",
+    "Number of trials that a worker takes and trains in one program, compiled once.",
     lower_bound=1,
 )
 

@@ -1,7 +1,9 @@
 r"""Label images with a run, from nothing but its directory.
 
-python -m experiments.predict --run=runs/photos holiday.jpg more/photos
-python -m experiments.predict --run=runs/photos --embeddings=features.npz photos
+    finetune-jax predict --run=runs/photos holiday.jpg more/photos
+    finetune-jax predict --run=runs/photos --embeddings=features.npz photos
+
+Prints the most probable labels of each image, or writes the embeddings of all to a file.
 """
 
 import sys
@@ -16,7 +18,7 @@ from finetune_jax.commands import command_line
 _CHUNK = 256
 
 flags.DEFINE_string("run", None, "Run directory whose best checkpoint predicts.", required=True)
-flags.DEFINE_integer("top", 3, "Labels printed per image.", lower_bound=1)
+flags.DEFINE_integer("top", 3, "Number of labels that are printed per image.", lower_bound=1)
 flags.DEFINE_string("embeddings", "", "Write embeddings and paths to this .npz file instead of labels.")
 
 
@@ -25,9 +27,7 @@ def main(arguments: list[str]) -> int:
     from finetune_jax.errors import UserError
 
     if not arguments:
-        raise UserError(
-            "name images or folders, e.g. python -m experiments.predict --run=runs/photos photo.jpg"
-        )
+        raise UserError("name images or folders, e.g. finetune-jax predict --run=runs/photos photo.jpg")
     command_line.start_jax()
     import numpy as np
 

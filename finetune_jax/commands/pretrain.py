@@ -1,10 +1,12 @@
 r"""Train a network from scratch, and export its weights for others to start from.
 
-    python -m experiments.pretrain --dataset=folder:cifar10 --image_size=32 --test_resize=32 --width=0.375 \
+    finetune-jax pretrain --dataset=folder:cifar10 --image_size=32 --test_resize=32 --width=0.375 \
         --workdir=runs/cifar10 --export=resnet26_cifar10
 
-This is ``experiments.finetune --method=scratch`` with defaults that suit it; every flag of it works here.
+This is ``finetune-jax finetune --method=scratch`` with defaults that suit it; every flag of it works here.
 """
+
+import dataclasses
 
 from absl import flags
 
@@ -26,6 +28,8 @@ flags.DEFINE_string("export", "", "Also write PATH.npz (float16 weights) and PAT
 def main() -> int:
     """Run, export, print the result, return the exit status."""
     config = command_line.read_flags(FinetuneConfig)
+    if not config.workdir:
+        config = dataclasses.replace(config, workdir=command_line.new_workdir(config.dataset, config.method))
     replicas = command_line.start_jax()
     from pathlib import Path
 

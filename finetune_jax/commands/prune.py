@@ -1,10 +1,10 @@
 r"""Find how many of the top blocks a new task can do without (Algorithm 1 of AutoLR).
 
-    python -m experiments.prune --dataset=folder:photos --workdir=runs/prune
+    finetune-jax prune --dataset=folder:photos --workdir=runs/prune
 
 Fine-tunes the pretrained network with 0, 1, 2 … of its top blocks left out, as long as the validation score does
 not fall, and shows what each depth saves. Each depth is an ordinary run directory below --workdir; started again,
-none is trained twice. Train the result with ``experiments.finetune --prune_depth=N``.
+none is trained twice. Train the result with ``finetune-jax finetune --prune_depth=N``.
 """
 
 import dataclasses

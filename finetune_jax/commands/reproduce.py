@@ -1,10 +1,10 @@
 r"""Run the rows of a paper's table on a data set, ours beside the paper's.
 
-    python -m experiments.reproduce                                   # the tables, and what data they need
-    python -m experiments.reproduce --table=autolr/2 --dataset=tfds:caltech_birds2011 --pretrained=resnet50.pth
-    python -m experiments.reproduce --table=autolr/2 --dataset=digits --epochs=5
-    python -m experiments.reproduce --table=spottune/2 --dataset=tfds:cars196 --pretrained=resnet50.pth
-    python -m experiments.reproduce --table=hyperparameters/2 --dataset=folder:aircraft --column=Aircrafts \
+    finetune-jax reproduce                                            # the tables, and what data they need
+    finetune-jax reproduce --table=autolr/2 --dataset=tfds:caltech_birds2011 --pretrained=resnet50.pth
+    finetune-jax reproduce --table=autolr/2 --dataset=digits --epochs=5
+    finetune-jax reproduce --table=spottune/2 --dataset=tfds:cars196 --pretrained=resnet50.pth
+    finetune-jax reproduce --table=hyperparameters/2 --dataset=folder:aircraft --column=Aircrafts \
         --pretrained=resnet101v2.pth
 
 Every row trains as the paper says, but for the flags that are given. Runs are ordinary run directories below

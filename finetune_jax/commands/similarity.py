@@ -1,13 +1,13 @@
-r"""How like the source of pretrained weights other data sets are, and which learning rates to search for them.
+r"""Compare data sets with the source of the weights, and recommend learning rates.
 
-    python -m experiments.similarity --targets=digits,folder:photos
-    python -m experiments.similarity --pretrained=resnet101.pth --source=folder:imagenet --targets=tfds:cars196 \
+    finetune-jax similarity --targets=digits,folder:photos
+    finetune-jax similarity --pretrained=resnet101.pth --source=folder:imagenet --targets=tfds:cars196 \
         --save_source=imagenet-resnet101.npz
-    python -m experiments.similarity --pretrained=resnet101.pth --source=imagenet-resnet101.npz --targets=folder:photos
+    finetune-jax similarity --pretrained=resnet101.pth --source=imagenet-resnet101.npz --targets=folder:photos
 
 Class means of features, the exact Earth Mover's Distance between them, and the nearest data set of Table 4 of
 "Rethinking the Hyperparameters for Fine-tuning", whose best effective learning rate says where to search. The bundled
-network brings the class means of its source. experiments.finetune --learning_rate=auto does the same before it trains.
+network brings the class means of its source. finetune-jax finetune --learning_rate=auto does the same before it trains.
 """
 
 import os

@@ -1,7 +1,7 @@
-r"""SpotTune beside the methods of its paper's Table 2, from the same starts, on any data set.
+r"""Compare SpotTune with the methods of its paper's Table 2, from the same starts.
 
-    python -m experiments.spottune                                   # digits: five telling methods
-    python -m experiments.spottune --compare --rates=0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
+    finetune-jax spottune                                            # digits: five telling methods
+    finetune-jax spottune --compare --rates=0.003,0.01,0.03 --seeds=0,1,2 --dataset=folder:photos
 
 With several --rates each method gets the best of them on validation, and the grid is widened where a best rate
 lies at its edge. A setting of the policy counts for the methods that have one, --k for the global policy. Runs are
@@ -17,7 +17,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, method="spottune_global", k=3, epochs=5)
-flags.DEFINE_bool("compare", False, "All methods of Table 2.")
+flags.DEFINE_bool("compare", False, "Train all methods of Table 2.")
 flags.DEFINE_list("rates", ["0.01"], "Learning rates, ascending; the same for every method.")
 flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
 flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose the rates.")

@@ -1,24 +1,14 @@
 """The names that settings choose among."""
 
-METHODS = (
-    "standard",
-    "feature_extractor",
-    "last_k",
-    "stochastic",
-    "l2_sp",
-    "progressive",
-    "scratch",
-    "autolr",
-    "spottune",
-    "spottune_tuned",
-    "spottune_global",
-    "random_policy",
-)
-WITH_POLICY = ("spottune", "spottune_tuned", "spottune_global")
+from finetune_jax.config import methods
+
+METHODS = tuple(methods.BY_NAME)
+WITH_POLICY = methods.with_fact("has_policy")
 """Methods that train a policy network."""
-ROUTED = (*WITH_POLICY, "random_policy")
+ROUTED = methods.with_fact("routed")
 """Methods with two copies of each block."""
-TUNES_EVERYTHING = ("standard", "l2_sp", "scratch", "autolr")
+TUNES_EVERYTHING = methods.with_fact("freezes", False)
+"""Methods that freeze nothing."""
 PROTOCOLS = ("classification", "retrieval")
 IN_PROPORTION = ("random_crop", "random_resized_crop")
 """Augmentations that are defined on images in their own proportions."""
@@ -27,9 +17,11 @@ CROPPING = ("crop", *IN_PROPORTION)
 AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip", *CROPPING)
 RESIZE_MODES = ("auto", "stretch", "shorter_side")
 NORMALIZATIONS = ("pretrained", "dataset")
+FROZEN_NORMS = ("eval", "train", "learn")
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
 OPTIMIZERS = ("sgd", "adamw")
 LOSSES = ("cross_entropy", "proxy_anchor")
+CLASS_WEIGHTS = ("none", "balanced")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 SELECTION = ("validation", "test", "last")
 AUTO = "auto"

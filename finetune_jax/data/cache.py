@@ -265,5 +265,5 @@ def _unreadable_error(skipped: tuple[tuple[str, str], ...], count: int) -> UserE
     whole = "none would be left" if len(skipped) == count else "or go on without them (--skip_unreadable)"
     return UserError(
         f"{len(skipped)} of {count} images cannot be read: repair or remove them "
-        f"(python -m experiments.check_data lists all), {whole}\n" + "\n".join(lines)
+        f"(finetune-jax check_data lists all), {whole}\n" + "\n".join(lines)
     )

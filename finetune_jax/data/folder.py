@@ -78,7 +78,7 @@ def read(
     """
     folder = Path(root).expanduser()
     if not folder.exists():
-        raise UserError(f"--dataset=folder:{root}: there is no such folder")
+        raise UserError(f"--dataset=folder:{root}: there is no such folder, {folder.absolute()}")
     if not folder.is_dir():
         raise UserError(
             f"--dataset=folder:{root}: this is a file; name the folder that holds the class folders"
@@ -333,5 +333,5 @@ def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise UserError(f"{path} does not exist")
+            raise UserError(f"{path} does not exist; looked for {path.absolute()}")
     return found

@@ -5,7 +5,6 @@ Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetu
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -14,12 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_jax.config.settings import DataConfig, FinetuneConfig
+from finetune_jax.config import recorded
+from finetune_jax.config.settings import DataConfig
 from finetune_jax.errors import UserError
 from finetune_jax.files.event_log import event, start_events
-
-# Where a run keeps its things and how it uses the machine may change between two starts.
-LOCAL_FLAGS = frozenset({"workdir", "cache_dir", "data_dir", "decode_workers"})
 
 _FLAGS = "flags.json"
 _RESOLVED = "resolved"
@@ -82,7 +79,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be created: {error.strerror}") from error
-        content = _lasting(flags) | ({} if resolved is None else {_RESOLVED: dict(resolved)})
+        content = recorded.lasting(flags) | ({} if resolved is None else {_RESOLVED: dict(resolved)})
         self._write(_FLAGS, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def check(self, flags: Mapping[str, Any]) -> None:
@@ -96,13 +93,12 @@ class RunDirectory:
             self._check_same(found, flags)
 
     def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
-        wanted = _lasting(flags)
+        now = recorded.lasting(flags)
         found = {name: value for name, value in found.items() if name != _RESOLVED}
-        # A run from before a setting existed did what its default does.
-        known = {**_lasting(dataclasses.asdict(FinetuneConfig())), **found}
-        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != known.get(name))
+        before = recorded.lasting(recorded.completed(found))
+        differing = sorted(name for name in {*now, *found} if now.get(name) != before.get(name))
         if differing:
-            changes = ", ".join(f"--{name}={wanted.get(name)} (was {known.get(name)})" for name in differing)
+            changes = ", ".join(f"--{name}={now.get(name)} (was {before.get(name)})" for name in differing)
             raise UserError(
                 f"--workdir={self.path} holds a run with other flags: {changes}; "
                 "give the same flags to go on with it, or another --workdir"
@@ -248,15 +244,7 @@ def data_config_of(run: Path) -> DataConfig:
         flags = json.loads((run / _FLAGS).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"--run={run} is no run directory: flags.json cannot be read ({error})") from error
-    fields = dataclasses.fields(DataConfig)
-    values: dict[str, Any] = {field.name: flags.get(field.name, field.default) for field in fields}
-    values["ks"] = tuple(values["ks"])
-    return DataConfig(**values)
-
-
-def _lasting(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that must not change between two starts, as they come back from JSON."""
-    return json.loads(json.dumps({name: value for name, value in flags.items() if name not in LOCAL_FLAGS}))
+    return recorded.config_of(flags, DataConfig)
 
 
 def _temporary(name: str) -> str:

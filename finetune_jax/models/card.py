@@ -117,7 +117,7 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
         folder = run_directory / "checkpoints"
     best = checkpoints.best_step(folder)
     if best is None:
-        raise UserError(f"{run_directory} is no run directory with an evaluated checkpoint")
+        raise UserError(f"{run_directory.absolute()} is no run directory with an evaluated checkpoint")
     try:
         card = Card.from_json(checkpoints.read_meta(folder, best))
     except (KeyError, TypeError) as error:

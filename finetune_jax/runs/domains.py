@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from finetune_jax import data as datasets
 from finetune_jax.algorithms import domain_similarity
-from finetune_jax.config.settings import DataConfig
+from finetune_jax.config.settings import READING_SETTINGS, DataConfig
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.devices.replicas import Replicas
@@ -28,18 +28,6 @@ from finetune_jax.models.weights.pretrained import Pretrained, bundled_source
 from finetune_jax.training import evaluation
 
 _BATCH = 256
-# Settings that decide which images are read and how; everything else about images is the same for all data sets.
-_READING = (
-    "data_dir",
-    "validation_fraction",
-    "test_fraction",
-    "split_seed",
-    "image_size",
-    "skip_unreadable",
-    "cache_dir",
-    "device_data_gb",
-    "decode_workers",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +75,7 @@ class Prober:
             raise UserError(
                 f"--pretrained={pretrained} has no features to compare data sets by; give pretrained weights"
             )
-        self._config = DataConfig(**{name: getattr(config, name) for name in _READING})
+        self._config = DataConfig(**{name: getattr(config, name) for name in READING_SETTINGS})
         self._origin = origin
         self._replicas = replicas
         self._pretrained = pretrained
@@ -114,7 +102,7 @@ class Prober:
         if file is None:
             raise UserError(
                 f"--source is needed: --pretrained={self._pretrained} does not come with class means of what it was "
-                "trained on; name that data set, or a file written with experiments.similarity --save_source"
+                "trained on; name that data set, or a file written by finetune-jax similarity --save_source=FILE.npz"
             )
         return self._stored("", file)
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from finetune_jax.config.checks import validate
 from finetune_jax.config.choices import AUTO
-from finetune_jax.config.recipes import RUNTIME_SETTINGS
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
@@ -55,7 +54,7 @@ def run_together(
     ended there is not trained again; those that were cut short go on.
 
     Args:
-        configs: equal but for ``config.RUNTIME_SETTINGS`` and ``workdir``.
+        configs: equal but for ``config.settings.RUNTIME_SETTINGS`` and ``workdir``.
         replicas: the devices to train on.
         vectorize: whether one program takes the same step of all runs (``jax.vmap``), or the program of one
             run takes the runs one after the other; by default whichever is faster here.

@@ -73,7 +73,7 @@ class Runs:
         names: Sequence[str],
         after_epochs: Sequence[AfterEpoch | None],
     ) -> list[Mapping[str, Any] | Diverged | Pruned]:
-        """Train configs that differ in ``config.RUNTIME_SETTINGS`` at once, compiling once.
+        """Train configs that differ in ``config.settings.RUNTIME_SETTINGS`` at once, compiling once.
 
         Args:
             configs: of the runs.

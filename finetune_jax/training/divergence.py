@@ -49,5 +49,5 @@ def check_finite(what: str, tree: Any, step: int) -> None:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
         raise Diverged(
             f"the {what} not finite by step {step}: lower --learning_rate (or check the images with "
-            "experiments.check_data); the last checkpoint is from before and intact"
+            "finetune-jax check_data); the last checkpoint is from before and intact"
         )

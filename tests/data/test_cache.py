@@ -183,7 +183,7 @@ def test_unreadable_images_are_counted_and_named_in_one_error(tmp_path):
     message = str(caught.value)
     assert message.startswith("12 of 40 images cannot be read")
     assert "--skip_unreadable" in message
-    assert "experiments.check_data" in message
+    assert "finetune-jax check_data" in message
     assert "  photo0.jpg: truncated\n" in message
     assert message.count("truncated") == 10
     assert message.endswith("and 2 more")

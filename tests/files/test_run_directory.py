@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.files import run_directory
-from finetune_jax.files.run_directory import LOCAL_FLAGS, RunDirectory
+from finetune_jax.files.run_directory import RunDirectory
 
 FLAGS = {
     "dataset": "digits",
@@ -55,7 +55,7 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     assert os.listdir(path) == ["flags.json"]
     flags = json.loads((path / "flags.json").read_text())
     assert flags["drop_epochs"] == [40, 60]
-    assert not LOCAL_FLAGS & set(flags)
+    assert not LOCAL_SETTINGS & set(flags)
 
 
 def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
 
 def test_the_same_flags_go_on_also_from_another_place_of_the_machine(directory: RunDirectory) -> None:
     before = contents(directory.path)
-    moved = dict.fromkeys(LOCAL_FLAGS, "elsewhere")
+    moved = dict.fromkeys(LOCAL_SETTINGS, "elsewhere")
     RunDirectory(directory.path).claim(FLAGS | moved)
     assert contents(directory.path) == before
 

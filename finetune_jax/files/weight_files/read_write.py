@@ -44,7 +44,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if path.is_dir():
             raise BadFile("is a directory; name a file of weights inside it")
         if not path.exists():
-            raise BadFile("does not exist; check the path")
+            raise BadFile(f"does not exist; looked for {path.absolute()}")
         reader = _reader_for(path.name)
         _refuse_impostors(path)
         state = reader(path)

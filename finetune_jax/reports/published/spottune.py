@@ -93,7 +93,7 @@ TABLES: Mapping[str, Table] = {
             )
         ),
         "the paper gives no rates, epochs and batch sizes for this table: they are those of the flags; "
-        "experiments.spottune --compare chooses a rate for each method, and runs ResNet-101 with --resnet101",
+        "the command spottune --compare chooses a rate for each method, and runs ResNet-101 with --resnet101",
     ),
     "3": Table(
         "Visual Decathlon, on one of its data sets",
@@ -112,7 +112,7 @@ TABLES: Mapping[str, Table] = {
             for name, published in decathlon.TABLE_3.items()
         ),
         "ours is the accuracy on the validation split, the paper's that on the test split, whose labels are not "
-        "public; experiments.decathlon runs all data sets and gives the score",
+        "public; the command decathlon runs all data sets and gives the score",
         {
             data: {name: decathlon.settings(data)[name] for name in decathlon.OF_DATASET if name != "dataset"}
             for data in decathlon.DATASETS

@@ -12,9 +12,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
 from finetune_jax.errors import Diverged, Pruned, UserError
-from finetune_jax.files.run_directory import LOCAL_FLAGS
 from finetune_jax.studies.sweeps.records import Record, Taken
 from finetune_jax.studies.sweeps.search import Point, Search
 from finetune_jax.studies.sweeps.trial_queue import TrialQueue
@@ -77,7 +76,7 @@ def settings(base: FinetuneConfig, search: Search, seeds: Sequence[int]) -> dict
     shared = {
         name: value
         for name, value in dataclasses.asdict(base).items()
-        if name not in LOCAL_FLAGS and name not in SET_BY_THE_STUDY
+        if name not in LOCAL_SETTINGS and name not in SET_BY_THE_STUDY
     }
     own = {
         "search": search.kind,

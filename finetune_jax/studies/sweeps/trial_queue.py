@@ -6,7 +6,6 @@ Optuna's own heartbeat does this for databases only, and only within ``Study.opt
 """
 
 import contextlib
-import dataclasses
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.recorded import completed
 from finetune_jax.errors import UserError
 from finetune_jax.studies.sweeps.records import (
     BEAT,
@@ -305,8 +304,7 @@ class TrialQueue:
     def _agree(self, study: str, settings: Mapping[str, Any]) -> None:
         if SETTINGS not in self._study.user_attrs:
             self._study.set_user_attr(SETTINGS, dict(settings))
-        # A study from before a setting existed did what its default does.
-        found = {**as_json(dataclasses.asdict(FinetuneConfig())), **self._study.user_attrs[SETTINGS]}
+        found = completed(self._study.user_attrs[SETTINGS])
         settings = as_json(settings)
         differing = sorted(name for name in settings if found.get(name) != settings.get(name))
         if differing:

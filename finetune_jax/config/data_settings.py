@@ -1,0 +1,180 @@
+"""Settings of the data: which images, how they are prepared, and how they reach the device."""
+
+from dataclasses import dataclass
+
+from finetune_jax.config import ranges
+from finetune_jax.config.choices import AUGMENTATIONS, CROPPING, PROTOCOLS, RESIZE_MODES
+from finetune_jax.config.declaration import setting
+from finetune_jax.config.groups import DATA, IMAGES, MACHINE, RETRIEVAL
+from finetune_jax.config.spelling import data_set
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they reach the device."""
+
+    dataset: str = setting(
+        "digits",
+        "Data set: digits, folder:PATH for a folder of class folders, or tfds:NAME[:CONFIG]; the path of an "
+        "existing folder is taken for folder:PATH.",
+        group=DATA,
+        important=1,
+        spelling=data_set,
+        aliases=(
+            "data",
+            "data_path",
+            "data_root",
+            "train_dir",
+            "train_data",
+            "train_folder",
+            "folder",
+            "images",
+        ),
+    )
+    protocol: str = setting(
+        "classification",
+        "Task: classification labels images; retrieval finds images of the same class. Without class splits of the "
+        "data set, retrieval trains on the first half of the classes and tests on the second.",
+        PROTOCOLS,
+        group=DATA,
+    )
+    ks: tuple[int, ...] = setting(
+        (1, 2, 4, 8),
+        "Numbers K for which --protocol=retrieval reports Recall@K.",
+        group=RETRIEVAL,
+        range=ranges.COUNTS,
+        only_with={"protocol": ("retrieval",)},
+    )
+    data_dir: str = setting(
+        "",
+        "Folder of prepared TFDS data sets; empty is TFDS's default.",
+        group=DATA,
+        local=True,
+        reading=True,
+    )
+    validation_fraction: float = setting(
+        0.1,
+        "Share of the training images held out for validation where the data set has no validation split.",
+        group=DATA,
+        range=ranges.SHARE_OR_ZERO,
+        reading=True,
+        aliases=("val_split", "val_fraction", "val_size", "valid_pct", "validation_split", "train_val_split"),
+    )
+    test_fraction: float = setting(
+        0.2,
+        "Share of the training images held out for testing where the data set has no test split.",
+        group=DATA,
+        range=ranges.SHARE,
+        reading=True,
+        aliases=("test_split", "test_size"),
+    )
+    train_on_validation: bool = setting(
+        False,
+        "Train also on the validation split that the data set brings, as some papers do.",
+        group=DATA,
+        aliases=("trainval",),
+    )
+    split_seed: int = setting(
+        0,
+        "Seed of the validation and test splits that are drawn.",
+        group=DATA,
+        range=ranges.NOT_NEGATIVE,
+        reading=True,
+    )
+    image_size: int = setting(
+        0,
+        "Height and width in pixels of the images that the network sees; 0 is the size of the pretrained network, "
+        "32 with the bundled one and for digits.",
+        group=IMAGES,
+        important=5,
+        range=ranges.NOT_NEGATIVE,
+        reading=True,
+        aliases=("imgsz", "img_size", "input_size", "size", "resolution", "crop_size"),
+    )
+    test_resize: int = setting(
+        0,
+        "Side to which validation and test images are resized before their centre of --image_size is cut out; "
+        "0 is 8/7 of it (256 for 224), no crop for digits, and --stored_size with --augmentation=crop.",
+        group=IMAGES,
+        range=ranges.NOT_NEGATIVE,
+    )
+    augmentation: str = setting(
+        "auto",
+        "Random changes of the training images, made on the device in every step; auto is flip, and none for "
+        "digits. crop takes --image_size pixels at a random place, random_crop also flips, random_resized_crop "
+        "takes 8 to 100 % of the area with 3/4 to 4/3 as wide as high, flips, and changes colours.",
+        AUGMENTATIONS,
+        group=IMAGES,
+        important=9,
+        aliases=("aug", "aa", "auto_augment", "augment", "augmentations", "transforms"),
+    )
+    resize_mode: str = setting(
+        "auto",
+        "How images become squares: stretch, or shorter_side, which keeps their proportions and of which "
+        "evaluation sees the centre; auto is shorter_side with --augmentation=random_crop or "
+        "random_resized_crop, else stretch.",
+        RESIZE_MODES,
+        group=IMAGES,
+    )
+    stored_size: int = setting(
+        0,
+        "Side of the squares as which training images are kept for an augmentation that crops; 0 is 8/7 of "
+        "--image_size, and 4/3 of that where crops keep the image's proportions.",
+        group=IMAGES,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"augmentation": CROPPING},
+    )
+    train_resize: int = setting(
+        0,
+        "Shorter side to which training images are resized before a crop that keeps their proportions, and test "
+        "images without --test_resize; 0 is 8/7 of --image_size.",
+        group=IMAGES,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"augmentation": ("crop", "random_crop")},
+    )
+    color_jitter: float = setting(
+        0.4,
+        "Strength of the colour changes of random_resized_crop, which multiplies brightness, contrast and "
+        "saturation by 1 plus or minus up to this.",
+        group=IMAGES,
+        range=ranges.UP_TO_ONE,
+        only_with={"augmentation": ("random_resized_crop",)},
+        aliases=("jitter",),
+    )
+    hue_jitter: float = setting(
+        0.0,
+        "Largest change of the hue by random_resized_crop, as a share of the colour circle.",
+        group=IMAGES,
+        range=ranges.UP_TO_HALF,
+        only_with={"augmentation": ("random_resized_crop",)},
+    )
+    skip_unreadable: bool = setting(
+        False,
+        "Leave out images that cannot be read, with a warning that counts them.",
+        group=DATA,
+        reading=True,
+    )
+    cache_dir: str = setting(
+        "",
+        "Folder in which decoded images are kept; empty is ~/.cache/finetune_jax.",
+        group=MACHINE,
+        local=True,
+        reading=True,
+        aliases=("cache",),
+    )
+    device_data_gb: float = setting(
+        2.0,
+        "Size in GB up to which a data set is kept in the memory of the device; a larger one is streamed.",
+        group=MACHINE,
+        range=ranges.NOT_NEGATIVE,
+        reading=True,
+    )
+    decode_workers: int = setting(
+        0,
+        "Number of threads that decode images; 0 is one per core.",
+        group=MACHINE,
+        range=ranges.NOT_NEGATIVE,
+        local=True,
+        reading=True,
+        aliases=("workers", "num_workers", "j", "dataloader_num_workers"),
+    )

@@ -1,0 +1,191 @@
+"""Settings of single methods: AutoLR, SpotTune, L2-SP, and learning rates by similarity."""
+
+from dataclasses import dataclass
+
+from finetune_jax.config import ranges
+from finetune_jax.config.choices import AUTO, ROUTED, WITH_POLICY
+from finetune_jax.config.declaration import setting
+from finetune_jax.config.groups import AUTOLR, L2_SP, SIMILARITY, SPOTTUNE
+from finetune_jax.config.methods import with_fact
+from finetune_jax.config.spelling import data_set
+
+_AUTOLR = {"method": ("autolr",)}
+_POLICY = {"method": WITH_POLICY}
+_GLOBAL = {"method": ("spottune_global",)}
+_L2_SP = {"method": ("l2_sp",)}
+_BY_SIMILARITY = {"learning_rate": (AUTO,)}
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """AutoLR: pruning of the top blocks, and learning rates per block that are tuned in trials."""
+
+    prune_depth: int = setting(
+        0,
+        "Top blocks to leave out of the network.",
+        group=AUTOLR,
+        range=ranges.NOT_NEGATIVE,
+        aliases=("depth", "prune"),
+    )
+    alpha: float = setting(
+        2.0,
+        "AutoLR's α: the target of the first block is α times the smallest weight variation.",
+        group=AUTOLR,
+        range=ranges.POSITIVE,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    beta: float = setting(
+        0.4,
+        "AutoLR's β: the target of the last block is β times the largest weight variation.",
+        group=AUTOLR,
+        range=ranges.POSITIVE,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    threshold: float = setting(
+        0.94,
+        "Sorting quality (1: every block moves further than those below it) from which on AutoLR accepts a trial.",
+        group=AUTOLR,
+        range=ranges.QUALITY,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    threshold_decay: float = setting(
+        0.99,
+        "Factor of --threshold at every later epoch.",
+        group=AUTOLR,
+        range=ranges.FACTOR,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    threshold_floor: float = setting(
+        0.8,
+        "Sorting quality below which --threshold no longer decays.",
+        group=AUTOLR,
+        range=ranges.QUALITY,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    max_trials: int = setting(
+        5,
+        "At most this many trials per epoch; the last one is accepted whatever its quality.",
+        group=AUTOLR,
+        range=ranges.COUNT,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    keep_trials: bool = setting(
+        False,
+        "Also keep the weights of every trial of AutoLR, below trials/.",
+        group=AUTOLR,
+        only_with=_AUTOLR,
+    )
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    """SpotTune: which copy of a block an image takes; and the penalty of L2-SP."""
+
+    frozen_first: int = setting(
+        0,
+        "Lowest blocks that are frozen and not routed (Visual Decathlon: 4).",
+        group=SPOTTUNE,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"method": ROUTED},
+    )
+    policy_network: str = setting(
+        "",
+        "Architecture of the policy network; empty is resnet26_policy for resnet26, else resnet50_policy.",
+        group=SPOTTUNE,
+        only_with=_POLICY,
+    )
+    policy_learning_rate: float = setting(
+        0.01,
+        "Learning rate of the policy network; it follows the same --schedule.",
+        group=SPOTTUNE,
+        range=ranges.POSITIVE,
+        only_with=_POLICY,
+        runtime=True,
+    )
+    policy_momentum: float = setting(
+        0.9,
+        "Momentum of the policy network's SGD, without Nesterov's look ahead.",
+        group=SPOTTUNE,
+        range=ranges.BELOW_ONE,
+        only_with=_POLICY,
+        runtime=True,
+    )
+    policy_weight_decay: float = setting(
+        1e-3,
+        "Weight decay of the policy network's SGD.",
+        group=SPOTTUNE,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_POLICY,
+        runtime=True,
+    )
+    temperature: float = setting(
+        5.0,
+        "Temperature of the policy's Gumbel-softmax.",
+        group=SPOTTUNE,
+        range=ranges.POSITIVE,
+        only_with=_POLICY,
+        aliases=("tau",),
+    )
+    eval_samples: int = setting(
+        0,
+        "Number of policies that are drawn at random from the policy network and tested as well, for the mean and "
+        "spread of their scores.",
+        group=SPOTTUNE,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"method": with_fact("samples_decisions")},
+    )
+    budget_weight: float = setting(
+        1.0,
+        "Weight of the loss (tuned blocks - k)² of the global policy, SpotTune's Eq. 5.",
+        group=SPOTTUNE,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_GLOBAL,
+    )
+    entropy_weight: float = setting(
+        1.0,
+        "Weight of the entropy of the blocks' usage in the loss of the global policy, SpotTune's Eq. 6.",
+        group=SPOTTUNE,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_GLOBAL,
+    )
+    lambda_shared: float = setting(
+        0.01,
+        "L2-SP's weight of the penalty that pulls pretrained parameters towards their start values.",
+        group=L2_SP,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_L2_SP,
+    )
+    lambda_novel: float = setting(
+        0.01,
+        "L2-SP's weight of the penalty that pulls new parameters towards zero.",
+        group=L2_SP,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_L2_SP,
+    )
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """What the weights were trained on, and data sets whose best rates are known."""
+
+    source: str = setting(
+        "",
+        "Data set that the weights were trained on, as in --dataset, or FILE.npz of its class means; empty is what "
+        "comes with bundled weights.",
+        group=SIMILARITY,
+        only_with=_BY_SIMILARITY,
+        spelling=data_set,
+    )
+    reference: str = setting(
+        "auto",
+        "Data sets with known best learning rates: a column of Table 4 of Li et al. as SOURCE/NETWORK, or FILE.json "
+        "of your measurements; auto takes the column of the network, or imagenet/resnet101.",
+        group=SIMILARITY,
+        only_with=_BY_SIMILARITY,
+    )

@@ -1,0 +1,99 @@
+"""What the settings, the checks and the help need to know of each method, without JAX.
+
+How a method trains is the business of ``finetune_jax.training.methods``; here is which of the settings have an
+effect with it, and what its paper takes for defaults. A method is one entry of :data:`BY_NAME`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """Facts of a method.
+
+    Attributes:
+        text: what it trains, for people; a clause without a full stop.
+        freezes: whether a pretrained part stays as it is, so that ``--frozen_norm`` has an effect.
+        routed: whether each block exists twice, frozen and fine-tuned.
+        has_policy: whether a policy network is trained with it.
+        samples_decisions: whether a trained network can be tested with decisions that are drawn at random.
+        counts_blocks: whether ``--k`` says how many blocks are fine-tuned.
+        needs_weights: whether it has no meaning with ``--pretrained=none``.
+        moves_weights: whether pretrained weights are moved, which is what ``--learning_rate=auto`` is about.
+        recipe: defaults of its paper where they differ from those of everything else, ``{setting: value}``.
+    """
+
+    text: str
+    freezes: bool = True
+    routed: bool = False
+    has_policy: bool = False
+    samples_decisions: bool = False
+    counts_blocks: bool = False
+    needs_weights: bool = True
+    moves_weights: bool = True
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+BY_NAME: Mapping[str, Method] = {
+    "standard": Method("all parts are fine-tuned", freezes=False, needs_weights=False),
+    "feature_extractor": Method("only the head is trained", moves_weights=False),
+    "last_k": Method("the head and the top k blocks are fine-tuned", counts_blocks=True),
+    "stochastic": Method("the head and a random half of the blocks are fine-tuned"),
+    "l2_sp": Method(
+        "all parts are fine-tuned, and pulled towards the pretrained weights",
+        freezes=False,
+        # The penalty takes the place of weight decay.
+        recipe={"weight_decay": 0.0},
+    ),
+    "progressive": Method("a new column is trained beside the frozen pretrained network"),
+    "scratch": Method(
+        "all parts are trained from random weights", freezes=False, needs_weights=False, moves_weights=False
+    ),
+    "autolr": Method(
+        "all parts are fine-tuned, with learning rates of the blocks that AutoLR finds in trials",
+        freezes=False,
+        needs_weights=False,
+        recipe={
+            "learning_rate": 1e-3,
+            "head_learning_rate": 1e-2,
+            "batch_size": 40,
+            "epochs": 50,
+            "schedule": "step",
+            "drop_factor": 0.2,
+        },
+    ),
+    "spottune": Method(
+        "SpotTune: a policy network decides per image which blocks are fine-tuned",
+        routed=True,
+        has_policy=True,
+        samples_decisions=True,
+    ),
+    "spottune_tuned": Method(
+        "SpotTune in which all images take the fine-tuned blocks", routed=True, has_policy=True
+    ),
+    "spottune_global": Method(
+        "SpotTune's policy chooses k blocks that are fine-tuned for all images",
+        routed=True,
+        has_policy=True,
+        counts_blocks=True,
+        # The paper fine-tunes three blocks.
+        recipe={"k": 3},
+    ),
+    "random_policy": Method(
+        "each image takes random blocks fine-tuned, and always the last three",
+        routed=True,
+        samples_decisions=True,
+    ),
+}
+"""``{name: facts}``, in the order in which they are listed for people."""
+
+
+def with_fact(fact: str, value: bool = True) -> tuple[str, ...]:
+    """Names of the methods of which a fact (a field of :class:`Method`) has a value, in their order.
+
+    >>> with_fact("counts_blocks")
+    ('last_k', 'spottune_global')
+    """
+    return tuple(name for name, method in BY_NAME.items() if getattr(method, fact) == value)

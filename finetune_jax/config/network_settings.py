@@ -1,0 +1,87 @@
+"""Settings of the network: its architecture, its weights, and how it computes."""
+
+from dataclasses import dataclass
+
+from finetune_jax.config import ranges
+from finetune_jax.config.choices import BY_RULE, FROZEN_NORMS, NORMALIZATIONS, ROUTED
+from finetune_jax.config.declaration import setting
+from finetune_jax.config.groups import METHOD, NETWORK
+from finetune_jax.config.methods import with_fact
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network, and where its weights come from."""
+
+    network: str = setting(
+        "",
+        "Architecture of the network; empty follows the pretrained weights (resnet26 with --pretrained=none).",
+        group=NETWORK,
+        aliases=("arch", "architecture", "backbone", "model"),
+    )
+    width: float = setting(
+        1.0,
+        "Factor on all channel numbers of a network without bundled weights.",
+        group=NETWORK,
+        range=ranges.WIDTH,
+    )
+    pretrained: str = setting(
+        "resnet26_cifar10",
+        "Pretrained weights: a weight file, a run directory, a bundled or installed name, hf:REPO, or none.",
+        group=NETWORK,
+        important=3,
+        aliases=(
+            "weights",
+            "weight_file",
+            "checkpoint",
+            "ckpt",
+            "initial_checkpoint",
+            "model_name",
+            "model_name_or_path",
+            "model",
+        ),
+    )
+    normalization: str = setting(
+        "pretrained",
+        "Mean and standard deviation that images are normalised with: those the weights were trained with, or "
+        "those of the training images.",
+        NORMALIZATIONS,
+        group=NETWORK,
+    )
+    bfloat16: bool = setting(
+        False,
+        "Compute in bfloat16; parameters and norm statistics stay float32.",
+        group=NETWORK,
+        aliases=("amp", "bf16", "fp16", "half", "mixed_precision"),
+    )
+    norm_momentum: float | str = setting(
+        0.9,
+        "Share of the old running statistics that batch norm keeps per step, or rule: max(1 - 10/s, 0.9) with s "
+        "steps per epoch.",
+        group=NETWORK,
+        words=(BY_RULE,),
+        range=ranges.BELOW_ONE,
+    )
+    sync_batch_norm: bool = setting(
+        False,
+        "Average batch statistics over all devices.",
+        group=NETWORK,
+        aliases=("sync_bn",),
+    )
+    rematerialise: bool = setting(
+        False,
+        "Train with less memory: keep only the input of each block for the backward pass and compute the rest of it "
+        "again there, for about a third more computation.",
+        group=NETWORK,
+        aliases=("remat", "grad_checkpointing", "gradient_checkpointing"),
+    )
+    frozen_norm: str = setting(
+        "eval",
+        "Batch norm of frozen parts: running statistics, unchanged (eval), batch statistics (train), or batch "
+        "statistics with trained scales and biases, as in the published code of SpotTune (learn).",
+        FROZEN_NORMS,
+        group=METHOD,
+        only_with={"method": with_fact("freezes")},
+        why="which freezes nothing",
+        value_only_with={"learn": {"method": ROUTED}},
+    )

@@ -1,0 +1,183 @@
+"""Settings of the optimiser: rates, schedule and loss."""
+
+from dataclasses import dataclass
+
+from finetune_jax.config import ranges
+from finetune_jax.config.choices import AUTO, CLASS_WEIGHTS, LOSSES, OPTIMIZERS, SCHEDULES
+from finetune_jax.config.declaration import setting
+from finetune_jax.config.groups import LOSS, OPTIMIZER, SCHEDULE
+
+_SGD = {"optimizer": ("sgd",)}
+_RISING = {"schedule": ("cyclic", "sgdr")}
+_LABELS = {"loss": ("cross_entropy",)}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its rates."""
+
+    optimizer: str = setting(
+        "sgd",
+        "Optimiser: SGD with Nesterov momentum, or AdamW, which wants a smaller --learning_rate, 0.001 or less.",
+        OPTIMIZERS,
+        group=OPTIMIZER,
+        aliases=("opt", "optim", "optimiser"),
+    )
+    learning_rate: float | str = setting(
+        0.01,
+        "Learning rate of the pretrained parts; auto takes the one that the similarity of the data to --source "
+        "recommends.",
+        group=OPTIMIZER,
+        important=7,
+        words=(AUTO,),
+        range=ranges.POSITIVE,
+        runtime=True,
+        aliases=("lr", "lr0", "base_lr", "blr", "eta"),
+    )
+    effective_learning_rate: float | None = setting(
+        None,
+        "Learning rate in a unit that keeps its meaning when the momentum changes: --learning_rate is then this "
+        "times (1 - --momentum).",
+        group=OPTIMIZER,
+        range=ranges.POSITIVE,
+        only_with=_SGD,
+        runtime=True,
+    )
+    head_learning_rate: float = setting(
+        0.0,
+        "Learning rate of the head; 0 takes --learning_rate. A fresh head often wants ten times that.",
+        group=OPTIMIZER,
+        range=ranges.NOT_NEGATIVE,
+        runtime=True,
+        aliases=("head_lr", "lr_head"),
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Factor of the learning rate of every part on that of the part above it (timm's --layer-decay).",
+        group=OPTIMIZER,
+        range=ranges.FACTOR,
+        runtime=True,
+        aliases=("llrd", "layer_lr_decay"),
+    )
+    discriminative_ratio: float = setting(
+        1.0,
+        "Ratio of the learning rate in the head to that in the stem, between which rates fall geometrically "
+        "(fastai's slice).",
+        group=OPTIMIZER,
+        range=ranges.AT_LEAST_ONE,
+        runtime=True,
+    )
+    rate_factors: tuple[str, ...] = setting(
+        (),
+        "Factors of the learning rates of single parts, e.g. block_01=0.1,head=10; 0 keeps a part as it is.",
+        group=OPTIMIZER,
+        runtime=True,
+    )
+    momentum: float = setting(
+        0.9, "Momentum of SGD.", group=OPTIMIZER, range=ranges.BELOW_ONE, only_with=_SGD, runtime=True
+    )
+    nesterov: bool = setting(
+        True, "Use Nesterov's look ahead in the momentum of SGD.", group=OPTIMIZER, only_with=_SGD
+    )
+    weight_decay: float = setting(
+        5e-4,
+        "Weight decay: SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay.",
+        group=OPTIMIZER,
+        range=ranges.NOT_NEGATIVE,
+        runtime=True,
+        aliases=("wd", "l2"),
+    )
+    effective_weight_decay: float | None = setting(
+        None,
+        "Weight decay relative to the learning rate: --weight_decay is then this times the learning rate.",
+        group=OPTIMIZER,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_SGD,
+        runtime=True,
+    )
+    batch_size: int = setting(
+        32,
+        "Images per step, over all devices.",
+        group=OPTIMIZER,
+        important=8,
+        range=ranges.COUNT,
+        aliases=("bs", "batch", "b", "train_batch_size", "per_device_train_batch_size"),
+    )
+    schedule: str = setting(
+        "cosine",
+        "How the learning rates change during training.",
+        SCHEDULES,
+        group=SCHEDULE,
+        runtime=True,
+        aliases=("sched", "scheduler", "lr_schedule", "lr_scheduler", "lr_scheduler_type", "lrf"),
+    )
+    drop_epochs: tuple[int, ...] = setting(
+        (),
+        "Epochs at which the step schedule multiplies the learning rates by --drop_factor; empty is at 4/5 of "
+        "--epochs.",
+        group=SCHEDULE,
+        range=ranges.RISING_EPOCHS,
+        only_with={"schedule": ("step",)},
+        runtime=True,
+        aliases=("decay_epochs", "decay_milestones", "milestones", "step_size"),
+    )
+    drop_factor: float = setting(
+        0.1,
+        "Factor of the learning rates at each of --drop_epochs of the step schedule.",
+        group=SCHEDULE,
+        range=ranges.POSITIVE,
+        runtime=True,
+        aliases=("decay_rate", "gamma", "lr_gamma"),
+    )
+    cycles: int = setting(
+        1,
+        "Triangles of the cyclic schedule; periods of the sgdr schedule (its warm restarts plus 1).",
+        group=SCHEDULE,
+        range=ranges.COUNT,
+        only_with=_RISING,
+        runtime=True,
+    )
+    lowest_factor: float = setting(
+        0.1,
+        "Share of the learning rates that the cyclic and sgdr schedules go down to.",
+        group=SCHEDULE,
+        range=ranges.FACTOR,
+        only_with=_RISING,
+        runtime=True,
+    )
+    loss: str = setting(
+        "cross_entropy",
+        "Loss that is minimised; proxy_anchor learns embeddings and is for --protocol=retrieval.",
+        LOSSES,
+        group=LOSS,
+        value_only_with={"proxy_anchor": {"protocol": ("retrieval",)}},
+    )
+    proxy_learning_rate: float = setting(
+        0.0,
+        "Learning rate of the proxies of --loss=proxy_anchor; 0 is 100 times --learning_rate.",
+        group=LOSS,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"loss": ("proxy_anchor",)},
+        runtime=True,
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "Share of the target that is spread evenly over all classes.",
+        group=LOSS,
+        range=ranges.BELOW_ONE,
+        only_with=_LABELS,
+        aliases=("smoothing", "label_smoothing_factor"),
+    )
+    class_weights: str = setting(
+        "none",
+        "Weights of the classes in the loss; balanced makes them inverse to the class frequencies.",
+        CLASS_WEIGHTS,
+        group=LOSS,
+        only_with=_LABELS,
+    )
+    balanced_sampling: bool = setting(
+        False,
+        "Draw every class equally often.",
+        group=LOSS,
+        aliases=("weighted_sampler",),
+    )

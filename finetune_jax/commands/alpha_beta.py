@@ -38,10 +38,10 @@ def main() -> int:
     from finetune_jax.reports import alpha_beta as alpha_beta_report
     from finetune_jax.studies import alpha_beta
 
-    found = alpha_beta.grid(
+    result = alpha_beta.grid(
         dataclasses.replace(config, workdir=""), runs, alphas=alphas, betas=betas, passes_of=runs.passes
     )
-    alpha_beta_report.write_alpha_beta(found, runs)
+    runs.write_files(alpha_beta_report.files(result))
     if runs.is_primary:
-        print(f"\n{alpha_beta_report.alpha_beta_text(found)}\n\nstudy: {runs.root}")
+        print(f"\n{alpha_beta_report.text(result)}\n\nstudy: {runs.root}")
     return 0

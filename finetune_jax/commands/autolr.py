@@ -36,8 +36,15 @@ flags.DEFINE_integer("max_depth", 3, "Largest pruning depth to try.", lower_boun
 def main() -> int:
     """Run the study, print and write its table."""
     values = flags.FLAGS
-    own = ("method", "learning_rate", "effective_learning_rate", "prune_depth", "seed", "select_on")
-    command_line.refuse(own, "is not for this study, which sets it for every run itself")
+    set_by_the_study = (
+        "method",
+        "learning_rate",
+        "effective_learning_rate",
+        "prune_depth",
+        "seed",
+        "select_on",
+    )
+    command_line.refuse(set_by_the_study, "is not for this study, which sets it for every run itself")
     config = command_line.read_flags(FinetuneConfig)
     from finetune_jax.studies.comparison import Protocol
 
@@ -59,7 +66,7 @@ def main() -> int:
         schedules=values.compare if values.schedules is None else values.schedules,
         max_depth=values.max_depth,
     )
-    autolr_report.write_autolr(result, runs)
+    runs.write_files(autolr_report.files(result))
     if runs.is_primary:
-        print(f"\n{autolr_report.autolr_text(result)}\n\nstudy: {runs.root}")
+        print(f"\n{autolr_report.text(result)}\n\nstudy: {runs.root}")
     return 0

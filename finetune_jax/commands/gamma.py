@@ -24,5 +24,5 @@ def main() -> int:
     from finetune_jax.reports import gamma as gamma_report
     from finetune_jax.studies import gamma
 
-    print(gamma_report.gamma_text(gamma.of_epoch(Path(values.run).expanduser(), values.epoch)))
+    print(gamma_report.text(gamma.of_epoch(Path(values.run).expanduser(), values.epoch)))
     return 0

@@ -10,6 +10,7 @@ See docs/methods/sweeps.md.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 
@@ -90,16 +91,19 @@ def main() -> int:
     from finetune_jax.studies.sweeps.search import Search
 
     sgd = config.optimizer == "sgd"
+    pruner_by_search = {"grid": "none", "tpe": "median"}
     search = Search(
-        values.search,
-        command_line.numbers("learning_rates", float),
-        command_line.numbers("momenta", float) if sgd or values["momenta"].present else (config.momentum,),
-        command_line.numbers("weight_decays", float),
-        values.dedup,
-        values.trials,
-        values.search_seed,
-        values.pruner if values.pruner != "auto" else {"grid": "none", "tpe": "median"}[values.search],
-        command_line.numbers("effective_learning_rates", float)
+        kind=values.search,
+        learning_rates=command_line.numbers("learning_rates", float),
+        momenta=command_line.numbers("momenta", float)
+        if sgd or values["momenta"].present
+        else (config.momentum,),
+        weight_decays=command_line.numbers("weight_decays", float),
+        dedup=values.dedup,
+        trials=values.trials,
+        seed=values.search_seed,
+        pruner=pruner_by_search[values.search] if values.pruner == "auto" else values.pruner,
+        effective_learning_rates=command_line.numbers("effective_learning_rates", float)
         if values["effective_learning_rates"].present
         else (),
     )
@@ -118,11 +122,11 @@ def main() -> int:
         hpo.settings(base, search, seeds),
         warmup=config.epochs // 4,
     )
-    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
     at_once = values.parallel_trials
     train = hpo.one_by_one(runs) if at_once == 1 else hpo.together(runs)
-    records = hpo.run(base, search, seeds, queue, train, at_once=at_once, say=say)
+    report_progress = functools.partial(print, file=sys.stderr)
+    records = hpo.run(base, search, seeds, queue, train, at_once=at_once, say=report_progress)
     result = hpo.result(base, search, seeds, records, runs.summary)
-    sweep_report.write(result, runs)
-    print(f"\n{sweep_report.text(result, runs)}\n\nstudy: {runs.root}")
+    runs.write_files(sweep_report.files(result, runs.root))
+    print(f"\n{sweep_report.text(result, runs.root)}\n\nstudy: {runs.root}")
     return 0 if result["best"] else 1

@@ -29,13 +29,13 @@ def main() -> int:
     from finetune_jax.reports import pruning as pruning_report
     from finetune_jax.studies import prune
 
-    found = prune.search(
+    result = prune.search(
         dataclasses.replace(config, workdir=""),
         runs,
         seeds=seeds,
         max_depth=None if values.max_depth < 0 else values.max_depth,
     )
-    pruning_report.write_prune(found, runs)
+    runs.write_files(pruning_report.files(result))
     if runs.is_primary:
-        print(f"\n{pruning_report.prune_text(found)}\n\nstudy: {runs.root}")
+        print(f"\n{pruning_report.text(result)}\n\nstudy: {runs.root}")
     return 0

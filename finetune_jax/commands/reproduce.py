@@ -79,11 +79,10 @@ def main() -> int:
         weights=weights,
         only=only,
     )
-    text = reproduction.reproduction_text(values.table, table, config.dataset, rows, data)
-    runs.write_json("results.json", rows)
-    runs.write("results.txt", text + "\n")
+    reported = (values.table, table, config.dataset, rows, data)
+    runs.write_files(reproduction.files(*reported))
     if runs.is_primary:
-        print(f"\n{text}\n\nstudy: {runs.root}")
+        print(f"\n{reproduction.text(*reported)}\n\nstudy: {runs.root}")
     return 0
 
 

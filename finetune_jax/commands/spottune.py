@@ -28,8 +28,8 @@ flags.DEFINE_string("resnet101", "", "Weights of a ResNet-101, for that row of -
 def main() -> int:
     """Run the study, print and write its table."""
     values = flags.FLAGS
-    own = ("method", "learning_rate", "effective_learning_rate", "seed")
-    command_line.refuse(own, "is not for this study, which sets it for every run itself")
+    set_by_the_study = ("method", "learning_rate", "effective_learning_rate", "seed")
+    command_line.refuse(set_by_the_study, "is not for this study, which sets it for every run itself")
     if values.resnet101 and not values.compare:
         raise UserError("--resnet101 is for --compare, which has a row for it")
     config = command_line.read_flags(FinetuneConfig)
@@ -47,7 +47,7 @@ def main() -> int:
 
     base = dataclasses.replace(config, workdir="")
     result = spottune.run(base, runs, protocol, compare=values.compare, resnet101=values.resnet101)
-    spottune_report.write(result, runs)
+    runs.write_files(spottune_report.files(result))
     if runs.is_primary:
         print(f"\n{spottune_report.text(result)}\n\nstudy: {runs.root}")
     return 0

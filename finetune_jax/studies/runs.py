@@ -1,7 +1,6 @@
 """The runs of a study, each in a directory of its own, none of them trained twice."""
 
 import dataclasses
-import json
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -164,6 +163,7 @@ class Runs:
         except OSError as error:
             raise UserError(f"{self.root / name} cannot be written: {error.strerror}") from error
 
-    def write_json(self, name: str, content: Any) -> None:
-        """:meth:`write` a JSON document."""
-        self.write(name, json.dumps(content, indent=2) + "\n")
+    def write_files(self, files: Mapping[str, str | bytes]) -> None:
+        """:meth:`write` every file of a report, ``{name: content}``."""
+        for name, content in files.items():
+            self.write(name, content)

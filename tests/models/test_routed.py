@@ -24,6 +24,8 @@ from finetune_jax.files.weight_files import read_write
 from finetune_jax.models.card import read_best
 from finetune_jax.models.compositions.routed import RoutedNetwork, policy_for
 from finetune_jax.models.normalization import normalizer
+from finetune_jax.reports import policy_tables
+from finetune_jax.reports.run_result import PolicyDecisions
 from finetune_jax.runs import evaluate, finetune
 from finetune_jax.training import objectives, step
 from finetune_jax.training import rates as training_rates
@@ -321,7 +323,10 @@ class TestPolicies:
     DECISIONS = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1], [0, 0, 0]], np.float32)
 
     def test_tables_are_those_of_a_loop_over_the_images(self):
-        tables = policies.tables(self.DECISIONS, np.array([2, 0, 2, 2]), ("a", "b", "c"), ("x", "y", "z"))
+        labels = np.array([2, 0, 2, 2])
+        tables = policy_tables.files(
+            PolicyDecisions(self.DECISIONS, labels, ("a", "b", "c"), ("x", "y", "z"), "photos")
+        )
         usage = [line.split(",") for line in tables["policy_usage.csv"].splitlines()]
         assert usage[0] == ["class", "images", "x", "y", "z"]
         assert [row[:2] for row in usage[1:]] == [["all", "4"], ["a", "1"], ["c", "3"]]

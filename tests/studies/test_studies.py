@@ -1,7 +1,6 @@
 """Studies: what is tried, what is chosen, what is reported; a made-up function stands for training."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,7 @@ def test_pruning_stops_where_the_mean_score_falls_and_shows_what_is_saved() -> N
     assert found["depths"][1]["scores"] == [0.6, 0.8]
     flops = [row["flops"] for row in found["depths"]]
     assert flops[0] > flops[1] > flops[2] > 0
-    text = pruning_report.prune_text(found)
+    text = pruning_report.text(found)
     assert "best depth: 1 (the score fell at 2); train with --prune_depth=1" in text
     assert "70.00 ± 14.14" in text
     with pytest.raises(UserError, match="--max_depth=12 is out of range; give at most 11"):
@@ -163,7 +162,7 @@ def test_the_study_chooses_on_validation_and_reports_with_other_seeds(protocol: 
         assert {(c.validation_fraction, c.select_on) for c in reported} == {(0.0, "last")}
     else:
         assert {c.select_on for c in reported} == {"validation"}
-    text = autolr_report.autolr_text(result)
+    text = autolr_report.text(result)
     assert "best" in text
     assert f"{result['configurations']} configurations tried" in text
 
@@ -189,7 +188,7 @@ def test_a_reporting_seed_that_diverges_is_told_and_costs_no_other_result() -> N
     result = autolr.run(BASE, train, protocol, compare=False, schedules=False, max_depth=0)
     assert [entry["diverged"] for entry in result["entries"]] == [1, 1]
     assert all(len(entry["test"]["test_accuracy"]) == 2 for entry in result["entries"])
-    assert "(1 diverged)" in autolr_report.autolr_text(result)
+    assert "(1 diverged)" in autolr_report.text(result)
 
 
 # --- α and β -------------------------------------------------------------------------------------------------
@@ -206,7 +205,7 @@ def test_pairs_whose_targets_would_descend_are_not_trained() -> None:
     assert found["unavailable"] == [[True, False], [True, False]]
     assert set(train.configs) == {"alpha1-beta0.2", "alpha1-beta0.6", "alpha2-beta0.6"}
     assert found["scores"][1] == [None, pytest.approx(0.7)]
-    text = alpha_beta_report.alpha_beta_text(found)
+    text = alpha_beta_report.text(found)
     assert text.count("unavailable") == 2
     assert "70.00" in text
 
@@ -263,14 +262,14 @@ def test_rows_are_run_and_stand_beside_the_papers_numbers() -> None:
     train = MadeUp(lambda config: math.nan if config.rate_factors else 0.5 + 0.1 * config.prune_depth)
     rows = reproduce.rows_of(table, BASE, train, given=("dataset", "epochs"), seeds=(0, 1))
     assert len(train.configs) == 4 * 2 + 2  # a row that diverges with its first seed is not tried again
-    text = reproduction.reproduction_text("autolr/1", table, "digits", rows)
+    text = reproduction.text("autolr/1", table, "digits", rows)
     assert "orientation only" in text
     assert "59.50 ± 0.71" in text
     assert "66.95" in text
     assert text.count("diverged") >= 2
     assert "not run" in text
     assert table.data_of("tfds:caltech_birds2011") == "CUB-200"
-    same = reproduction.reproduction_text("autolr/1", table, "tfds:caltech_birds2011", rows, "CUB-200")
+    same = reproduction.text("autolr/1", table, "tfds:caltech_birds2011", rows, "CUB-200")
     assert "orientation" not in same
 
 
@@ -338,7 +337,7 @@ def test_rows_of_other_sources_wait_for_their_weights_and_errors_are_compared() 
     rows = reproduce.rows_of(table, base, train, weights={"places365": "p.pth"}, data="Birds", **more)
     assert [row["run"] for row in rows] == [False, False, True, True]
     assert {config.pretrained for config in train.configs.values()} == {"p.pth"}
-    text = reproduction.reproduction_text("hyperparameters/3", table, "folder:birds", rows, "Birds")
+    text = reproduction.text("hyperparameters/3", table, "folder:birds", rows, "Birds")
     lines = text.splitlines()
     assert "test error, ours" in lines[2]
     assert lines[4].split()[:4] == ["iNat-2017,", "m", "0.9", "not"]
@@ -374,7 +373,7 @@ def test_a_row_that_was_searched_for_is_the_best_of_its_grid(validated: bool) ->
     assert rows[3]["chosen_by"] == ("validation_accuracy" if validated else "test_accuracy")
     assert sum(point["score"] is None for point in rows[3]["tried"]) == 4
     assert rows[3]["test"]["test_class_error"] == [pytest.approx(0.3)]
-    text = reproduction.reproduction_text("hyperparameters/5", table, "digits", rows)
+    text = reproduction.text("hyperparameters/5", table, "digits", rows)
     assert "L2-SP with HPO: learning_rate 0.005, lambda_shared 0.01, the best of 20 by" in text
     assert "13.86" in text
 
@@ -474,8 +473,9 @@ def test_grad_cam_of_a_run_its_blocks_and_its_trials(
 
 def test_results_are_written_whole(study: tuple[Runs, dict[str, Any]]) -> None:
     runs, _ = study
-    runs.write_json("results.json", {"a": 1})
-    assert json.loads((runs.root / "results.json").read_text()) == {"a": 1}
+    runs.write_files({"results.txt": "a table", "map.png": b"png"})
+    assert (runs.root / "results.txt").read_text() == "a table"
+    assert (runs.root / "map.png").read_bytes() == b"png"
     assert not [path for path in runs.root.iterdir() if path.name.endswith(".tmp")]
 
 

@@ -154,13 +154,13 @@ class TrialQueue:
 
         It should also where the trial is another worker's by now, because this one had given no sign of life.
         """
-        if step in taken._reported:
+        if step in taken.reported:
             return False
-        taken._reported.add(step)
+        taken.reported.add(step)
         with self._explained():
             try:
-                taken._trial.report(score, step)
-                return taken._trial.should_prune()
+                taken.trial.report(score, step)
+                return taken.trial.should_prune()
             except UpdateFinishedTrialError:
                 self._forget(taken)
                 return True
@@ -289,7 +289,7 @@ class TrialQueue:
             # A trial that became another worker's keeps what that one finds, which is the same.
             with contextlib.suppress(UpdateFinishedTrialError):
                 for name, content in attributes.items():
-                    taken._trial.set_user_attr(name, content)
+                    taken.trial.set_user_attr(name, content)
             self._end(taken.number, state, value)
 
     def _forget(self, taken: Taken) -> None:
@@ -329,7 +329,7 @@ class TrialQueue:
         for taken in held:
             # One missed sign does not matter; what is wrong comes to light where the result is told.
             with contextlib.suppress(Exception):
-                taken._trial.set_user_attr(BEAT, self._beats)
+                taken.trial.set_user_attr(BEAT, self._beats)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -16,8 +16,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, method="autolr")
-flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of α.")
-flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of β.")
+flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of AutoLR's α, one row of the map each.")
+flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of AutoLR's β, one column of the map each.")
 
 
 def main() -> int:

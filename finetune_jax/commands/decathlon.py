@@ -23,11 +23,16 @@ from finetune_jax.errors import UserError
 
 _SHARED = {**decathlon.settings(decathlon.DATASETS[0]), "dataset": "", "pretrained": ""}
 command_line.define_flags(FinetuneConfig, **_SHARED)
-flags.DEFINE_list("datasets", list(decathlon.DATASETS), "Data sets to run, or to go on with.")
+flags.DEFINE_list(
+    "datasets",
+    list(decathlon.DATASETS),
+    "Data sets of the Visual Decathlon to train on; runs that have begun go on.",
+)
 flags.DEFINE_string(
     "annotations",
     "",
-    "Folder decathlon-1.0/annotations of the challenge's devkit, for results.json; empty is where TFDS unpacked it.",
+    "Folder decathlon-1.0/annotations of the challenge's devkit, needed for results.json; by default the one that "
+    "TFDS unpacked.",
 )
 
 

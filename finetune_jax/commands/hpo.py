@@ -26,20 +26,27 @@ _PAPER = hyperparameters.FINE_TUNING
 
 command_line.define_flags(FinetuneConfig)
 flags.DEFINE_enum(
-    "search", "grid", ["grid", "tpe"], "Try every combination, or let a tree of Parzen estimators choose."
+    "search",
+    "grid",
+    ["grid", "tpe"],
+    "grid tries every combination; tpe lets a tree-structured Parzen estimator choose.",
 )
-flags.DEFINE_list("learning_rates", [str(v) for v in _PAPER.learning_rates], "η; tpe draws between the ends.")
+flags.DEFINE_list(
+    "learning_rates",
+    [str(v) for v in _PAPER.learning_rates],
+    "Learning rates η to try; tpe draws between the smallest and the largest.",
+)
 flags.DEFINE_list(
     "effective_learning_rates",
     [],
-    "η′ = η / (1 - m) in place of --learning_rates: η then follows the momentum.",
+    "Effective learning rates η′ = η / (1 − m) to try, in place of --learning_rates: η then follows the momentum.",
 )
-flags.DEFINE_list("momenta", [str(v) for v in _PAPER.momenta], "m, below 1.")
-flags.DEFINE_list("weight_decays", [str(v) for v in _PAPER.weight_decays], "λ.")
-flags.DEFINE_list("seeds", ["0"], "Each point is trained with each of them; its score is the mean.")
-flags.DEFINE_bool("dedup", False, "Train one of several points with the same η/(1 − m) and λ/η.")
-flags.DEFINE_integer("trials", 50, "Points that --search=tpe tries, all workers together.")
-flags.DEFINE_integer("search_seed", 0, "Seed of --search=tpe.")
+flags.DEFINE_list("momenta", [str(v) for v in _PAPER.momenta], "Momenta m to try, each below 1.")
+flags.DEFINE_list("weight_decays", [str(v) for v in _PAPER.weight_decays], "Weight decays λ to try.")
+flags.DEFINE_list("seeds", ["0"], "Seeds with which every point is trained; its score is their mean.")
+flags.DEFINE_bool("dedup", False, "Train only one of several points with the same η/(1 − m) and λ/η.")
+flags.DEFINE_integer("trials", 50, "Number of points that --search=tpe tries, all workers together.")
+flags.DEFINE_integer("search_seed", 0, "Seed from which --search=tpe draws its points.")
 flags.DEFINE_enum(
     "pruner",
     "auto",
@@ -49,14 +56,14 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "storage",
     "",
-    "Where the study is kept: path of a journal file, also on a shared disk, or URL of a database such as "
-    "postgresql://user:password@host/name; empty is study.journal in --workdir.",
+    "File or database that keeps the study: path of a journal file, also on a shared disk, or URL of a database such "
+    "as postgresql://user:password@host/name; empty is study.journal in --workdir.",
 )
-flags.DEFINE_string("study", "hpo", "Name of the study in --storage.")
+flags.DEFINE_string("study", "hpo", "Name of the study within --storage.")
 flags.DEFINE_integer(
     "parallel_trials",
     1,
-    "Trials that a worker takes and trains in one program, compiled once.",
+    "Number of trials that a worker takes at once and trains in one compiled program.",
     lower_bound=1,
 )
 

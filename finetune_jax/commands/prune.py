@@ -15,8 +15,13 @@ from finetune_jax.commands import command_line
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(FinetuneConfig, epochs=10)
-flags.DEFINE_list("seeds", ["0"], "The score of a depth is the mean over these seeds.")
-flags.DEFINE_integer("max_depth", -1, "Largest depth to try; -1 leaves one block.", lower_bound=-1)
+flags.DEFINE_list("seeds", ["0"], "Seeds with which every depth is trained; its score is their mean.")
+flags.DEFINE_integer(
+    "max_depth",
+    -1,
+    "At most this many of the top blocks are left out; -1 goes on until one block is left.",
+    lower_bound=-1,
+)
 
 
 def main() -> int:

@@ -186,8 +186,8 @@ class TrialQueue:
     def records(self) -> list[Record]:
         """The trials that are done, by number."""
         with self._explained():
-            found = [record_of(trial) for trial in self._trials(*DONE)]
-        return sorted(found, key=lambda record: record.number)
+            records = [record_of(trial) for trial in self._trials(*DONE)]
+        return sorted(records, key=lambda record: record.number)
 
     def _ask(self) -> Taken | None:
         """The next trial, in order of number; None where it need not be trained."""
@@ -306,12 +306,12 @@ class TrialQueue:
         if SETTINGS not in self._study.user_attrs:
             self._study.set_user_attr(SETTINGS, dict(settings))
         # A study from before a setting existed did what its default does.
-        found = {**as_json(dataclasses.asdict(FinetuneConfig())), **self._study.user_attrs[SETTINGS]}
+        stored = {**as_json(dataclasses.asdict(FinetuneConfig())), **self._study.user_attrs[SETTINGS]}
         settings = as_json(settings)
-        differing = sorted(name for name in settings if found.get(name) != settings.get(name))
+        differing = sorted(name for name in settings if stored.get(name) != settings.get(name))
         if differing:
             changes = ", ".join(
-                f"--{name}={settings.get(name)} (was {found.get(name)})" for name in differing
+                f"--{name}={settings.get(name)} (was {stored.get(name)})" for name in differing
             )
             raise UserError(
                 f"{self._name} holds a study {study!r} with other settings: {changes}; give the same flags to go on "

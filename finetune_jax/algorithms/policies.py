@@ -1,8 +1,5 @@
-"""What a trained policy does to the images of a split (SpotTune, Figures 3 and 4), as numbers and as tables."""
+"""What a trained policy does to the images of a split (SpotTune, Figures 3 and 4)."""
 
-import csv
-import io
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,11 +26,6 @@ def collapse(decisions: np.ndarray) -> str:
     )
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is 0 for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def usage_per_class(
     decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
@@ -50,29 +42,3 @@ def usage_per_class(
 def tuned_block_counts(decisions: np.ndarray) -> np.ndarray:
     """How many images use 0, 1 … L fine-tuned blocks, ``[N, L] → [L + 1]`` (Figure 4)."""
     return np.bincount(decisions.sum(1).astype(int), minlength=decisions.shape[1] + 1)
-
-
-def tables(
-    decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], blocks: Sequence[str]
-) -> dict[str, str]:
-    """CSV files of a run, ``{file name: text}``: the numbers behind Figures 3 and 4.
-
-    Arguments as of :func:`usage_per_class`; ``blocks`` names the columns of ``decisions``.
-    """
-    per_class = usage_per_class(decisions, labels, class_names)
-    shares: list[list[object]] = [
-        ["class", "images", *blocks],
-        ["all", len(labels), *map(float, decisions.mean(0))],
-    ]
-    for name, usage in per_class.items():
-        images = int((labels == class_names.index(name)).sum())
-        shares.append([name, images, *map(float, usage)])
-    counts: list[Sequence[object]] = [("tuned_blocks", "images")]
-    counts += enumerate(map(int, tuned_block_counts(decisions)))
-    return {"policy_usage.csv": _csv(shares), "policy_counts.csv": _csv(counts)}
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

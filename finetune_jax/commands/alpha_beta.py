@@ -16,8 +16,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, method="autolr")
-flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of AutoLR's α to try.")
-flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of AutoLR's β to try.")
+flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of AutoLR's α, one row of the map each.")
+flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of AutoLR's β, one column of the map each.")
 
 
 def main() -> int:
@@ -38,10 +38,10 @@ def main() -> int:
     from finetune_jax.reports import alpha_beta as alpha_beta_report
     from finetune_jax.studies import alpha_beta
 
-    found = alpha_beta.grid(
+    result = alpha_beta.grid(
         dataclasses.replace(config, workdir=""), runs, alphas=alphas, betas=betas, passes_of=runs.passes
     )
-    alpha_beta_report.write_alpha_beta(found, runs)
+    runs.write_files(alpha_beta_report.files(result))
     if runs.is_primary:
-        print(f"\n{alpha_beta_report.alpha_beta_text(found)}\n\nstudy: {runs.root}")
+        print(f"\n{alpha_beta_report.text(result)}\n\nstudy: {runs.root}")
     return 0

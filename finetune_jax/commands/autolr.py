@@ -25,22 +25,37 @@ command_line.define_flags(
     schedule="step",
     drop_factor=0.2,
 )
-flags.DEFINE_bool("compare", False, "Also train geometric rates, and every method with and without pruning.")
+flags.DEFINE_bool("compare", False, "Compare geometric rates too, and every method with and without pruning.")
 flags.DEFINE_bool(
-    "schedules", None, "Also train the schedules of Table 5 on the pruned network; by default as --compare."
+    "schedules",
+    None,
+    "Compare the schedules of the paper's Table 5 too, on the pruned network; by default with --compare.",
 )
-flags.DEFINE_list("rates", ["0.01"], "Starting rates of the blocks, ascending; the same for every method.")
-flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
-flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose pruning depth and rates.")
-flags.DEFINE_bool("widen", True, "Widen --rates where a method's best lies at their edge.")
-flags.DEFINE_integer("max_depth", 3, "Largest pruning depth to try.", lower_bound=0)
+flags.DEFINE_list("rates", ["0.01"], "Learning rates from which every method is tried.")
+flags.DEFINE_list("seeds", ["0"], "Seeds of the runs whose test scores are reported.")
+flags.DEFINE_list(
+    "selection_seeds",
+    ["0"],
+    "Seeds of the runs that choose the pruning depth and the rates on validation images.",
+)
+flags.DEFINE_bool(
+    "widen", True, "Try rates beyond --rates where the best rate of a method lies at their edge."
+)
+flags.DEFINE_integer("max_depth", 3, "At most this many of the top blocks are left out.", lower_bound=0)
 
 
 def main() -> int:
     """Run the study, print and write its table."""
     values = flags.FLAGS
-    own = ("method", "learning_rate", "effective_learning_rate", "prune_depth", "seed", "select_on")
-    command_line.refuse(own, "is not for this study, which sets it for every run itself")
+    set_by_the_study = (
+        "method",
+        "learning_rate",
+        "effective_learning_rate",
+        "prune_depth",
+        "seed",
+        "select_on",
+    )
+    command_line.refuse(set_by_the_study, "is not for this study, which sets it for every run itself")
     config = command_line.read_flags(FinetuneConfig)
     from finetune_jax.studies.comparison import Protocol
 
@@ -62,7 +77,7 @@ def main() -> int:
         schedules=values.compare if values.schedules is None else values.schedules,
         max_depth=values.max_depth,
     )
-    autolr_report.write_autolr(result, runs)
+    runs.write_files(autolr_report.files(result))
     if runs.is_primary:
-        print(f"\n{autolr_report.autolr_text(result)}\n\nstudy: {runs.root}")
+        print(f"\n{autolr_report.text(result)}\n\nstudy: {runs.root}")
     return 0

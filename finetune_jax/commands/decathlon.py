@@ -23,11 +23,16 @@ from finetune_jax.errors import UserError
 
 _SHARED = {**decathlon.settings(decathlon.DATASETS[0]), "dataset": "", "pretrained": ""}
 command_line.define_flags(FinetuneConfig, **_SHARED)
-flags.DEFINE_list("datasets", list(decathlon.DATASETS), "Data sets to run, or to go on with.")
+flags.DEFINE_list(
+    "datasets",
+    list(decathlon.DATASETS),
+    "Data sets of the Visual Decathlon to train on; runs that have begun go on.",
+)
 flags.DEFINE_string(
     "annotations",
     "",
-    "Folder decathlon-1.0/annotations of the challenge's devkit, for results.json; empty is where TFDS unpacked it.",
+    "Folder decathlon-1.0/annotations of the challenge's devkit, needed for results.json; by default the one that "
+    "TFDS unpacked.",
 )
 
 
@@ -55,11 +60,9 @@ def main() -> int:
         if not runs.has_ended(name):
             data.load_source(config, silent=not runs.is_primary)
     result = study.run(configs, runs)
-    text = decathlon_report.text(result)
-    runs.write_json("decathlon.json", result)
-    runs.write("decathlon.txt", text + "\n")
+    runs.write_files(decathlon_report.files(result))
     if runs.is_primary:
-        print(f"\n{text}\n\nstudy: {runs.root}")
+        print(f"\n{decathlon_report.text(result)}\n\nstudy: {runs.root}")
         print(_submit(runs, values.annotations, base.data_dir))
     return 0
 
@@ -67,6 +70,7 @@ def main() -> int:
 def _submit(runs: Any, annotations: str, data_dir: str) -> str:
     """Write ``results.json`` of all runs that labelled test images, and say so, or say why not."""
     from finetune_jax.data import decathlon_annotations
+    from finetune_jax.reports.tables import json_text
     from finetune_jax.studies import decathlon as study
 
     predictions = {}
@@ -85,5 +89,5 @@ def _submit(runs: Any, annotations: str, data_dir: str) -> str:
         )
     known = {name: decathlon_annotations.read(folder, name) for name in predictions}
     results = study.submission(predictions, known)
-    runs.write_json("results.json", results)
+    runs.write("results.json", json_text(results))
     return f"{len(results)} test images of {', '.join(predictions)} in {runs.root / 'results.json'}"

@@ -49,8 +49,8 @@ def main() -> int:
     summaries = {}
     for name, settings in _RUNS.items():
         print(f"{name}:", file=sys.stderr)
-        own = os.path.join(workdir, name.replace(", ", "-").replace(" ", "_"))
-        summaries[name] = finetune.run(dataclasses.replace(base, workdir=own, **settings), replicas)
+        run_directory = os.path.join(workdir, name.replace(", ", "-").replace(" ", "_"))
+        summaries[name] = finetune.run(dataclasses.replace(base, workdir=run_directory, **settings), replicas)
     counts = ", ".join(
         f"{count} {split}" for split, count in summaries["single rate"]["images"].items() if count
     )

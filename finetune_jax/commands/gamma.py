@@ -13,8 +13,10 @@ from absl import flags
 
 from finetune_jax.commands import command_line
 
-flags.DEFINE_string("run", None, "Run directory of --method=autolr.", required=True)
-flags.DEFINE_integer("epoch", 1, "Epoch with at least two trials.", lower_bound=1)
+flags.DEFINE_string("run", None, "Directory of a finished run of --method=autolr.", required=True)
+flags.DEFINE_integer(
+    "epoch", 1, "Epoch whose first and last trial are compared; it has at least two.", lower_bound=1
+)
 
 
 def main() -> int:
@@ -24,5 +26,5 @@ def main() -> int:
     from finetune_jax.reports import gamma as gamma_report
     from finetune_jax.studies import gamma
 
-    print(gamma_report.gamma_text(gamma.of_epoch(Path(values.run).expanduser(), values.epoch)))
+    print(gamma_report.text(gamma.of_epoch(Path(values.run).expanduser(), values.epoch)))
     return 0

@@ -10,6 +10,7 @@ Each trial is an ordinary run directory below --workdir. See docs/methods/sweeps
 """
 
 import dataclasses
+import functools
 import os
 import sys
 
@@ -25,28 +26,27 @@ _PAPER = hyperparameters.FINE_TUNING
 
 command_line.define_flags(FinetuneConfig)
 flags.DEFINE_enum(
-    "search", "grid", ["grid", "tpe"], "Try every combination, or let a tree of Parzen estimators choose."
+    "search",
+    "grid",
+    ["grid", "tpe"],
+    "grid tries every combination; tpe lets a tree-structured Parzen estimator choose.",
 )
 flags.DEFINE_list(
     "learning_rates",
     [str(v) for v in _PAPER.learning_rates],
-    "Learning rates η to try; tpe draws between the lowest and the highest.",
+    "Learning rates η to try; tpe draws between the smallest and the largest.",
 )
 flags.DEFINE_list(
     "effective_learning_rates",
     [],
-    "Effective learning rates η′ = η / (1 - m) to try in place of --learning_rates: η then follows the momentum.",
+    "Effective learning rates η′ = η / (1 − m) to try, in place of --learning_rates: η then follows the momentum.",
 )
-flags.DEFINE_list(
-    "momenta", [str(v) for v in _PAPER.momenta], "Values of the momentum m to try, each below 1."
-)
-flags.DEFINE_list(
-    "weight_decays", [str(v) for v in _PAPER.weight_decays], "Values of the weight decay λ to try."
-)
-flags.DEFINE_list("seeds", ["0"], "Seeds with each of which every point is trained; its score is the mean.")
-flags.DEFINE_bool("dedup", False, "Train only one of several points with the same η / (1 - m) and λ / η.")
+flags.DEFINE_list("momenta", [str(v) for v in _PAPER.momenta], "Momenta m to try, each below 1.")
+flags.DEFINE_list("weight_decays", [str(v) for v in _PAPER.weight_decays], "Weight decays λ to try.")
+flags.DEFINE_list("seeds", ["0"], "Seeds with which every point is trained; its score is their mean.")
+flags.DEFINE_bool("dedup", False, "Train only one of several points with the same η/(1 − m) and λ/η.")
 flags.DEFINE_integer("trials", 50, "Number of points that --search=tpe tries, all workers together.")
-flags.DEFINE_integer("search_seed", 0, "Seed of the draws of --search=tpe.")
+flags.DEFINE_integer("search_seed", 0, "Seed from which --search=tpe draws its points.")
 flags.DEFINE_enum(
     "pruner",
     "auto",
@@ -56,14 +56,14 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "storage",
     "",
-    "Place where the study is kept: path of a journal file, also on a shared disk, or URL of a database such as "
-    "postgresql://user:password@host/name; empty is study.journal in --workdir.",
+    "File or database that keeps the study: path of a journal file, also on a shared disk, or URL of a database such "
+    "as postgresql://user:password@host/name; empty is study.journal in --workdir.",
 )
-flags.DEFINE_string("study", "hpo", "Name of the study in --storage.")
+flags.DEFINE_string("study", "hpo", "Name of the study within --storage.")
 flags.DEFINE_integer(
     "parallel_trials",
     1,
-    "Number of trials that a worker takes and trains in one program, compiled once.",
+    "Number of trials that a worker takes at once and trains in one compiled program.",
     lower_bound=1,
 )
 
@@ -98,16 +98,19 @@ def main() -> int:
     from finetune_jax.studies.sweeps.search import Search
 
     sgd = config.optimizer == "sgd"
+    pruner_by_search = {"grid": "none", "tpe": "median"}
     search = Search(
-        values.search,
-        command_line.numbers("learning_rates", float),
-        command_line.numbers("momenta", float) if sgd or values["momenta"].present else (config.momentum,),
-        command_line.numbers("weight_decays", float),
-        values.dedup,
-        values.trials,
-        values.search_seed,
-        values.pruner if values.pruner != "auto" else {"grid": "none", "tpe": "median"}[values.search],
-        command_line.numbers("effective_learning_rates", float)
+        kind=values.search,
+        learning_rates=command_line.numbers("learning_rates", float),
+        momenta=command_line.numbers("momenta", float)
+        if sgd or values["momenta"].present
+        else (config.momentum,),
+        weight_decays=command_line.numbers("weight_decays", float),
+        dedup=values.dedup,
+        trials=values.trials,
+        seed=values.search_seed,
+        pruner=pruner_by_search[values.search] if values.pruner == "auto" else values.pruner,
+        effective_learning_rates=command_line.numbers("effective_learning_rates", float)
         if values["effective_learning_rates"].present
         else (),
     )
@@ -126,11 +129,11 @@ def main() -> int:
         hpo.settings(base, search, seeds),
         warmup=config.epochs // 4,
     )
-    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
     at_once = values.parallel_trials
     train = hpo.one_by_one(runs) if at_once == 1 else hpo.together(runs)
-    records = hpo.run(base, search, seeds, queue, train, at_once=at_once, say=say)
+    report_progress = functools.partial(print, file=sys.stderr)
+    records = hpo.run(base, search, seeds, queue, train, at_once=at_once, say=report_progress)
     result = hpo.result(base, search, seeds, records, runs.summary)
-    sweep_report.write(result, runs)
-    print(f"\n{sweep_report.text(result, runs)}\n\nstudy: {runs.root}")
+    runs.write_files(sweep_report.files(result, runs.root))
+    print(f"\n{sweep_report.text(result, runs.root)}\n\nstudy: {runs.root}")
     return 0 if result["best"] else 1

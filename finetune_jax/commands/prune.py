@@ -15,8 +15,13 @@ from finetune_jax.commands import command_line
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(FinetuneConfig, epochs=10)
-flags.DEFINE_list("seeds", ["0"], "The score of a depth is the mean over these seeds.")
-flags.DEFINE_integer("max_depth", -1, "Largest depth to try; -1 leaves one block.", lower_bound=-1)
+flags.DEFINE_list("seeds", ["0"], "Seeds with which every depth is trained; its score is their mean.")
+flags.DEFINE_integer(
+    "max_depth",
+    -1,
+    "At most this many of the top blocks are left out; -1 goes on until one block is left.",
+    lower_bound=-1,
+)
 
 
 def main() -> int:
@@ -29,13 +34,13 @@ def main() -> int:
     from finetune_jax.reports import pruning as pruning_report
     from finetune_jax.studies import prune
 
-    found = prune.search(
+    result = prune.search(
         dataclasses.replace(config, workdir=""),
         runs,
         seeds=seeds,
         max_depth=None if values.max_depth < 0 else values.max_depth,
     )
-    pruning_report.write_prune(found, runs)
+    runs.write_files(pruning_report.files(result))
     if runs.is_primary:
-        print(f"\n{pruning_report.prune_text(found)}\n\nstudy: {runs.root}")
+        print(f"\n{pruning_report.text(result)}\n\nstudy: {runs.root}")
     return 0

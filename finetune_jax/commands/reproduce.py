@@ -22,11 +22,11 @@ from finetune_jax.reports import published
 from finetune_jax.reports.published import autolr, hyperparameters, spottune
 
 command_line.define_flags(FinetuneConfig, dataset="")
-flags.DEFINE_string("table", "", "PAPER/NUMBER of the table; empty lists them.")
-flags.DEFINE_list("seeds", ["0"], "Seeds of every row.")
-flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 1; empty is all of them.")
+flags.DEFINE_string("table", "", "Table to reproduce, PAPER/NUMBER; empty lists all tables.")
+flags.DEFINE_list("seeds", ["0"], "Seeds with which every row is trained.")
+flags.DEFINE_list("rows", [], "Numbers of the rows to train, counted from 1; empty trains all of them.")
 flags.DEFINE_string(
-    "column", "", "Data set of the table that --dataset is; empty recognises those that TFDS has."
+    "column", "", "Column of the table that --dataset is; empty recognises the data sets that TFDS has."
 )
 _SOURCES = {"inat2017": "iNaturalist 2017", "places365": "Places-365"}
 for _source, _spoken in _SOURCES.items():
@@ -79,11 +79,10 @@ def main() -> int:
         weights=weights,
         only=only,
     )
-    text = reproduction.reproduction_text(values.table, table, config.dataset, rows, data)
-    runs.write_json("results.json", rows)
-    runs.write("results.txt", text + "\n")
+    reported = (values.table, table, config.dataset, rows, data)
+    runs.write_files(reproduction.files(*reported))
     if runs.is_primary:
-        print(f"\n{text}\n\nstudy: {runs.root}")
+        print(f"\n{reproduction.text(*reported)}\n\nstudy: {runs.root}")
     return 0
 
 

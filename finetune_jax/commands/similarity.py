@@ -66,7 +66,7 @@ def main() -> int:
     size = source.image_size
     targets = [prober.data_set(name, flag="targets", image_size=size) for name in config.targets]
     result = similarity.compare(source, targets, known)
-    similarity_report.write(result, runs)
+    runs.write_files(similarity_report.files(result))
     if runs.is_primary:
         print(f"{similarity_report.text(result)}\n\nstudy: {runs.root}")
     return 0

@@ -17,19 +17,23 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
 command_line.define_flags(FinetuneConfig, method="spottune_global", k=3, epochs=5)
-flags.DEFINE_bool("compare", False, "Train all methods of Table 2.")
-flags.DEFINE_list("rates", ["0.01"], "Learning rates, ascending; the same for every method.")
-flags.DEFINE_list("seeds", ["0"], "Seeds of the runs that are reported.")
-flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose the rates.")
-flags.DEFINE_bool("widen", True, "Widen --rates where a method's best lies at their edge.")
-flags.DEFINE_string("resnet101", "", "Weights of a ResNet-101, for that row of --compare.")
+flags.DEFINE_bool(
+    "compare", False, "Compare all methods of the paper's Table 2 instead of the five most telling ones."
+)
+flags.DEFINE_list("rates", ["0.01"], "Learning rates at which every method is tried.")
+flags.DEFINE_list("seeds", ["0"], "Seeds of the runs whose test scores are reported.")
+flags.DEFINE_list("selection_seeds", ["0"], "Seeds of the runs that choose the rates on validation images.")
+flags.DEFINE_bool(
+    "widen", True, "Try rates beyond --rates where the best rate of a method lies at their edge."
+)
+flags.DEFINE_string("resnet101", "", "File of ResNet-101 weights, for the row of --compare that needs them.")
 
 
 def main() -> int:
     """Run the study, print and write its table."""
     values = flags.FLAGS
-    own = ("method", "learning_rate", "effective_learning_rate", "seed")
-    command_line.refuse(own, "is not for this study, which sets it for every run itself")
+    set_by_the_study = ("method", "learning_rate", "effective_learning_rate", "seed")
+    command_line.refuse(set_by_the_study, "is not for this study, which sets it for every run itself")
     if values.resnet101 and not values.compare:
         raise UserError("--resnet101 is for --compare, which has a row for it")
     config = command_line.read_flags(FinetuneConfig)
@@ -47,7 +51,7 @@ def main() -> int:
 
     base = dataclasses.replace(config, workdir="")
     result = spottune.run(base, runs, protocol, compare=values.compare, resnet101=values.resnet101)
-    spottune_report.write(result, runs)
+    runs.write_files(spottune_report.files(result))
     if runs.is_primary:
         print(f"\n{spottune_report.text(result)}\n\nstudy: {runs.root}")
     return 0

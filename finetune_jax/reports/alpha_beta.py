@@ -6,34 +6,30 @@ from typing import Any
 import numpy as np
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.tables import spoken
-from finetune_jax.reports.tables import table as table_of
-from finetune_jax.studies.runs import Runs
+from finetune_jax.reports.tables import Files, json_text, spoken, table
 
 
-def write_alpha_beta(found: Mapping[str, Any], runs: Runs) -> None:
-    """Write ``results.json``, ``results.txt`` and ``map.png`` of ``studies.alpha_beta``."""
-    runs.write_json("results.json", found)
-    runs.write("results.txt", alpha_beta_text(found) + "\n")
+def files(result: Mapping[str, Any]) -> Files:
+    """``results.json``, ``results.txt`` and ``map.png`` of a result of ``studies.alpha_beta``."""
     picture = figures.alpha_beta_grid(
-        np.array(found["scores"], np.float64),
-        found["alphas"],
-        found["betas"],
-        np.array(found["unavailable"]),
-        score_name=spoken(found["score"]),
+        np.array(result["scores"], np.float64),
+        result["alphas"],
+        result["betas"],
+        np.array(result["unavailable"]),
+        score_name=spoken(result["score"]),
     )
-    runs.write("map.png", picture)
+    return {"results.json": json_text(result), "results.txt": text(result) + "\n", "map.png": picture}
 
 
-def alpha_beta_text(found: Mapping[str, Any]) -> str:
+def text(result: Mapping[str, Any]) -> str:
     """Scores with a row per α and a column per β."""
     rows = []
     for alpha, scores, unavailable in zip(
-        found["alphas"], found["scores"], found["unavailable"], strict=True
+        result["alphas"], result["scores"], result["unavailable"], strict=True
     ):
         cells = [
             "unavailable" if hatched else "–" if score is None else f"{100 * score:.2f}"
             for score, hatched in zip(scores, unavailable, strict=True)
         ]
         rows.append([f"{alpha:g}", *cells])
-    return table_of([f"{spoken(found['score'])}, α \\ β", *[f"{beta:g}" for beta in found["betas"]]], rows)
+    return table([f"{spoken(result['score'])}, α \\ β", *[f"{beta:g}" for beta in result["betas"]]], rows)

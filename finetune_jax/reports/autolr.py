@@ -1,4 +1,4 @@
-"""Results of studies for people: text tables, Markdown and JSON beside the runs."""
+"""Tables and figure of a study of AutoLR."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,24 @@ from typing import Any
 from finetune_jax.reports import figures
 from finetune_jax.reports.comparison import compared, methods_table, tried_table
 from finetune_jax.reports.pruning import prune_table
-from finetune_jax.reports.tables import spoken
-from finetune_jax.studies.runs import Runs
+from finetune_jax.reports.tables import Files, json_text, spoken
 
 
-def write_autolr(result: Mapping[str, Any], runs: Runs) -> None:
-    """Write ``results.json``, ``results.txt`` and ``methods.png`` of ``studies.autolr``."""
-    runs.write_json("results.json", result)
-    runs.write("results.txt", autolr_text(result) + "\n")
+def files(result: Mapping[str, Any]) -> Files:
+    """``results.json``, ``results.txt`` and ``methods.png`` of a result of ``studies.autolr``."""
     entries = result["entries"]
     scores = {
         spoken(metric): {entry["name"]: entry["test"][metric] for entry in entries}
         for metric in dict.fromkeys((entries[0]["score"], *compared(entries[0]["test"])))
     }
-    runs.write("methods.png", figures.compare_methods(scores))
+    return {
+        "results.json": json_text(result),
+        "results.txt": text(result) + "\n",
+        "methods.png": figures.compare_methods(scores),
+    }
 
 
-def autolr_text(result: Mapping[str, Any]) -> str:
+def text(result: Mapping[str, Any]) -> str:
     """Pruning depths, the table of methods, and everything that was tried."""
     return "\n\n".join(
         [

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_jax.algorithms.metrics import is_tie, mean_and_spread
-from finetune_jax.reports.tables import spoken
-from finetune_jax.reports.tables import table as table_of
+from finetune_jax.reports.tables import spoken, table
 
 
 def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -41,7 +40,7 @@ def methods_table(entries: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     columns = ["method", "rate", *map(spoken, shown), "", "epochs", "epochs with rejected trials", "seconds"]
-    return table_of(columns, rows)
+    return table(columns, rows)
 
 
 def tried_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -49,14 +48,14 @@ def tried_table(entries: Sequence[Mapping[str, Any]]) -> str:
     rates = sorted({tried["rate"] for entry in entries for tried in entry["tried"]})
     rows = []
     for entry in entries:
-        found = {tried["rate"]: tried["validation"] for tried in entry["tried"]}
+        validation = {tried["rate"]: tried["validation"] for tried in entry["tried"]}
         cells = []
         for rate in rates:
-            scores = found.get(rate)
+            scores = validation.get(rate)
             text = "–" if scores is None else "diverged" if None in scores else with_spread(scores)
             cells.append(text + (" *" if rate == entry["rate"] else ""))
         rows.append([entry["name"], *cells])
-    return table_of(["validation at the starting rate", *[f"{rate:g}" for rate in rates]], rows)
+    return table(["validation at the starting rate", *[f"{rate:g}" for rate in rates]], rows)
 
 
 def with_spread(values: Sequence[float]) -> str:

@@ -5,13 +5,18 @@ from typing import Any
 
 from finetune_jax.algorithms import decathlon
 from finetune_jax.algorithms.decathlon import DATASETS, TABLE_3
-from finetune_jax.reports.tables import table
+from finetune_jax.reports.tables import Files, json_text, table
 
 _PRINTED = ("ImNet", "Airc.", "C100", "DPed", "DTD", "GTSR", "Flwr", "OGlt", "SVHN", "UCF")
 _WHERE = (
     "ours: accuracy on the validation split, which is not trained on, wherever the test split has no labels; the "
     "published numbers are of the test split, whose labels only the challenge's server has"
 )
+
+
+def files(result: Mapping[str, Any]) -> Files:
+    """``decathlon.json`` and ``decathlon.txt`` of a result of ``studies.decathlon``."""
+    return {"decathlon.json": json_text(result), "decathlon.txt": text(result) + "\n"}
 
 
 def text(result: Mapping[str, Any]) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.reports.published.autolr import GAMMA_TABLE
-from finetune_jax.reports.tables import table as table_of
+from finetune_jax.reports.tables import table
 
 
-def gamma_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
     """γ of each block, ours beside the paper's."""
     printed = GAMMA_TABLE["gamma"]
     cells = [
@@ -21,4 +21,4 @@ def gamma_text(rows: Sequence[Mapping[str, Any]]) -> str:
         for i, row in enumerate(rows)
     ]
     columns = ["", "first rate", "last rate", "‖∇L_acc‖, first", "last", "γ", "γ, paper (ResNet-50, CUB-200)"]
-    return table_of(columns, cells)
+    return table(columns, cells)

@@ -4,33 +4,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_jax.reports.comparison import with_spread
-from finetune_jax.reports.tables import spoken
-from finetune_jax.reports.tables import table as table_of
-from finetune_jax.studies.runs import Runs
+from finetune_jax.reports.tables import Files, json_text, spoken, table
 
 
-def write_prune(found: Mapping[str, Any], runs: Runs) -> None:
-    """Write ``results.json`` and ``results.txt`` of ``studies.prune`` into the study's directory."""
-    runs.write_json("results.json", found)
-    runs.write("results.txt", prune_text(found) + "\n")
+def files(result: Mapping[str, Any]) -> Files:
+    """``results.json`` and ``results.txt`` of a result of ``studies.prune``."""
+    return {"results.json": json_text(result), "results.txt": text(result) + "\n"}
 
 
-def prune_text(found: Mapping[str, Any]) -> str:
+def text(result: Mapping[str, Any]) -> str:
     """The table of depths and what to do with the best."""
-    best, last = found["best_depth"], found["depths"][-1]["depth"]
+    best, last = result["best_depth"], result["depths"][-1]["depth"]
     if best == last:
         ending = f"{best} was the largest depth tried; the score had not fallen yet"
     else:
         ending = f"the score fell at {last}"
-    return f"{prune_table(found)}\n\nbest depth: {best} ({ending}); train with --prune_depth={best}"
+    return f"{prune_table(result)}\n\nbest depth: {best} ({ending}); train with --prune_depth={best}"
 
 
-def prune_table(found: Mapping[str, Any]) -> str:
+def prune_table(result: Mapping[str, Any]) -> str:
     """One row per pruning depth; the chosen one is marked."""
-    whole = found["depths"][0]
+    whole = result["depths"][0]
     rows = [
         [
-            f"{row['depth']}{' *' if row['depth'] == found['best_depth'] else ''}",
+            f"{row['depth']}{' *' if row['depth'] == result['best_depth'] else ''}",
             with_spread(row["scores"]),
             row["parameters"],
             _saved(row["parameters"], whole["parameters"]),
@@ -39,10 +36,10 @@ def prune_table(found: Mapping[str, Any]) -> str:
             f"{row['seconds']:.1f}",
             _saved(row["seconds"], whole["seconds"]),
         ]
-        for row in found["depths"]
+        for row in result["depths"]
     ]
-    columns = ["blocks pruned", spoken(found["score"]), "parameters", "saved", "MFLOPs", "saved"]
-    return table_of([*columns, "seconds/epoch", "saved"], rows)
+    columns = ["blocks pruned", spoken(result["score"]), "parameters", "saved", "MFLOPs", "saved"]
+    return table([*columns, "seconds/epoch", "saved"], rows)
 
 
 def _saved(part: float, whole: float) -> str:

@@ -1,6 +1,6 @@
 """The figures of one run, chosen by what it did; each a name, a caption and a PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from finetune_jax.algorithms import metrics, policies, retrieval
 from finetune_jax.data.feeds import Arrays
 from finetune_jax.reports import figures
+from finetune_jax.reports.run_result import Classified, Rows, RunResult
 
 _QUERIES, _NEIGHBOURS = 8, 8
 
@@ -20,7 +21,23 @@ class Picture(NamedTuple):
     png: bytes
 
 
-Rows = Sequence[Mapping[str, str]]
+def of_run(result: RunResult) -> list[Picture]:
+    """All figures of a run that has ended."""
+    assert result.summary is not None
+    pictures = of_training(result.rows, result.passes, result.summary["best_epoch"], result.score)
+    if isinstance(result.test, Classified):
+        pictures += of_classification(result.test.logits, result.test.labels, result.test.class_names)
+    elif result.test is not None:
+        retrieved = result.test
+        pictures += of_retrieval(
+            retrieved.embeddings, retrieved.images, retrieved.class_names, retrieved.gallery
+        )
+    if result.policy is not None:
+        policy = result.policy
+        pictures += of_policy(
+            policy.decisions, policy.labels, policy.class_names, policy.blocks, policy.dataset
+        )
+    return pictures
 
 
 def of_training(rows: Rows, passes: Rows, best_epoch: int, score: str) -> list[Picture]:
@@ -33,14 +50,14 @@ def of_training(rows: Rows, passes: Rows, best_epoch: int, score: str) -> list[P
         score: name of what is drawn beside the loss, without its split.
     """
     curves = figures.training_curves(rows, best_epoch, score)
-    found = [Picture("training", "Loss and score per epoch; the dotted line is the epoch chosen", curves)]
+    pictures = [Picture("training", "Loss and score per epoch; the dotted line is the epoch chosen", curves)]
     blocks = [name.removeprefix("variation/") for name in passes[0] if name.startswith("variation/")]
     if len(blocks) < 2:
-        return found
+        return pictures
     variations = _numbers(passes, [f"variation/{name}" for name in blocks])
     accepted = np.array([row["accepted"] == "1" for row in passes])
     caption = "How far each block moved in each epoch, ‖Δw‖ / n"
-    found.append(Picture("variations", caption, figures.variations(variations[accepted])))
+    pictures.append(Picture("variations", caption, figures.variations(variations[accepted])))
     if passes[0]["threshold"]:
         picture = figures.trials(
             variations,
@@ -49,8 +66,8 @@ def of_training(rows: Rows, passes: Rows, best_epoch: int, score: str) -> list[P
             accepted,
         )
         caption = "Variations and learning rates of every trial; rejected ones stand on grey"
-        found.append(Picture("trials", caption, picture))
-    return found
+        pictures.append(Picture("trials", caption, picture))
+    return pictures
 
 
 def of_classification(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> list[Picture]:
@@ -78,24 +95,24 @@ def of_retrieval(
     count = len(images.labels)
     queries = np.unique(np.linspace(0, count - 1, min(_QUERIES, count)).round().astype(int))
     searched = images if gallery is None else gallery[1]
-    found = np.zeros((len(queries), 0), int)
+    neighbours = np.zeros((len(queries), 0), int)
     similarities = np.zeros((len(queries), 0))
     if gallery is not None:
-        found, similarities = retrieval.nearest(embeddings[queries], _NEIGHBOURS, gallery=gallery[0])
+        neighbours, similarities = retrieval.nearest(embeddings[queries], _NEIGHBOURS, gallery=gallery[0])
     elif count > 1:
         # The image itself is among what is searched: one more is asked for, and it is left out.
         more, values = retrieval.nearest(embeddings[queries], _NEIGHBOURS + 1, gallery=embeddings)
         others = more != queries[:, None]
         others[others.all(1), -1] = False
-        found = more[others].reshape(len(queries), -1)
+        neighbours = more[others].reshape(len(queries), -1)
         similarities = values[others].reshape(len(queries), -1)
-    if not found.shape[1]:
+    if not neighbours.shape[1]:
         return []
-    labels = searched.labels[found]
+    labels = searched.labels[neighbours]
     names = [[class_names[label] for label in row] for row in labels]
     strips = figures.retrieval_strips(
         images.images[queries],
-        np.stack([searched.images[row] for row in found]),
+        np.stack([searched.images[row] for row in neighbours]),
         similarities,
         labels == images.labels[queries, None],
         query_names=[class_names[label] for label in images.labels[queries]],

@@ -5,7 +5,24 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_jax.reports.tables import cell, result_line
+from finetune_jax.reports import policy_tables, run_figures
+from finetune_jax.reports.run_result import RunResult
+from finetune_jax.reports.tables import Files, cell, result_line
+
+
+def files(result: RunResult) -> Files:
+    """The report of a run that has ended: ``report.html``, its figures, and the tables of its policy."""
+    assert result.summary is not None
+    pictures = run_figures.of_run(result)
+    page = run_page(
+        result.summary, result.flags, result.rows, {picture.caption: picture.png for picture in pictures}
+    )
+    policy = result.policy
+    return {
+        **({} if policy is None else policy_tables.files(policy)),
+        **{f"{picture.name}.png": picture.png for picture in pictures},
+        "report.html": page,
+    }
 
 
 def run_page(

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.tables import table
-from finetune_jax.studies.runs import Runs
+from finetune_jax.reports.tables import Files, json_text, table
 
 
-def write(result: Mapping[str, Any], runs: Runs) -> None:
-    """Write ``results.json``, ``results.txt`` and ``similarity.png``."""
-    runs.write_json("results.json", result)
-    runs.write("results.txt", text(result) + "\n")
+def files(result: Mapping[str, Any]) -> Files:
+    """``results.json``, ``results.txt`` and ``similarity.png`` of a result of ``studies.similarity``."""
     references = {
         name: (cell["similarity"], cell["effective_learning_rate"])
         for name, cell in result["references"].items()
@@ -19,7 +16,11 @@ def write(result: Mapping[str, Any], runs: Runs) -> None:
     targets = {
         row["name"]: (row["similarity"], *row["effective_learning_rates"]) for row in result["targets"]
     }
-    runs.write("similarity.png", figures.similarities(references, targets, title=result["reference"]))
+    return {
+        "results.json": json_text(result),
+        "results.txt": text(result) + "\n",
+        "similarity.png": figures.similarities(references, targets, title=result["reference"]),
+    }
 
 
 def text(result: Mapping[str, Any]) -> str:

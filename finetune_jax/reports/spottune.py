@@ -1,33 +1,33 @@
 """Results of ``studies.spottune`` for people: Table 2 as text, Figures 3 and 4 as CSV and PNG."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from finetune_jax.reports import figures
 from finetune_jax.reports.comparison import methods_table, tried_table
-from finetune_jax.reports.tables import table
-from finetune_jax.studies.runs import Runs
+from finetune_jax.reports.tables import Files, csv_text, json_text, table
+
+SPOTTUNE = "SpotTune"
+"""Name of the method's entry."""
 
 
-def write(result: Mapping[str, Any], runs: Runs) -> None:
-    """Write ``results.json``, ``results.txt``, and the figures ``policy_usage`` and ``policy_counts``."""
-    runs.write_json("results.json", result)
-    runs.write("results.txt", text(result) + "\n")
+def files(result: Mapping[str, Any]) -> Files:
+    """``results.json``, ``results.txt``, and ``policy_usage`` and ``policy_counts`` as CSV and PNG."""
     usage = usage_rows(result)
     blocks = list(next(iter(usage.values())))
     shares = {name: np.array([row[block] for block in blocks]) for name, row in usage.items()}
     counts = {name: np.array(row) for name, row in count_rows(result).items()}
-    runs.write("policy_usage.csv", _csv(["", *blocks], {name: row.tolist() for name, row in shares.items()}))
-    runs.write("policy_usage.png", figures.policy_usage(shares, blocks))
     numbers = range(len(blocks) + 1)
-    runs.write(
-        "policy_counts.csv", _csv(["", *numbers], {name: row.tolist() for name, row in counts.items()})
-    )
-    runs.write("policy_counts.png", figures.policy_counts(counts))
+    return {
+        "results.json": json_text(result),
+        "results.txt": text(result) + "\n",
+        "policy_usage.csv": csv_text([["", *blocks], *_named_rows(shares)]),
+        "policy_usage.png": figures.policy_usage(shares, blocks),
+        "policy_counts.csv": csv_text([["", *numbers], *_named_rows(counts)]),
+        "policy_counts.png": figures.policy_counts(counts),
+    }
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -42,13 +42,8 @@ def text(result: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, methods_table(entries), sizes, tried_table(entries)])
 
 
-def _csv(head: Sequence[Any], rows: Mapping[str, Sequence[Any]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([head, *[[name, *row] for name, row in rows.items()]])
-    return file.getvalue()
-
-
-SPOTTUNE = "SpotTune"
+def _named_rows(rows: Mapping[str, np.ndarray]) -> list[list[Any]]:
+    return [[name, *values.tolist()] for name, values in rows.items()]
 
 
 def usage_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:

@@ -1,14 +1,12 @@
-"""Results of ``studies.hpo`` for people: a table of everything tried, and the paper's figures 3 to 5."""
+"""Tables and figures of a sweep: everything tried, and figures 3 to 5 of "Rethinking the Hyperparameters"."""
 
-import csv
-import io
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.tables import spoken, table
-from finetune_jax.studies.runs import Runs
+from finetune_jax.reports.comparison import with_spread
+from finetune_jax.reports.tables import Files, csv_text, json_text, spoken, table
 
 _ETA, _LAMBDA = "learning rate η", "weight decay λ"
 _EFFECTIVE_ETA, _EFFECTIVE_LAMBDA = "effective learning rate η/(1 − m)", "effective weight decay λ/η"
@@ -21,17 +19,27 @@ _COLUMNS = (
 )
 
 
-def write(result: Mapping[str, Any], runs: Runs) -> None:
-    """Write ``results.json``, ``results.txt``, ``trials.csv`` and the three figures into the study's directory."""
-    runs.write_json("results.json", result)
-    runs.write("results.txt", text(result, runs) + "\n")
-    runs.write("trials.csv", _csv(result["trials"]))
+def files(result: Mapping[str, Any], root: Path) -> Files:
+    """``results.json``, ``results.txt``, ``trials.csv`` and the three figures of a result of ``studies.sweeps``.
+
+    Args:
+        result: of ``sweep.result``.
+        root: the directory of the study, named in the text.
+    """
     name = f"{spoken(result['score']).replace('accuracy', 'error')}, %"
     if "accuracy" not in result["score"]:
         name = f"100 % − {spoken(result['score'])}"
-    for file, panels in curves(result).items():
-        best = "lowest" if len(panels) == 1 else ""
-        runs.write(f"{file}.png", figures.error_curves(panels, error_name=name, best=best))
+    return {
+        "results.json": json_text(result),
+        "results.txt": text(result, root) + "\n",
+        "trials.csv": _csv(result["trials"]),
+        **{
+            f"{file}.png": figures.error_curves(
+                panels, error_name=name, best="lowest" if len(panels) == 1 else ""
+            )
+            for file, panels in curves(result).items()
+        },
+    }
 
 
 def curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
@@ -45,11 +53,11 @@ def curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[tupl
     scored = [trial for trial in result["trials"] if trial["state"] in ("complete", "equal")]
 
     def by(label: str, group: str | None, value: str) -> dict[str, list[tuple[float, float]]]:
-        found: dict[str, list[tuple[float, float]]] = {}
+        points: dict[str, list[tuple[float, float]]] = {}
         for trial in sorted(scored, key=lambda trial: trial[group] if group else 0):
             name = label.format(trial[group]) if group else label
-            found.setdefault(name, []).append((trial[value], 100 * (1 - trial["score"])))
-        return found
+            points.setdefault(name, []).append((trial[value], 100 * (1 - trial["score"])))
+        return points
 
     # As many curves as one can still tell apart.
     few = len({trial["effective_learning_rate"] for trial in scored}) <= 8
@@ -68,18 +76,18 @@ def curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[tupl
     }
 
 
-def text(result: Mapping[str, Any], runs: Runs) -> str:
+def text(result: Mapping[str, Any], root: Path) -> str:
     """How many were tried, the best, and all of them, the best first."""
     trials, best = result["trials"], result["best"]
     counts = {
         state: sum(trial["state"] == state for trial in trials) for state in ("pruned", "diverged", "equal")
     }
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    head = f"{result['dataset']}, {len(trials)} configurations tried" + (f" ({told})" if told else "")
+    remarks = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    head = f"{result['dataset']}, {len(trials)} configurations tried" + (f" ({remarks})" if remarks else "")
     if best is None:
         ending = "no best: every trial diverged or was pruned; give lower --learning_rates"
     else:
-        ending = _best_text(best, result, runs)
+        ending = _best_text(best, result, root)
     order = sorted(
         trials, key=lambda trial: (trial["state"] in ("pruned", "diverged"), -(trial["score"] or 0))
     )
@@ -88,7 +96,7 @@ def text(result: Mapping[str, Any], runs: Runs) -> str:
         [
             f"{_label(trial) if trial['state'] != 'equal' else '–'}{' *' if _is_best(trial, best) else ''}",
             *(f"{trial[name]:.4g}" for name in _COLUMNS),
-            "–" if trial["score"] is None else _score(trial["scores"] or [trial["score"]]),
+            "–" if trial["score"] is None else with_spread(trial["scores"] or [trial["score"]]),
             _remark(trial, seeds),
         ]
         for trial in order
@@ -97,7 +105,7 @@ def text(result: Mapping[str, Any], runs: Runs) -> str:
     return "\n\n".join([head, table(columns, rows), ending])
 
 
-def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], runs: Runs) -> str:
+def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], root: Path) -> str:
     rates = [trial["effective_learning_rate"] for trial in result["trials"]]
     rate = best["effective_learning_rate"]
     lines = [
@@ -114,8 +122,8 @@ def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], runs: Runs) -
             f"its runs lie on {best['place']}: {', '.join(best['runs'])}; {test} is in their summary.json"
         )
     else:
-        lines.append(f"{test}: {_score(best['test'])}")
-        lines.append(f"run directory: {runs.root / 'runs' / best['run']}")
+        lines.append(f"{test}: {with_spread(best['test'])}")
+        lines.append(f"run directory: {root / 'runs' / best['run']}")
     return "\n".join(lines)
 
 
@@ -136,16 +144,7 @@ def _remark(trial: Mapping[str, Any], seeds: int) -> str:
     return "" if trial["state"] == "complete" else trial["state"]
 
 
-def _score(scores: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-    return f"{100 * statistics.fmean(scores):.2f}{spread}"
-
-
-def _csv(trials: Sequence[Mapping[str, Any]]) -> str:
+def _csv(trials: Iterable[Mapping[str, Any]]) -> str:
     columns = ["number", *_COLUMNS, "state", "score", "scores", "epochs", "directory", "equal_to", "place"]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    for trial in trials:
-        writer.writerow({**trial, "scores": " ".join(map(repr, trial["scores"]))})
-    return file.getvalue()
+    cells = ({**trial, "scores": " ".join(map(repr, trial["scores"]))} for trial in trials)
+    return csv_text([columns, *([row[name] for name in columns] for row in cells)])

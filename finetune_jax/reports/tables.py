@@ -1,9 +1,13 @@
-"""Results for people: text tables, and a run's report as one HTML file."""
+"""Text of results: aligned tables, CSV and JSON, and the names of scores as people write them."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+Files = dict[str, str | bytes]
+"""``{file name: content}``: what a report is."""
 
 
 def spoken(name: str) -> str:
@@ -65,7 +69,7 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def measurement_table(result: Mapping[str, Any]) -> str:
-    """What ``finetune_jax.measuring`` found, as text."""
+    """Scores of ``runs.evaluate``, and for classification a row per class."""
     lines = [f"{result['images']} {result['split']} images of {result['dataset']}"]
     lines += [f"{name}: {value:.4f}" for name, value in result["scores"].items()]
     if "recall_per_class" in result:
@@ -79,13 +83,20 @@ def measurement_table(result: Mapping[str, Any]) -> str:
 
 def predictions_csv(names: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> str:
     """One row ``image,label,class`` for each image: its name, and the number and name of its class."""
+    rows = ([name, int(label), class_names[label]] for name, label in zip(names, labels, strict=True))
+    return csv_text([PREDICTION_COLUMNS, *rows])
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of cells, the names of the columns first, as CSV with a newline after every row."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(PREDICTION_COLUMNS)
-    writer.writerows(
-        [name, int(label), class_names[label]] for name, label in zip(names, labels, strict=True)
-    )
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def json_text(content: Any) -> str:
+    """A JSON document, indented for people."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 def cell(value: Any) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax import data as datasets
-from finetune_jax.algorithms import augmentation, policies, spottune
+from finetune_jax.algorithms import augmentation, metrics, policies, spottune
 from finetune_jax.config import resolution
 from finetune_jax.config.choices import AUTO
 from finetune_jax.config.recipes import changed
@@ -326,7 +326,7 @@ class _Job:
             samples = [
                 self._sampled_scores(variables, draw)[name] for draw in range(self.config.eval_samples)
             ]
-            found[f"sampled_{name}"], found[f"sampled_{name}_deviation"] = policies.mean_and_spread(samples)
+            found[f"sampled_{name}"], found[f"sampled_{name}_deviation"] = metrics.mean_and_spread(samples)
             found[f"sampled_{name}_values"] = samples
         return found
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune_jax.algorithms import policies
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.feeds import Arrays
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.compositions.routed import RoutedNetwork
-from finetune_jax.reports import run_figures
-from finetune_jax.reports.run_page import run_page
+from finetune_jax.reports import run_page
+from finetune_jax.reports.run_result import Classified, PolicyDecisions, Retrieved, RunResult
 
 
 def _write_report(
@@ -25,19 +24,22 @@ def _write_report(
     decisions: np.ndarray | None,
     job: Any,
 ) -> None:
-    found = run_figures.of_training(rows, directory.read_passes(), summary["best_epoch"], job.task.score)
-    test = job.splits["test"]
+    images, names = job.splits["test"], job.source.class_names
+    test: Classified | Retrieved = Retrieved(outputs, images, names, gallery)
     if config.protocol == "classification":
-        found += run_figures.of_classification(outputs, test.labels, job.class_names)
-    else:
-        found += run_figures.of_retrieval(outputs, test, job.source.class_names, gallery)
+        test = Classified(outputs, images.labels, job.class_names)
+    policy = None
     if decisions is not None and isinstance(job.setup.model, RoutedNetwork):
-        told = (decisions, test.labels, job.source.class_names, job.setup.model.routed)
-        found += run_figures.of_policy(*told, job.source.name)
-        for name, text in policies.tables(*told).items():
-            directory.write_file(name, text.encode())
-    for picture in found:
-        directory.write_file(f"{picture.name}.png", picture.png)
-    captions = {picture.caption: picture.png for picture in found}
-    page = run_page(summary, dataclasses.asdict(config), rows, captions)
-    directory.write_file("report.html", page.encode())
+        routed = job.setup.model.routed
+        policy = PolicyDecisions(decisions, images.labels, names, routed, job.source.name)
+    result = RunResult(
+        flags=dataclasses.asdict(config),
+        score=job.task.score,
+        rows=rows,
+        passes=directory.read_passes(),
+        summary=summary,
+        test=test,
+        policy=policy,
+    )
+    for name, content in run_page.files(result).items():
+        directory.write_file(name, content if isinstance(content, bytes) else content.encode())

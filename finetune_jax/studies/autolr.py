@@ -91,21 +91,21 @@ def run(
 
     # Algorithm 1 prunes with a single rate: the one that is best without pruning.
     (single,) = choose([Entry(SINGLE_RATE, {})])
-    found = prune.search(
+    pruned = prune.search(
         changed(selecting, learning_rate=single.rate),
         train,
         seeds=protocol.selection_seeds,
         max_depth=max_depth,
     )
-    choices = choose(entries(found["best_depth"], compare=compare, schedules=schedules))
+    choices = choose(entries(pruned["best_depth"], compare=compare, schedules=schedules))
     results = [comparison.tested(choice, _reporting(base), train, protocol) for choice in choices]
     tried = sum(len(choice.tried) for choice in choices)
     return {
         "dataset": base.dataset,
         "protocol": dataclasses.asdict(protocol),
-        "pruning": found,
+        "pruning": pruned,
         "entries": results,
-        "configurations": tried + len(found["depths"]),
+        "configurations": tried + len(pruned["depths"]),
     }
 
 

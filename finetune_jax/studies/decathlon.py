@@ -16,8 +16,8 @@ from finetune_jax.studies.comparison import Train
 
 def recipe(dataset: str, method: str = "spottune") -> FinetuneConfig:
     """SpotTune's recipe for a data set, for any method: with what its own paper has, without what has no effect."""
-    own = {**decathlon.settings(dataset), **RECIPES.get(method, {}), "method": method}
-    return without_idle_settings(FinetuneConfig(**own))
+    settings = {**decathlon.settings(dataset), **RECIPES.get(method, {}), "method": method}
+    return without_idle_settings(FinetuneConfig(**settings))
 
 
 def configs(
@@ -38,13 +38,15 @@ def configs(
         raise UserError(
             f"--datasets={','.join(names)}: give some of {', '.join(decathlon.DATASETS)}, none twice"
         )
-    found = {}
+    of_datasets = {}
     for name in decathlon.DATASETS:
         if name in names:
-            own = recipe(name, base.method)
-            changed = {field: getattr(own, field) for field in decathlon.OF_DATASET if field not in given}
-            found[name] = dataclasses.replace(base, workdir="", **changed)
-    return found
+            by_recipe = recipe(name, base.method)
+            changed = {
+                field: getattr(by_recipe, field) for field in decathlon.OF_DATASET if field not in given
+            }
+            of_datasets[name] = dataclasses.replace(base, workdir="", **changed)
+    return of_datasets
 
 
 def run(of_datasets: Mapping[str, FinetuneConfig], train: Train) -> dict[str, Any]:
@@ -82,8 +84,8 @@ def run(of_datasets: Mapping[str, FinetuneConfig], train: Train) -> dict[str, An
     multiple = None
     if measured:
         network = next(iter(measured.values()))["network_parameters"]
-        own = {name: entry["parameters"] for name, entry in measured.items()}
-        multiple = decathlon.parameter_multiple(network, own)
+        parameters = {name: entry["parameters"] for name, entry in measured.items()}
+        multiple = decathlon.parameter_multiple(network, parameters)
     return {
         "method": next(iter(of_datasets.values())).method,
         "entries": entries,
@@ -103,8 +105,8 @@ def own_parameters(summary: Mapping[str, Any]) -> int:
     """Parameters, but for the head, that a run does not share with the pretrained network."""
     sizes = summary["parameters_of_parts"]
     # Of the global policy only the chosen blocks are left.
-    own = summary.get("tuned_blocks") or summary["trained_parts"]
-    return sum(sizes[name] for name in own if name != "head")
+    parts = summary.get("tuned_blocks") or summary["trained_parts"]
+    return sum(sizes[name] for name in parts if name != "head")
 
 
 def submission(

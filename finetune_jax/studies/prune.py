@@ -51,19 +51,19 @@ def search(
             for seed in seeds
         ]
         score = summaries[0]["score"].replace("test", "validation")
-        found = [float(summary[score]) for summary in summaries]
+        scores = [float(summary[score]) for summary in summaries]
         pruned = pruning.truncate(origin.network.with_num_classes(summaries[0]["classes"]), depth)
         cost = costs.of_network(pruned, image_size)
         depths.append(
             {
                 "depth": depth,
-                "scores": found,
+                "scores": scores,
                 "parameters": summaries[0]["parameters"],
                 "flops": cost.flops,
                 "seconds": statistics.median(summary["seconds_per_epoch"] for summary in summaries),
             }
         )
-        return statistics.fmean(found)
+        return statistics.fmean(scores)
 
-    found = pruning.search(evaluate, max_depth)
-    return {"best_depth": found.best_depth, "score": score, "depths": depths}
+    searched = pruning.search(evaluate, max_depth)
+    return {"best_depth": searched.best_depth, "score": score, "depths": depths}

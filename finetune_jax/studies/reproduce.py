@@ -44,7 +44,7 @@ def rows_of(
         ``score`` (None where it diverged), in ``chosen`` the settings of the best, and in ``chosen_by`` the name of
         the score: that of the validation images, where the runs have some, else, as in the papers, of the test images.
     """
-    found = []
+    entries = []
     for number, row in enumerate(table.rows, 1):
         entry: dict[str, Any] = {
             "name": row.name,
@@ -55,7 +55,7 @@ def rows_of(
             "seconds": [],
             "numbers": {name: list(values) for name, values in row.numbers.items()},
         }
-        found.append(entry)
+        entries.append(entry)
         known = not row.source or row.source in (weights or {})
         if row.settings is None or not known or (only and number not in only):
             continue
@@ -72,7 +72,7 @@ def rows_of(
             "seconds": [summary["seconds"] for summary in summaries],
             **more,
         }
-    return found
+    return entries
 
 
 def configured(
@@ -99,8 +99,8 @@ def _best_of_grid(
     best_score, chosen, score_name, tried = float("-inf"), None, "", []
     for values in itertools.product(*row.grid.values()):
         point = dict(zip(row.grid, values, strict=True))
-        own = "-".join(f"{field}{value:g}" for field, value in point.items())
-        summaries = _summaries(changed(config, **point), train, seeds, f"{name}-{own}")
+        setting = "-".join(f"{field}{value:g}" for field, value in point.items())
+        summaries = _summaries(changed(config, **point), train, seeds, f"{name}-{setting}")
         score = None
         if summaries:
             test = summaries[0]["score"]
@@ -124,11 +124,11 @@ def _summaries(
 
 def _measured(summary: Mapping[str, Any]) -> dict[str, float]:
     """Test scores, and the errors that some papers print in their place."""
-    found = {name: value for name, value in summary.items() if name.startswith("test_")}
+    scores = {name: value for name, value in summary.items() if name.startswith("test_")}
     for score, error in (("test_accuracy", "test_error"), ("test_balanced_accuracy", "test_class_error")):
-        if score in found:
-            found[error] = 1 - found[score]
-    return found
+        if score in scores:
+            scores[error] = 1 - scores[score]
+    return scores
 
 
 def _ks(table: Table) -> tuple[int, ...]:

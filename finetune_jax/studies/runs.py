@@ -1,7 +1,6 @@
 """The runs of a study, each in a directory of its own, none of them trained twice."""
 
 import dataclasses
-import json
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -47,18 +46,18 @@ class Runs:
             config: of the run, but for its directory.
             name: of its directory below the root, parts separated by ``/``. An equal config that came earlier
                 has given its own name to the only directory of both.
-            after_epoch: told the row of each epoch of a run that has not ended, first those from before this
-                start; what it raises ends the run.
+            after_epoch: called with the row of each epoch of a run that has not ended, first those from before
+                this start; what it raises ends the run.
 
         Raises:
             Diverged: it did, now or before.
             UserError: something else is wrong.
         """
-        begun, name, finished = self._begin(config, name, after_epoch)
+        config, name, finished = self._begin(config, name, after_epoch)
         if self.replicas.is_primary and not finished:
             print(f"{name}:", file=sys.stderr)
         try:
-            return finetune.run(begun, self.replicas, after_epoch)
+            return finetune.run(config, self.replicas, after_epoch)
         except Diverged as error:
             self._note(error, name)
             raise
@@ -86,30 +85,30 @@ class Runs:
         Raises:
             UserError: something else is wrong.
         """
-        found: dict[str, Mapping[str, Any] | Diverged | Pruned] = {}
+        outcomes_by_name: dict[str, Mapping[str, Any] | Diverged | Pruned] = {}
         begun: dict[str, FinetuneConfig] = {}
-        told: dict[str, AfterEpoch | None] = {}
+        callbacks: dict[str, AfterEpoch | None] = {}
         for config, name, after_epoch in zip(configs, names, after_epochs, strict=True):
             try:
                 config, name, _ = self._begin(config, name, after_epoch)
             except (Diverged, Pruned) as ended:
-                found[self._kept_as[name]] = ended
+                outcomes_by_name[self._kept_as[name]] = ended
             else:
-                begun[name], told[name] = config, after_epoch
+                begun[name], callbacks[name] = config, after_epoch
         if begun:
             if self.replicas.is_primary:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
                 outcomes = finetune.run_together(
-                    list(begun.values()), self.replicas, after_epochs=list(told.values())
+                    list(begun.values()), self.replicas, after_epochs=list(callbacks.values())
                 )
             finally:
                 jax.clear_caches()
             for name, outcome in zip(begun, outcomes, strict=True):
-                found[name] = outcome
+                outcomes_by_name[name] = outcome
                 if isinstance(outcome, Diverged):
                     self._note(outcome, name)
-        return [found[self._kept_as[name]] for name in names]
+        return [outcomes_by_name[self._kept_as[name]] for name in names]
 
     def _begin(
         self, config: FinetuneConfig, name: str, after_epoch: AfterEpoch | None
@@ -164,6 +163,7 @@ class Runs:
         except OSError as error:
             raise UserError(f"{self.root / name} cannot be written: {error.strerror}") from error
 
-    def write_json(self, name: str, content: Any) -> None:
-        """:meth:`write` a JSON document."""
-        self.write(name, json.dumps(content, indent=2) + "\n")
+    def write_files(self, files: Mapping[str, str | bytes]) -> None:
+        """:meth:`write` every file of a report, ``{name: content}``."""
+        for name, content in files.items():
+            self.write(name, content)

@@ -27,22 +27,22 @@ def entries(base: FinetuneConfig, *, compare: bool, resnet101: str = "") -> list
         compare: all of Table 2, instead of the most telling ones.
         resnet101: weights of a ResNet-101; without, that row is left out.
     """
-    found = []
-    for name, own in TABLE_2_METHODS.items():
+    methods = []
+    for name, of_method in TABLE_2_METHODS.items():
         if not compare and name not in _IN_SHORT:
             continue
         if name == "ResNet-101":
             if not resnet101:
                 continue
-            own = {**own, "pretrained": resnet101, "width": 1.0}
-        config = without_idle_settings(dataclasses.replace(base, **own))
+            of_method = {**of_method, "pretrained": resnet101, "width": 1.0}
+        config = without_idle_settings(dataclasses.replace(base, **of_method))
         settings = {
             field.name: getattr(config, field.name)
             for field in dataclasses.fields(config)
-            if field.name in own or getattr(config, field.name) != getattr(base, field.name)
+            if field.name in of_method or getattr(config, field.name) != getattr(base, field.name)
         }
-        found.append(Entry(name, settings))
-    return found
+        methods.append(Entry(name, settings))
+    return methods
 
 
 def run(

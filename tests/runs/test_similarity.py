@@ -219,7 +219,7 @@ def test_targets_stand_among_the_references_by_their_similarity(tmp_path):
     lines = similarity_report.text(result).splitlines()
     order = [line.split("  ")[0] for line in lines[4:8]]
     assert order == ["at 5", "(own) near", "at 60", "(own) far"]
-    similarity_report.write(result, Runs(tmp_path, ONE))
+    Runs(tmp_path, ONE).write_files(similarity_report.files(result))
     assert json.loads((tmp_path / "results.json").read_text()) == result
     assert (tmp_path / "results.txt").read_text().splitlines() == lines
     assert (tmp_path / "similarity.png").read_bytes()[:4] == b"\x89PNG"

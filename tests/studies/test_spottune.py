@@ -103,7 +103,7 @@ def test_every_method_gets_its_best_rate_and_every_seed(result):
 
 def test_the_table_and_both_figures_hold_the_numbers_of_the_runs(result, tmp_path):
     study, _ = result
-    spottune_report.write(study, Runs(tmp_path, Replicas((jax.devices()[0],))))
+    Runs(tmp_path, Replicas((jax.devices()[0],))).write_files(spottune_report.files(study))
     assert json.loads((tmp_path / "results.json").read_text())["entries"][0]["name"] == "feature extractor"
     text = (tmp_path / "results.txt").read_text()
     assert "ResNet-101 is left out" in text

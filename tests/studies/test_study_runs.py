@@ -1,7 +1,6 @@
 """Studies of real runs: trained once, remembered when they diverged, drawn by Grad-CAM."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,9 @@ def test_grad_cam_of_a_run_its_blocks_and_its_trials(
 
 def test_results_are_written_whole(study: tuple[Runs, dict[str, Any]]) -> None:
     runs, _ = study
-    runs.write_json("results.json", {"a": 1})
-    assert json.loads((runs.root / "results.json").read_text()) == {"a": 1}
+    runs.write_files({"results.txt": "a table", "map.png": b"png"})
+    assert (runs.root / "results.txt").read_text() == "a table"
+    assert (runs.root / "map.png").read_bytes() == b"png"
     assert not [path for path in runs.root.iterdir() if path.name.endswith(".tmp")]
 
 

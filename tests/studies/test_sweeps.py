@@ -220,7 +220,7 @@ def test_table_csv_and_figures_hold_every_configuration(storage, tmp_path):
     search = dataclasses.replace(GRID, dedup=True)
     result = sweep(storage, MadeUp(), search)
     runs = Runs(tmp_path / "study", Replicas((jax.devices()[0],)))
-    sweep_report.write(result, runs)
+    runs.write_files(sweep_report.files(result, runs.root))
     assert json.loads((runs.root / "results.json").read_text()) == result
     text = (runs.root / "results.txt").read_text()
     assert "digits, 8 configurations tried (1 equal)" in text

@@ -289,7 +289,10 @@ class TestPolicies:
     DECISIONS = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1], [0, 0, 0]], np.float32)
 
     def test_tables_are_those_of_a_loop_over_the_images(self):
-        tables = policies.tables(self.DECISIONS, np.array([2, 0, 2, 2]), ("a", "b", "c"), ("x", "y", "z"))
+        labels = np.array([2, 0, 2, 2])
+        tables = policy_tables.files(
+            PolicyDecisions(self.DECISIONS, labels, ("a", "b", "c"), ("x", "y", "z"), "photos")
+        )
         usage = [line.split(",") for line in tables["policy_usage.csv"].splitlines()]
         assert usage[0] == ["class", "images", "x", "y", "z"]
         assert [row[:2] for row in usage[1:]] == [["all", "4"], ["a", "1"], ["c", "3"]]

@@ -80,10 +80,12 @@ def _draw_trials(
         for trial in positions[~accepted]:
             axis.axvspan(trial - 0.5, trial + 0.5, color="#e3e3e3", linewidth=0, zorder=0)
         for block, color in enumerate(colors):
-            own = values[:, block]
-            _line(axis, positions, own, color)
-            axis.plot(positions[accepted], own[accepted], "o", color=color, markersize=3.5)
-            axis.plot(positions[~accepted], own[~accepted], "o", color=color, mfc="white", markersize=3.5)
+            of_block = values[:, block]
+            _line(axis, positions, of_block, color)
+            axis.plot(positions[accepted], of_block[accepted], "o", color=color, markersize=3.5)
+            axis.plot(
+                positions[~accepted], of_block[~accepted], "o", color=color, mfc="white", markersize=3.5
+            )
         canvas.use_log_scale_where_needed(axis, values)
         axis.set_ylabel(name)
         axis.grid(alpha=0.25, axis="y")

@@ -25,13 +25,15 @@ class Taken:
         number: in the study.
         point: what to try.
         run: name of its directory; the same after the trial was lost and taken again.
+        trial: Optuna's handle of it.
+        reported: epochs whose score the queue has been told.
     """
 
     number: int
     point: Point
     run: str
-    _trial: Trial = dataclasses.field(repr=False, compare=False)
-    _reported: set[int] = dataclasses.field(repr=False, compare=False, default_factory=set)
+    trial: Trial = dataclasses.field(repr=False, compare=False)
+    reported: set[int] = dataclasses.field(repr=False, compare=False, default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Search:
         Raises:
             UserError: names the flag.
         """
-        for flag, values, accepted, wanted in (
+        for flag, values, accepted, expected in (
             ("learning_rates", self.learning_rates, lambda v: 0 < v < math.inf, "rates above 0"),
             (
                 "effective_learning_rates",
@@ -93,7 +93,7 @@ class Search:
         ):
             if not values or not all(map(accepted, values)) or len(set(values)) < len(values):
                 shown = ",".join(f"{value:g}" for value in values)
-                raise UserError(f"--{flag}={shown} is out of range; give {wanted}, one or more, none twice")
+                raise UserError(f"--{flag}={shown} is out of range; give {expected}, one or more, none twice")
         if self.effective_learning_rates and self.kind != "grid":
             raise UserError("--effective_learning_rates is for --search=grid; give --learning_rates")
         if self.trials < 1:
@@ -148,12 +148,12 @@ class Search:
     def equals(self) -> dict[int, int]:
         """``{index of a point of the grid: index of the earlier one that it is equal to}``."""
         first: dict[Hashable, int] = {}
-        found = {}
+        equal_to = {}
         for index, point in enumerate(self.points()):
             earlier = first.setdefault(self.key(point), index)
             if earlier != index:
-                found[index] = earlier
-        return found
+                equal_to[index] = earlier
+        return equal_to
 
 
 def _rounded(value: float) -> float:

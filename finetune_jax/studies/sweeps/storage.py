@@ -66,9 +66,9 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
                 break
             except sqlalchemy.exc.DBAPIError as error:
                 # Another worker is making the tables at this moment.
-                told = str(error).lower()
+                message = str(error).lower()
                 if attempt == _OPENINGS - 1 or not (
-                    "exists" in told or "unique" in told or "duplicate" in told
+                    "exists" in message or "unique" in message or "duplicate" in message
                 ):
                     raise
                 time.sleep(0.2)

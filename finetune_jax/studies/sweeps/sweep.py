@@ -31,7 +31,7 @@ class Job(NamedTuple):
     Attributes:
         config: of the run, but for its directory.
         name: of its directory.
-        after_epoch: told the row of each epoch; raises ``Pruned`` to end the run.
+        after_epoch: called with the row of each epoch; raises ``Pruned`` to end the run.
     """
 
     config: FinetuneConfig
@@ -65,8 +65,8 @@ def together(runs: "Runs") -> Train:
     """The jobs in one program."""
 
     def train(jobs: Sequence[Job]) -> list[Outcome]:
-        configs, names, told = zip(*jobs, strict=True)
-        return runs.together(configs, names, told)
+        configs, names, callbacks = zip(*jobs, strict=True)
+        return runs.together(configs, names, callbacks)
 
     return train
 
@@ -78,7 +78,7 @@ def settings(base: FinetuneConfig, search: Search, seeds: Sequence[int]) -> dict
         for name, value in dataclasses.asdict(base).items()
         if name not in LOCAL_SETTINGS and name not in SET_BY_THE_STUDY
     }
-    own = {
+    of_the_search = {
         "search": search.kind,
         "learning_rates": search.learning_rates,
         "effective_learning_rates": search.effective_learning_rates,
@@ -89,7 +89,7 @@ def settings(base: FinetuneConfig, search: Search, seeds: Sequence[int]) -> dict
         "search_seed": search.seed,
         "seeds": tuple(seeds),
     }
-    return {**shared, **own}
+    return {**shared, **of_the_search}
 
 
 def run(
@@ -111,7 +111,7 @@ def run(
         queue: of the trials.
         train: trains jobs.
         at_once: how many trials to take, and jobs to hand over, at once.
-        say: told what happens.
+        say: called with a line of text about what happens.
 
     Returns:
         All trials that are done.
@@ -212,7 +212,7 @@ def result(
     records: Sequence[Record],
     summary_of: Callable[[str], Mapping[str, Any] | None],
 ) -> dict[str, Any]:
-    """What the sweep has found.
+    """The result of a sweep.
 
     Only here, and only of the best point, is the score on the test images looked at.
 
@@ -281,8 +281,8 @@ def _equal_rows(search: Search, trials: Sequence[Mapping[str, Any]]) -> list[dic
     for index, earlier in search.equals().items():
         other = trained.get(points[earlier])
         if other is not None:
-            own = {"number": None, **_values(points[index]), "equal_to": other["number"]}
-            rows.append({**other, **own, "state": "equal", "epochs": 0})
+            of_point = {"number": None, **_values(points[index]), "equal_to": other["number"]}
+            rows.append({**other, **of_point, "state": "equal", "epochs": 0})
     return rows
 
 

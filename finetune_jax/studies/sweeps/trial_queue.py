@@ -153,13 +153,13 @@ class TrialQueue:
 
         It should also where the trial is another worker's by now, because this one had given no sign of life.
         """
-        if step in taken._reported:
+        if step in taken.reported:
             return False
-        taken._reported.add(step)
+        taken.reported.add(step)
         with self._explained():
             try:
-                taken._trial.report(score, step)
-                return taken._trial.should_prune()
+                taken.trial.report(score, step)
+                return taken.trial.should_prune()
             except UpdateFinishedTrialError:
                 self._forget(taken)
                 return True
@@ -185,8 +185,8 @@ class TrialQueue:
     def records(self) -> list[Record]:
         """The trials that are done, by number."""
         with self._explained():
-            found = [record_of(trial) for trial in self._trials(*DONE)]
-        return sorted(found, key=lambda record: record.number)
+            records = [record_of(trial) for trial in self._trials(*DONE)]
+        return sorted(records, key=lambda record: record.number)
 
     def _ask(self) -> Taken | None:
         """The next trial, in order of number; None where it need not be trained."""
@@ -288,7 +288,7 @@ class TrialQueue:
             # A trial that became another worker's keeps what that one finds, which is the same.
             with contextlib.suppress(UpdateFinishedTrialError):
                 for name, content in attributes.items():
-                    taken._trial.set_user_attr(name, content)
+                    taken.trial.set_user_attr(name, content)
             self._end(taken.number, state, value)
 
     def _forget(self, taken: Taken) -> None:
@@ -304,12 +304,12 @@ class TrialQueue:
     def _agree(self, study: str, settings: Mapping[str, Any]) -> None:
         if SETTINGS not in self._study.user_attrs:
             self._study.set_user_attr(SETTINGS, dict(settings))
-        found = completed(self._study.user_attrs[SETTINGS])
+        stored = completed(self._study.user_attrs[SETTINGS])
         settings = as_json(settings)
-        differing = sorted(name for name in settings if found.get(name) != settings.get(name))
+        differing = sorted(name for name in settings if stored.get(name) != settings.get(name))
         if differing:
             changes = ", ".join(
-                f"--{name}={settings.get(name)} (was {found.get(name)})" for name in differing
+                f"--{name}={settings.get(name)} (was {stored.get(name)})" for name in differing
             )
             raise UserError(
                 f"{self._name} holds a study {study!r} with other settings: {changes}; give the same flags to go on "
@@ -327,7 +327,7 @@ class TrialQueue:
         for taken in held:
             # One missed sign does not matter; what is wrong comes to light where the result is told.
             with contextlib.suppress(Exception):
-                taken._trial.set_user_attr(BEAT, self._beats)
+                taken.trial.set_user_attr(BEAT, self._beats)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -16,6 +16,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.batch import Batch
 from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.models.compositions.routed import RoutedNetwork, policy_for
+from finetune_jax.reports import policy_tables
+from finetune_jax.reports.run_result import PolicyDecisions
 from finetune_jax.training import objectives, step
 from finetune_jax.training import rates as training_rates
 from finetune_jax.training.methods import by_name

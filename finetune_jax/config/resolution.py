@@ -1,4 +1,4 @@
-"""From the rates that a user has given, in whatever unit, to those that the optimiser and the layers take.
+"""From the rates of the flags, in whatever unit, to those that the optimiser and the layers take.
 
 Some of it is known only with the data: the number of steps per epoch, and what the similarity of the data to the
 source of the weights recommends.
@@ -15,8 +15,8 @@ from finetune_jax.config.settings import FinetuneConfig
 def resolve(config: FinetuneConfig, *, steps_per_epoch: int) -> FinetuneConfig:
     """The config with a number for each rate and none of the effective ones.
 
-    ``η = η′ (1 − m)`` and ``λ = λ′ η`` are rounded to twelve digits, so that the rate given by hand trains the very
-    same run.
+    ``η = η′ (1 − m)`` and ``λ = λ′ η`` are rounded to twelve digits, so that the rate typed as a number trains the
+    very same run.
 
     Args:
         config: a valid one, whose learning rate is a number in one of the two units and no ``auto``.
@@ -68,20 +68,20 @@ def values(resolved: FinetuneConfig) -> dict[str, Any]:
     }
 
 
-def line(found: dict[str, Any], steps_per_epoch: int) -> str:
+def line(rates: dict[str, Any], steps_per_epoch: int) -> str:
     """:func:`values` for people, in one line."""
-    told = [
-        f"learning rate {_with_effective(found, 'learning_rate')}",
-        *([] if found["momentum"] is None else [f"momentum {found['momentum']:g}"]),
-        f"weight decay {_with_effective(found, 'weight_decay')}",
-        f"batch-norm momentum {found['norm_momentum']:g}",
+    parts = [
+        f"learning rate {_with_effective(rates, 'learning_rate')}",
+        *([] if rates["momentum"] is None else [f"momentum {rates['momentum']:g}"]),
+        f"weight decay {_with_effective(rates, 'weight_decay')}",
+        f"batch-norm momentum {rates['norm_momentum']:g}",
     ]
-    return f"{', '.join(told)}; {steps_per_epoch} steps per epoch"
+    return f"{', '.join(parts)}; {steps_per_epoch} steps per epoch"
 
 
-def _with_effective(found: dict[str, Any], name: str) -> str:
-    effective = found[f"effective_{name}"]
-    return f"{found[name]:g}" + ("" if effective is None else f" (effective {effective:g})")
+def _with_effective(rates: dict[str, Any], name: str) -> str:
+    effective = rates[f"effective_{name}"]
+    return f"{rates[name]:g}" + ("" if effective is None else f" (effective {effective:g})")
 
 
 def _rounded(value: float) -> float:

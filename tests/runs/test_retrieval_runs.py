@@ -23,6 +23,7 @@ from finetune_jax.files.run_directory import data_config_of
 from finetune_jax.models import heads, registry
 from finetune_jax.models.card import read_best
 from finetune_jax.models.layers.basic import Numerics
+from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import run_figures
 from finetune_jax.runs import evaluate, finetune, program
 from finetune_jax.training import objectives, tasks
@@ -72,13 +73,13 @@ def test_in_training_half_of_the_hidden_values_drop_out_and_the_rest_is_doubled(
 def test_a_head_is_replaced_whole_and_the_own_one_keeps_its_norm() -> None:
     network, variables = models.load_pretrained("resnet26_cifar10")
     key = jax.random.key(3)
-    other, changed = models.pretrained.replace_head(network, variables, 4, key, head="retrieval")
+    other, changed = pretrained.replace_head(network, variables, 4, key, head="retrieval")
     assert (other.head_name, other.num_classes) == ("retrieval", 4)
     assert set(changed["params"]["head"]) == {"hidden", "norm", "classifier"}
     assert set(changed["batch_stats"]["head"]) == {"norm"}
-    back, again = models.pretrained.replace_head(other, changed, 10, key)
+    back, again = pretrained.replace_head(other, changed, 10, key)
     assert (back.head_name, set(again["params"]["head"])) == ("classifier", {"norm", "classifier"})
-    _, kept = models.pretrained.replace_head(network, variables, 4, key)
+    _, kept = pretrained.replace_head(network, variables, 4, key)
     np.testing.assert_array_equal(
         kept["params"]["head"]["norm"]["scale"], variables["params"]["head"]["norm"]["scale"]
     )

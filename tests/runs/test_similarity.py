@@ -23,11 +23,12 @@ from finetune_jax.files.weight_files import read_write
 from finetune_jax.models.card import read_best
 from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import similarity as similarity_report
-from finetune_jax.runs import finetune, program, references, start
+from finetune_jax.runs import finetune, references, start
 from finetune_jax.runs.domains import Domain, Prober
 from finetune_jax.runs.references import References
 from finetune_jax.studies import similarity
 from finetune_jax.studies.runs import Runs
+from finetune_jax.training import loop
 
 ONE = Replicas((jax.devices()[0],))
 
@@ -253,7 +254,7 @@ def test_the_rate_that_similarity_recommends_trains_as_if_given_by_hand(base, ro
         raise Stopped("stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr(program.training, "fit", stop)
+        patched.setattr(loop, "fit", stop)
         with pytest.raises(Stopped):
             finetune.run(config, ONE)
     assert len(probes) == 1

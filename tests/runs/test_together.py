@@ -132,9 +132,10 @@ def test_each_run_directory_is_complete_and_the_run_that_diverged_is_told(way, r
 def test_runs_that_have_ended_are_not_trained_again(way, request, compilations):
     configs, results, *_ = request.getfixturevalue(way)
     ended = [configs[0], configs[2]]
+    before = compilations.count
     again = finetune.run_together(ended, REPLICAS, vectorize=way == "in_lockstep")
     assert again == [results[0], results[2]]
-    assert compilations.count == 0
+    assert compilations.count == before
 
 
 @pytest.mark.parametrize(

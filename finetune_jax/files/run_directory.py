@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jax.config import recorded
+from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.errors import UserError, readable
 from finetune_jax.files import causes, lock, readers
@@ -283,15 +284,16 @@ def data_config_of(run: Path) -> DataConfig:
 
 def _check_kinds(run: Path, flags: Mapping[str, Any]) -> None:
     """Refuse flags of other types than the settings have."""
-    for field in dataclasses.fields(DataConfig):
-        if field.name not in flags or field.default is None:
+    for name, setting in declared(DataConfig).items():
+        like = setting.default
+        if name not in flags or like is None:
             continue
-        value, like = flags[field.name], field.default
+        value = flags[name]
         kinds = (int, float) if type(like) is float else (list, tuple) if type(like) is tuple else type(like)
         if not isinstance(value, kinds):
             raise UserError(
                 f"--run={readable(run)} is no intact run directory: {_FLAGS} has "
-                f"{field.name}={readable(repr(value), 40)}"
+                f"{name}={readable(repr(value), 40)}"
             )
 
 

@@ -31,7 +31,7 @@ def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | No
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        Stopped: SIGTERM came; the state is saved.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     with replicas.together():
         directory = _directory(config, replicas)
@@ -68,7 +68,7 @@ def run_together(
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        Stopped: SIGTERM came; all states are saved.
+        Stopped: SIGTERM or Ctrl-C came; all states are saved.
     """
     _check_group(configs)
     with replicas.together():

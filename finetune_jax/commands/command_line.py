@@ -3,7 +3,6 @@
 Nothing here imports JAX before the flags are parsed, so ``--help`` answers at once.
 """
 
-import atexit
 import contextlib
 import os
 import sys
@@ -13,16 +12,16 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from finetune_jax.commands import parsing
+from finetune_jax.commands import interruption, parsing
 from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import MachineConfig
-from finetune_jax.errors import Stopped, UserError
+from finetune_jax.errors import Stopped, UserError, message
 
 Config = TypeVar("Config")
 
-STOPPED_STATUS = 143
-"""Exit status of a run that was asked to stop (SIGTERM) and has saved its state: 128 + 15, as in shells."""
+# What the command does at its end, however it ends: give back locked directories, remove empty ones.
+_at_end = contextlib.ExitStack()
 
 SETTINGS: dict[str, Setting] = {}
 """Settings that have a flag in this process, by its name."""
@@ -175,26 +174,34 @@ def start_jax() -> Any:
     return local_replicas()
 
 
-def start_study(workdir: str, kind: str) -> Any:
+def start_study(workdir: str, kind: str, *, shared: bool = False) -> Any:
     """:func:`start_jax`, and the ``Runs`` of a study in ``workdir``, or in a new directory below ``runs/``.
 
     Args:
         workdir: of the study; may be empty.
         kind: what the new directory is called.
+        shared: whether several processes may work on the study; otherwise it is locked until the command ends.
+
+    Raises:
+        UserError: another process works on the study.
     """
     root = workdir or os.path.join("runs", time.strftime(f"{kind}-%Y%m%d-%H%M%S"))
     replicas = start_jax()
     from pathlib import Path
 
+    from finetune_jax.files import lock
     from finetune_jax.studies.runs import Runs
 
-    return Runs(Path(root).expanduser(), replicas)
+    path = Path(root).expanduser()
+    if replicas.is_primary and not shared:
+        _at_end.enter_context(lock.locked(path))
+    return Runs(path, replicas)
 
 
 def new_workdir(data_set: str, method: str = "standard") -> str:
     """Make and name a directory below ``runs/`` for a run whose ``--workdir`` is empty.
 
-    It is taken back at the end of the process where nothing was written to it.
+    It is taken back at the end of the command where nothing was written to it.
 
     Args:
         data_set: as in ``--dataset``.
@@ -222,7 +229,7 @@ def new_workdir(data_set: str, method: str = "standard") -> str:
             raise UserError(
                 f"{os.path.abspath(workdir)} cannot be created: {error.strerror}; give another directory with --workdir"
             ) from error
-    atexit.register(_remove_if_empty, os.path.abspath(workdir))
+    _at_end.callback(_remove_if_empty, os.path.abspath(workdir))
     print(f"run directory: {workdir}", file=sys.stderr)
     return workdir
 
@@ -233,13 +240,16 @@ def _remove_if_empty(directory: str) -> None:
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:
-    """Parse the flags and call ``main``; bad input ends with one sentence and status 1, SIGTERM with 143.
+    """Parse the flags and call ``main``; bad input ends with one sentence and status 1.
+
+    A run that was asked to stop ends with 143 (SIGTERM) or 130 (Ctrl-C) and says how to go on.
 
     Args:
         main: gets the positional arguments if there may be any, and returns the exit status.
         positional: whether there may be any.
     """
 
+    interruption.watch()
     module = sys.modules[main.__module__]
     name = main.__module__.rpartition(".")[2]
 
@@ -248,28 +258,30 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
         try:
             return parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
         except UserError as error:
-            print(f"error: {as_started(str(error))}", file=sys.stderr)
+            print(f"error: {as_started(message(error))}", file=sys.stderr)
             sys.exit(1)
 
     def guarded(arguments: list[str]) -> int:
         try:
-            if positional:
-                return main(arguments[1:])
-            if len(arguments) > 1:
+            if len(arguments) > 1 and not positional:
                 raise UserError(f"{' '.join(arguments[1:])} is no flag; see finetune-jax {name} --help")
-            return main()
+            with _at_end:
+                return main(arguments[1:]) if positional else main()
         except UserError as error:
-            print(f"error: {as_started(str(error))}", file=sys.stderr)
+            print(f"error: {as_started(message(error))}", file=sys.stderr)
             return 1
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            return STOPPED_STATUS
+            print(message(stopped), file=sys.stderr)
+            if stopped.status == interruption.STATUS:
+                interruption.end()
+            return stopped.status
         except BrokenPipeError:
             parsing.forget_output()
             return 1
         except KeyboardInterrupt:
-            print("interrupted; the last checkpoint is intact", file=sys.stderr)
-            return 130
+            print("interrupted; what was saved before is kept", file=sys.stderr)
+            interruption.end()
+            raise
 
     # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.
     logging.set_verbosity(logging.ERROR)

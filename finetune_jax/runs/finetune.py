@@ -1,5 +1,6 @@
 """Fine-tunes: one run, or several in lockstep."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -30,15 +31,17 @@ def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | No
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        Stopped: SIGTERM came; the state is saved.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
-    directory = _directory(config, replicas)
+    with replicas.together():
+        directory = _directory(config, replicas)
     if directory.summary is not None:
         return directory.summary
     began = time.monotonic()
-    with replicas.together():
-        job = _Job(config, replicas, after_epoch, chosen_before=directory.resolved)
-    return job.run(directory, began)
+    with directory:
+        with replicas.together():
+            job = _Job(config, replicas, after_epoch, chosen_before=directory.resolved)
+        return job.run(directory, began)
 
 
 def run_together(
@@ -65,10 +68,11 @@ def run_together(
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        Stopped: SIGTERM came; all states are saved.
+        Stopped: SIGTERM or Ctrl-C came; all states are saved.
     """
     _check_group(configs)
-    directories = [_directory(config, replicas) for config in configs]
+    with replicas.together():
+        directories = [_directory(config, replicas) for config in configs]
     results: list[Any] = [directory.summary for directory in directories]
     unfinished = [number for number, summary in enumerate(results) if summary is None]
     if not unfinished:
@@ -84,18 +88,20 @@ def run_together(
     if not vectorize:
         for number, job in jobs.items():
             try:
-                results[number] = job.run(directories[number], time.monotonic())
+                with directories[number]:
+                    results[number] = job.run(directories[number], time.monotonic())
             except (Diverged, Pruned) as error:
                 results[number] = error
         return results
     members = [
         lockstep.Member(job.initial_state(), job.plan, directories[number]) for number, job in jobs.items()
     ]
-    for number, job in jobs.items():
-        job.claim(directories[number])
-    endings = lockstep.fit(members, first.lanes(len(members)), replicas)
-    for (number, job), ending in zip(jobs.items(), endings, strict=True):
-        results[number] = ending or job.finish(directories[number], began)
+    with contextlib.ExitStack() as owned:
+        for number, job in jobs.items():
+            job.claim(owned.enter_context(directories[number]))
+        endings = lockstep.fit(members, first.lanes(len(members)), replicas)
+        for (number, job), ending in zip(jobs.items(), endings, strict=True):
+            results[number] = ending or job.finish(directories[number], began)
     return results
 
 

@@ -7,6 +7,7 @@ computed from these and the images alone) exists once. Between the steps each ru
 """
 
 import contextlib
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,7 +159,7 @@ def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Div
 
     Raises:
         UserError: a file cannot be written.
-        Stopped: SIGTERM came; all states are saved.
+        Stopped: SIGTERM or Ctrl-C came; all states are saved.
     """
     with StopRequest(replicas) as stop_requested, contextlib.ExitStack() as loops:
         group = _Group(members, replicas, loops)
@@ -167,6 +168,7 @@ def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Div
             for states, taken in lanes.train(*group.furthest_back()):
                 # Asked once, or some runs would go on and others not.
                 group.stop.came = stop_requested()
+                group.stop.signum = stop_requested.signum
                 group.go_on({lane: (state, taken) for lane, state in states.items()})
     return group.endings
 
@@ -175,6 +177,7 @@ class _Stop:
     """The last answer of a stop request, the same for all runs."""
 
     came = False
+    signum: int = signal.SIGTERM
 
     def __call__(self) -> bool:
         return self.came

@@ -21,7 +21,7 @@ import numpy as np
 from finetune_jax.algorithms import optimizers
 from finetune_jax.data.feeds import Training
 from finetune_jax.devices.replicas import Replicas
-from finetune_jax.errors import Stopped, UserError
+from finetune_jax.errors import Stopped, UserError, readable
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.files.trials import Trial, Trials
@@ -56,7 +56,7 @@ def fit(
     Raises:
         Diverged: the loss or a weight is not finite.
         UserError: a file cannot be written.
-        Stopped: SIGTERM came; the state is saved.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     progress = Progress(0, silent=not replicas.is_primary)
     with (
@@ -159,9 +159,9 @@ class Loop:
                 start, step = None, 0
                 if verdict.accepted:
                     break
-                self._stop_if(stop_requested)
+                self._stop_if(stop_requested, f"in epoch {epoch + 1}", self._passes * steps)
             self._end_epoch(state, epoch, row, began)
-            self._stop_if(stop_requested)
+            self._stop_if(stop_requested, f"after epoch {epoch + 1}", self._passes * steps)
             epoch += 1
 
     def _resume(self, state: TrainState) -> tuple[TrainState, Start | None]:
@@ -228,7 +228,7 @@ class Loop:
                     refuse_if_not_finite(host, epoch * self._steps + step)
                 self._save(host, None, before + step, start=start)
             if stopping:
-                self._stop_if(stop_requested)
+                self._stop_if(stop_requested, f"in epoch {epoch + 1}", before + step)
         return state
 
     def _end_pass(
@@ -310,9 +310,13 @@ class Loop:
         with self._replicas.together():
             saving.save_state(self._saver, state, meta, score=score, number=number, more=more)
 
-    def _stop_if(self, stop_requested: Stop) -> None:
+    def _stop_if(self, stop_requested: Stop, where: str, number: int) -> None:
         if stop_requested.came:
-            raise Stopped(f"stopped; start again with the same flags to go on ({self._directory.path})")
+            raise Stopped(
+                f"stopped {where} of {self._plan.epochs}, saved at step {number}; the same command goes on from there "
+                f"({readable(self._directory.path.absolute())})",
+                signum=stop_requested.signum,
+            )
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))

@@ -1,10 +1,14 @@
-"""Requests to stop: SIGTERM and SIGINT."""
+"""Requests to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
 
+import os
 import signal
+import threading
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from finetune_jax.devices.replicas import Replicas
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop(Protocol):
@@ -13,25 +17,38 @@ class Stop(Protocol):
     @property
     def came(self) -> bool: ...  # noqa: D102
 
+    @property
+    def signum(self) -> int:
+        """The signal that asked."""
+        ...
+
     def __call__(self) -> bool: ...  # noqa: D102
 
 
 class StopRequest:
-    """Turns SIGTERM into a question the loop asks between two dispatches."""
+    """Turns SIGTERM and Ctrl-C into a question the loop asks between two dispatches.
+
+    Python's own reaction to Ctrl-C, an exception wherever the program happens to be, would lose the steps since the
+    last checkpoint, and vanish where it hits a callback of JAX.
+    """
 
     def __init__(self, replicas: Replicas) -> None:
         self._several = replicas.process_count > 1
         self._asked = 0
+        self._previous: dict[int, Any] = {}
         self.came = False
+        self.signum: int = signal.SIGTERM
 
     def __enter__(self) -> "StopRequest":
-        if not self._several:
-            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        if threading.current_thread() is threading.main_thread():  # no other may
+            # In a job of several processes JAX watches for SIGTERM, so that all of them hear of it.
+            signals = (signal.SIGINT,) if self._several else _SIGNALS
+            self._previous = {signum: signal.signal(signum, self._ask) for signum in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._several:
-            signal.signal(signal.SIGTERM, self._previous)
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
 
     def __call__(self) -> bool:
         """Whether to save and stop now; all processes of a job, asking equally often, get the same answer."""
@@ -44,5 +61,9 @@ class StopRequest:
         return self.came
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        self.came = True
+        del frame
+        self.signum = signum
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.came = True

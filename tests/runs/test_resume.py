@@ -180,7 +180,7 @@ def test_a_run_that_is_stopped_and_then_finds_the_disk_full_ends_like_an_undistu
     process.terminate()
     status, out, err = end(process)
     assert (status, out) == (143, "")
-    assert err.splitlines()[-1] == f"stopped; start again with the same flags to go on ({workdir})"
+    assert err.splitlines()[-1].endswith(f"; the same command goes on from there ({workdir})")
     assert all(line.startswith(("learning rate ", "epoch ")) for line in err.splitlines()[:-1])
 
     process = start(command, workdir)

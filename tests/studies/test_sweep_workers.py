@@ -13,7 +13,7 @@ import pytest
 from sweeps import BASE, GRID, MadeUp, points, queue_of, sweep
 
 from finetune_jax.errors import UserError
-from finetune_jax.studies.sweeps.workers import Worker
+from finetune_jax.files.workers import Worker
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,4 @@
-"""Who works on a trial: processes, and whether one of them has surely ended."""
+"""Who works on something on disk: processes among all machines, and whether one of them has surely ended."""
 
 import contextlib
 import os
@@ -19,6 +19,11 @@ class Worker(NamedTuple):
     place: str
     process: int
     started: str
+
+    @property
+    def host(self) -> str:
+        """Name of the machine."""
+        return self.place.split(" ", 1)[0]
 
     @classmethod
     def here(cls) -> "Worker":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.runs import finetune
+from finetune_jax.studies.progress import Progress
 from finetune_jax.training.plan import AfterEpoch
 
 _DIVERGED = "diverged.txt"
@@ -29,6 +31,7 @@ class Runs:
         """Use ``root`` for runs and results; it is created with the first of them."""
         self.root = root
         self.replicas = replicas
+        self.progress = Progress()
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
 
@@ -55,9 +58,14 @@ class Runs:
         """
         config, name, finished = self._begin(config, name, after_epoch)
         if self.replicas.is_primary and not finished:
-            print(f"{name}:", file=sys.stderr)
+            # A sweep says by itself where it stands.
+            print(self.progress.line() if self.progress.label else f"{name}:", file=sys.stderr)
+        start = time.monotonic()
         try:
-            return finetune.run(config, self.replicas, after_epoch)
+            summary = finetune.run(config, self.replicas, after_epoch)
+            if not finished:
+                self.progress.trained(time.monotonic() - start)
+            return summary
         except Diverged as error:
             self._note(error, name)
             raise
@@ -145,6 +153,12 @@ class Runs:
     def summary(self, name: str) -> Mapping[str, Any] | None:
         """Of a run that has ended; None where there is none here."""
         return RunDirectory(self.root / "runs" / self._kept_as.get(name, name)).summary
+
+    def pages(self) -> dict[str, str]:
+        """``{name of a run: where its page lies, relative to the study}`` of those that have one."""
+        names = sorted(set(self._kept_as.values()))
+        places = {name: f"runs/{name}/report.html" for name in names}
+        return {name: place for name, place in places.items() if (self.root / place).exists()}
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result beside the runs, whole or not at all.

@@ -144,6 +144,11 @@ class TrialQueue:
             return {trial.user_attrs[RUN] for trial in finished} >= set(self._grid)
         return len(finished) >= self._search.trials
 
+    @property
+    def total(self) -> int:
+        """How many trials are done in the end, by all workers."""
+        return len(self._grid) if self._search.kind == "grid" else self._search.trials
+
     def wait(self) -> None:
         """Give the other workers some time."""
         time.sleep(POLL_SECONDS)

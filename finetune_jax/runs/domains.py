@@ -27,8 +27,6 @@ from finetune_jax.models.normalization import normalizer
 from finetune_jax.models.weights.pretrained import Pretrained, bundled_source
 from finetune_jax.training import evaluation
 
-_BATCH = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
@@ -82,7 +80,7 @@ class Prober:
         self._variables = replicas.replicate(origin.variables)
         normalize, network = normalizer(origin.mean, origin.std), origin.network
         self._features = evaluation.compile_batches(
-            lambda variables, images: network.embed(variables, normalize(images)), replicas, _BATCH
+            lambda variables, images: network.embed(variables, normalize(images)), replicas
         )
 
     def source(self, name: str) -> Domain:
@@ -169,8 +167,9 @@ class Prober:
     @property
     def feature_count(self) -> int:
         """``D``."""
-        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        return jax.eval_shape(self._origin.network.embed, self._origin.variables, images).shape[1]
+        network = self._origin.network
+        images = jax.ShapeDtypeStruct(network.example_shape, jnp.float32)
+        return jax.eval_shape(network.embed, self._origin.variables, images).shape[1]
 
     def write(self, domain: Domain, file: str) -> None:
         """Write a data set's class means for :meth:`source`, with what tells these weights from others.

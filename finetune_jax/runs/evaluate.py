@@ -17,8 +17,6 @@ from finetune_jax.models.card import read_best
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.training import evaluation, tasks
 
-_BATCH = 256
-
 
 def measure(
     run: Path, config: DataConfig, replicas: Replicas, *, split: str, protocol: str
@@ -47,7 +45,7 @@ def measure(
     if protocol == "classification" and card.head == "embedding":
         raise UserError(f"--run={run} learned embeddings and no classifier; use --protocol=retrieval")
     part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
-    run_network = evaluation.compile_evaluation(part(network, normalize), replicas, _BATCH)
+    run_network = evaluation.compile_evaluation(part(network, normalize), replicas)
 
     def outputs_of(split: str) -> tuple[np.ndarray, np.ndarray]:
         arrays = datasets.materialise_split(

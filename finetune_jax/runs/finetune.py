@@ -2,20 +2,45 @@
 
 import contextlib
 import dataclasses
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+
+from finetune_jax.config import resolution
 from finetune_jax.config.checks import validate
 from finetune_jax.config.choices import AUTO
 from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.runs.program import _Job
-from finetune_jax.training import lockstep
-from finetune_jax.training.plan import AfterEpoch
+from finetune_jax.runs import images as run_images
+from finetune_jax.runs import program as programs
+from finetune_jax.runs import start as run_start
+from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
+from finetune_jax.runs.program import Program
+from finetune_jax.runs.result import finish
+from finetune_jax.training import lockstep, loop, tasks
+from finetune_jax.training.plan import AfterEpoch, Plan
+
+
+class Prepared(NamedTuple):
+    """A run that may begin: everything that a mistake in its flags could spoil is built.
+
+    Attributes:
+        program: what is compiled, perhaps shared with other runs.
+        settings: of the run.
+        plan: of its training.
+        directory: of the run, not yet made.
+    """
+
+    program: Program
+    settings: Settings
+    plan: Plan
+    directory: RunDirectory
 
 
 def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:
@@ -33,18 +58,19 @@ def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | No
         UserError: the input is bad; says which flag or file.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
-    with replicas.together():
+    with replicas.fail_together():
         directory = _directory(config, replicas)
     if directory.summary is not None:
         return directory.summary
     began = time.monotonic()
     with directory:
-        with replicas.together():
-            job = _Job(config, replicas, after_epoch, chosen_before=directory.resolved)
-        return job.run(directory, began)
+        with replicas.fail_together():
+            program, settings = prepare(config, replicas, chosen_before=directory.resolved)
+            plan = programs.plan_of(program, settings.config, after_epoch)
+        return _train(Prepared(program, settings, plan, directory), began)
 
 
-def run_together(
+def train_in_lockstep(
     configs: Sequence[FinetuneConfig],
     replicas: Replicas,
     *,
@@ -71,38 +97,94 @@ def run_together(
         Stopped: SIGTERM or Ctrl-C came; all states are saved.
     """
     _check_group(configs)
-    with replicas.together():
+    with replicas.fail_together():
         directories = [_directory(config, replicas) for config in configs]
     results: list[Any] = [directory.summary for directory in directories]
     unfinished = [number for number, summary in enumerate(results) if summary is None]
     if not unfinished:
         return results
     began = time.monotonic()
-    with replicas.together():
-        first = _Job(configs[unfinished[0]], replicas)
-        told = after_epochs or [None] * len(configs)
-        jobs = {number: first.with_settings_of(configs[number], told[number]) for number in unfinished}
+    callbacks = after_epochs or [None] * len(configs)
+    with replicas.fail_together():
+        program, first = prepare(configs[unfinished[0]], replicas)
+        runs = {}
+        for number in unfinished:
+            settings = settings_of(configs[number], program.images)
+            plan = programs.plan_of(program, settings.config, callbacks[number])
+            runs[number] = Prepared(program, settings, plan, directories[number])
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
-        vectorize = not replicas.on_cpu or first.trained == ("head",)
+        vectorize = not replicas.on_cpu or program.trained == ("head",)
     if not vectorize:
-        for number, job in jobs.items():
+        for number, prepared in runs.items():
             try:
-                with directories[number]:
-                    results[number] = job.run(directories[number], time.monotonic())
+                with prepared.directory:
+                    results[number] = _train(prepared, time.monotonic())
             except (Diverged, Pruned) as error:
                 results[number] = error
         return results
     members = [
-        lockstep.Member(job.initial_state(), job.plan, directories[number]) for number, job in jobs.items()
+        lockstep.Member(programs.initial_state(program, settings.config), plan, directory)
+        for _, settings, plan, directory in runs.values()
     ]
     with contextlib.ExitStack() as owned:
-        for number, job in jobs.items():
-            job.claim(owned.enter_context(directories[number]))
-        endings = lockstep.fit(members, first.lanes(len(members)), replicas)
-        for (number, job), ending in zip(jobs.items(), endings, strict=True):
-            results[number] = ending or job.finish(directories[number], began)
+        for prepared in runs.values():
+            owned.enter_context(prepared.directory)
+            _claim(prepared)
+        endings = lockstep.fit(members, programs.lanes_of(program, first.config, len(members)), replicas)
+        for (number, prepared), ending in zip(runs.items(), endings, strict=True):
+            results[number] = ending or finish(program, prepared.settings, prepared.directory, began)
     return results
+
+
+def prepare(
+    flags: FinetuneConfig, replicas: Replicas, *, chosen_before: Mapping[str, Any] | None = None
+) -> tuple[Program, Settings]:
+    """The program of a run and its settings, from its flags.
+
+    Args:
+        flags: of the run, valid.
+        replicas: where it trains.
+        chosen_before: see ``chosen_rate.chosen_settings``.
+
+    Raises:
+        UserError: data, weights and settings do not go together.
+    """
+    task = tasks.create(flags)
+    origin = run_start.load_origin(flags)
+    images = run_images.load(flags, task, origin.image_size, replicas)
+    settings = chosen_settings(flags, images, origin, chosen_before)
+    config = settings.config
+    key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
+    start = run_start.begin(config, origin, len(images.class_names), task.head, key)
+    return programs.build(config, task, images, start, replicas), settings
+
+
+def _train(prepared: Prepared, began: float) -> dict[str, Any]:
+    """Train a run alone, finish it, and return its summary."""
+    program, settings, plan, directory = prepared
+    _claim(prepared)
+    # Not named here: its momentum would stay in memory until the end.
+    loop.fit(
+        programs.initial_state(program, settings.config),
+        program.training,
+        plan,
+        program.replicas,
+        directory,
+    )
+    return finish(program, settings, directory, began)
+
+
+def _claim(prepared: Prepared) -> None:
+    """Make the directory that of the run, and print the rates."""
+    program, settings, _, directory = prepared
+    # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
+    directory.claim(dataclasses.asdict(settings.flags), settings.rates)
+    if program.replicas.is_primary:
+        if settings.reason:
+            print(f"--learning_rate=auto: {settings.reason}", file=sys.stderr)
+        values = resolution.values(settings.config)
+        print(resolution.line(values, program.images.steps_per_epoch), file=sys.stderr)
 
 
 def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:

@@ -107,7 +107,7 @@ class Runs:
             if self.replicas.is_primary:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
-                outcomes = finetune.run_together(
+                outcomes = finetune.train_in_lockstep(
                     list(begun.values()), self.replicas, after_epochs=list(callbacks.values())
                 )
             finally:

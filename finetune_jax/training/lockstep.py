@@ -3,7 +3,7 @@
 The runs differ in what their states hold: rates, momentum, weight decay, and what follows from these. They see
 the same batches and draw the same random numbers, so what none of them trains (frozen parts, and whatever is
 computed from these and the images alone) exists once. Between the steps each run is an ordinary
-:class:`finetune_jax.training.Loop` with a directory of its own.
+:class:`training.loop.Loop` with a directory of its own.
 """
 
 import contextlib
@@ -65,8 +65,8 @@ class Lanes:
         self._count = count
         self._changing = tuple(changing)
         self._train = feed.compile_training(lambda state, batch: self._step(step, state, batch))
-        self._join = replicas.alike(self._joined)
-        self._part = replicas.alike(self._parted)
+        self._join = replicas.map_replicated(self._joined)
+        self._part = replicas.map_replicated(self._parted)
 
     def train(
         self, states: Mapping[int, TrainState], order: np.ndarray
@@ -164,7 +164,7 @@ def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Div
     with StopRequest(replicas) as stop_requested, contextlib.ExitStack() as loops:
         group = _Group(members, replicas, loops)
         group.go_on(dict.fromkeys(range(len(members))))
-        while group.wanted:
+        while group.requests:
             for states, taken in lanes.train(*group.furthest_back()):
                 # Asked once, or some runs would go on and others not.
                 group.stop.came = stop_requested()
@@ -187,15 +187,15 @@ class _Group:
     """The loops of the runs.
 
     Attributes:
-        stop: what they are told.
-        wanted: ``{lane: steps}`` that they ask for.
+        stop: the answer that they all get.
+        requests: ``{lane: steps}`` that they ask for.
         endings: of each run, how it diverged or was pruned.
     """
 
     def __init__(self, members: Sequence[Member], replicas: Replicas, loops: contextlib.ExitStack) -> None:
         """Open them; ``loops`` closes them."""
         self.stop = _Stop()
-        self.wanted: dict[int, Steps] = {}
+        self.requests: dict[int, Steps] = {}
         self.endings: list[Diverged | Pruned | None] = [None] * len(members)
         self._names = [member.directory.path.name for member in members]
         self._progress = Progress(0, silent=not replicas.is_primary)
@@ -206,11 +206,13 @@ class _Group:
             self._runs[lane] = loops.enter_context(loop).run(state, self.stop)
 
     def furthest_back(self) -> tuple[dict[int, TrainState], np.ndarray]:
-        """States by lane, and the common order, of the runs that want the earliest steps; no longer wanted."""
-        position = min((steps.epoch, steps.step) for steps in self.wanted.values())
-        chosen = [lane for lane, steps in self.wanted.items() if (steps.epoch, steps.step) == position]
-        order = self.wanted[chosen[0]].order
-        return {lane: self.wanted.pop(lane).state for lane in chosen}, order
+        """Take out the requests for the earliest steps: states by lane, and the common order."""
+        position = min((steps.epoch, steps.step_in_epoch) for steps in self.requests.values())
+        chosen = [
+            lane for lane, steps in self.requests.items() if (steps.epoch, steps.step_in_epoch) == position
+        ]
+        order = self.requests[chosen[0]].order
+        return {lane: self.requests.pop(lane).state for lane in chosen}, order
 
     def go_on(self, answers: Mapping[int, tuple[TrainState, int] | None]) -> None:
         """Tell runs what became of the steps they asked for; None starts a run.
@@ -235,6 +237,6 @@ class _Group:
                 stopped = error
             else:
                 if steps is not None:
-                    self.wanted[lane] = steps
+                    self.requests[lane] = steps
         if stopped is not None:
             raise stopped

@@ -1,5 +1,6 @@
 """The state that a train step changes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ class TrainState(flax.struct.PyTreeNode):
     """Everything a step changes, as arrays.
 
     Attributes:
-        step: int32 ``[]``, steps taken.
+        step: int32 ``[]``, steps taken in passes that counted, and in the current one.
         key: uint32 ``[2]``, data of the run's random key.
         params: ``{part: tree}`` of the trained parts.
         frozen: ``{part: tree}`` of the others; no gradient, no optimiser slot.
@@ -63,3 +64,8 @@ def create_state(
 def zero_totals(names: tuple[str, ...]) -> dict[str, jax.Array]:
     """Sums at the start of an epoch."""
     return {name: jnp.zeros((), jnp.float32) for name in names}
+
+
+def parameter_count(params: Tree) -> int:
+    """Numbers in a tree of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -56,9 +56,9 @@ def test_a_batch_that_the_devices_of_all_processes_cannot_share_is_refused(
 
 def test_a_single_process_works_together_with_itself() -> None:
     replicas = local_replicas(jax.devices()[:1])
-    with replicas.together():
+    with replicas.fail_together():
         pass
-    with pytest.raises(UserError, match="mine"), replicas.together():
+    with pytest.raises(UserError, match="mine"), replicas.fail_together():
         raise UserError("mine")
 
 

@@ -19,13 +19,13 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data import sources
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
-from finetune_jax.files.run_directory import data_config_of
+from finetune_jax.files.run_directory import RunDirectory, data_config_of
 from finetune_jax.models import heads, registry
 from finetune_jax.models.card import read_best
 from finetune_jax.models.layers.basic import Numerics
 from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import run_figures
-from finetune_jax.runs import evaluate, finetune, program
+from finetune_jax.runs import evaluate, finetune
 from finetune_jax.training import objectives, tasks
 
 ONE = Replicas((jax.devices()[0],))
@@ -199,7 +199,7 @@ def test_proxy_anchor_trains_proxies_at_a_rate_of_their_own(base: FinetuneConfig
     )
     summary = finetune.run(config, ONE)
     assert summary["test_recall_at_1"] > 1 / 3
-    rates = program.RunDirectory(tmp_path).read_passes()[0]
+    rates = RunDirectory(tmp_path).read_passes()[0]
     assert float(rates["rate/proxies"]) == pytest.approx(0.1)
     card, variables = read_best(tmp_path)
     assert card.head == "embedding"

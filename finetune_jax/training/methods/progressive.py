@@ -1,9 +1,44 @@
 """Progressive networks: a frozen pretrained column beside a new one."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
 import jax
 
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.compositions.progressive import ProgressiveNetwork
+from finetune_jax.models.network import Network, Variables
+from finetune_jax.training.methods.method import Method
 from finetune_jax.training.objectives import Forward, Prediction, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Progressive(Method):
+    """A new column is trained; it reads the features of the frozen pretrained one."""
+
+    model: ProgressiveNetwork
+
+    @classmethod
+    def create(
+        cls,
+        config: FinetuneConfig,
+        network: Network,
+        variables: Variables,
+        key: jax.Array,
+        *,
+        axis_name: str | None = None,
+    ) -> Self:
+        """Two columns of the network; see :meth:`Method.create`."""
+        del key, axis_name
+        model = ProgressiveNetwork(network)
+        forward = progressive_forward(model, train_frozen=config.frozen_norm == "train")
+        return cls(network, model, model.start(variables), model.trained_parts, forward)
+
+    @property
+    def composition(self) -> Mapping[str, Any]:
+        """Of both columns."""
+        return self.model.to_json()
 
 
 def progressive_forward(model: ProgressiveNetwork, *, train_frozen: bool = False) -> Forward:

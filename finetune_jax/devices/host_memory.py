@@ -5,7 +5,7 @@ kernel at once, so that the next step touches every page for the first time agai
 kernel, and in a virtual machine often asked for from the host (measured in docs/lab).
 
 ``launch.sh`` starts processes with jemalloc where the system has it, which keeps memory for each thread by itself and
-is faster; elsewhere glibc can be told, at the cost of threads that wait for each other.
+is faster; elsewhere glibc can be set to do so, at the cost of threads that wait for each other.
 """
 
 import contextlib

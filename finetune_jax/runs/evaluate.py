@@ -109,6 +109,6 @@ def classification_details(
     }
 
 
-def _confusions(row: np.ndarray, own: int, class_names: tuple[str, ...]) -> list[str]:
-    others = [i for i in np.argsort(-row, kind="stable") if i != own and row[i]]
+def _confusions(row: np.ndarray, number: int, class_names: tuple[str, ...]) -> list[str]:
+    others = [i for i in np.argsort(-row, kind="stable") if i != number and row[i]]
     return [f"{class_names[i]} ({row[i]})" for i in others[:2]]

@@ -82,13 +82,13 @@ class Lanes:
         """
         lanes, first = tuple(states), next(iter(states.values()))
         # An idle lane computes what nobody looks at: another number of lanes would be another program.
-        owns = [self._own(states.get(lane, first)) for lane in range(self._count)]
-        common = self._with_own(first, self._own(jax.tree.map(lambda _: None, first)))
-        start = self._with_own(*self._join(common, owns))
-        del states, first, owns, common  # memory of the devices
+        per_run = [self._per_run(states.get(lane, first)) for lane in range(self._count)]
+        common = self._with_per_run(first, self._per_run(jax.tree.map(lambda _: None, first)))
+        start = self._with_per_run(*self._join(common, per_run))
+        del states, first, per_run, common  # memory of the devices
         for joined, taken in self._train(start, order):
-            parts = self._part(self._own(joined))
-            yield {lane: self._with_own(joined, parts[lane]) for lane in lanes}, taken
+            parts = self._part(self._per_run(joined))
+            yield {lane: self._with_per_run(joined, parts[lane]) for lane in lanes}, taken
 
     def _step(
         self, step: Callable[[TrainState, Batch], TrainState], state: TrainState, batch: Batch
@@ -96,22 +96,22 @@ class Lanes:
         statistics = {name: 0 if name in self._changing else None for name in state.batch_stats}
         # Axes in place of the arrays.
         shared: dict[str, Any] = {"step": None, "key": None, "frozen": None}
-        own: dict[str, Any] = {"params": 0, "opt_state": 0, "totals": 0, "batch_stats": statistics}
-        axes = TrainState(**shared, **own)
+        per_run: dict[str, Any] = {"params": 0, "opt_state": 0, "totals": 0, "batch_stats": statistics}
+        axes = TrainState(**shared, **per_run)
         return jax.vmap(step, in_axes=(axes, None), out_axes=axes)(state, batch)
 
     @staticmethod
-    def _joined(common: TrainState, owns: Sequence[dict[str, Any]]) -> tuple[TrainState, dict[str, Any]]:
+    def _joined(common: TrainState, per_run: Sequence[dict[str, Any]]) -> tuple[TrainState, dict[str, Any]]:
         # Copied, for the steps use up what they are given, and other runs may still need it.
-        return jax.tree.map(jnp.copy, common), jax.tree.map(lambda *leaves: jnp.stack(leaves), *owns)
+        return jax.tree.map(jnp.copy, common), jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_run)
 
-    def _parted(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+    def _parted(self, per_run: dict[str, Any]) -> list[dict[str, Any]]:
         def part(lane: int) -> dict[str, Any]:
-            return jax.tree.map(lambda leaf: leaf[lane], own)
+            return jax.tree.map(lambda leaf: leaf[lane], per_run)
 
         return [part(lane) for lane in range(self._count)]
 
-    def _own(self, state: TrainState) -> dict[str, Any]:
+    def _per_run(self, state: TrainState) -> dict[str, Any]:
         """What each run has of its own, as fields of the state."""
         return {
             "params": state.params,
@@ -121,8 +121,8 @@ class Lanes:
         }
 
     @staticmethod
-    def _with_own(state: TrainState, own: Mapping[str, Any]) -> TrainState:
-        return state.replace(**{**own, "batch_stats": {**state.batch_stats, **own["batch_stats"]}})
+    def _with_per_run(state: TrainState, per_run: Mapping[str, Any]) -> TrainState:
+        return state.replace(**{**per_run, "batch_stats": {**state.batch_stats, **per_run["batch_stats"]}})
 
 
 def changing_statistics(objective: Objective, state: TrainState, batch: Batch) -> tuple[str, ...]:
@@ -215,11 +215,11 @@ class _Group:
         return {lane: self.requests.pop(lane).state for lane in chosen}, order
 
     def go_on(self, answers: Mapping[int, tuple[TrainState, int] | None]) -> None:
-        """Tell runs what became of the steps they asked for; None starts a run.
+        """Hand runs what became of the steps they asked for; None starts a run.
 
         Raises:
             UserError: a file cannot be written.
-            Stopped: they were told to stop, and have saved their states.
+            Stopped: a stop was requested; their states are saved.
         """
         stopped = None
         for lane, answer in answers.items():

@@ -57,7 +57,7 @@ def fit(
 
     Args:
         state: host arrays of the start; a checkpoint in the directory takes its place.
-        train: the compiled step over an order; uses up the state it is given.
+        train: the compiled step over an order; uses up its state.
         plan: what to do.
         replicas: where.
         directory: of this run.
@@ -97,7 +97,7 @@ class Loop:
             plan: what to do.
             replicas: where.
             directory: of the run.
-            progress: told of every step.
+            progress: shows every step.
             name: of the run, where progress is of several.
         """
         self._plan = plan

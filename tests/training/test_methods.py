@@ -1,12 +1,12 @@
 """The table of methods, and what a new method needs: one class and one line of the table."""
 
-import base64
 import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import finetune_jax
 from finetune_jax.config.choices import METHODS as NAMES
@@ -15,7 +15,7 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
-from finetune_jax.reports.run_figures import Picture
+from finetune_jax.reports.study_report import Picture
 from finetune_jax.runs import finetune
 from finetune_jax.training.methods.method import Findings
 from finetune_jax.training.methods.plain import FeatureExtractor
@@ -34,8 +34,8 @@ class Halfway(FeatureExtractor):
     makes_compact = True
 
     @classmethod
-    def create(cls, config, network, variables, key, *, axis_name=None):
-        method = super().create(config, network, variables, key, axis_name=axis_name)
+    def create(cls, config, base):
+        method = super().create(config, base)
         plain = method.forward
 
         def forward(params, frozen, batch_stats, images, keys):
@@ -59,8 +59,8 @@ class Halfway(FeatureExtractor):
         return Findings(
             {"made_up": list(width), "twice": run.totals["made_up/images"]},
             notes=["this method is made up"],
-            tables={"made_up.csv": "a,b\n1,2\n"},
-            draw=lambda: [Picture("made_up", "A made-up figure", b"PNG")],
+            files={"made_up.csv": "a,b\n1,2\n"},
+            draw=lambda: [Picture("made_up", "A made-up figure", Figure())],
         )
 
 
@@ -112,9 +112,8 @@ def test_a_new_method_is_a_class_and_a_line_of_the_table(monkeypatch, tmp_path, 
     assert "this method is made up" in summary["notes"]
     assert "warning: this method is made up" in capsys.readouterr().err
     assert (tmp_path / "made_up.csv").read_text() == "a,b\n1,2\n"
-    page = (tmp_path / "report.html").read_text()
-    assert "A made-up figure" in page
-    assert base64.b64encode(b"PNG").decode() in page
+    assert "A made-up figure" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "made_up.png").exists()
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 

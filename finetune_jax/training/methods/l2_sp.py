@@ -9,9 +9,8 @@ import jax
 from finetune_jax.algorithms import regularizers
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models import heads
-from finetune_jax.models.network import Network, Variables
 from finetune_jax.training import objectives
-from finetune_jax.training.methods.method import Method
+from finetune_jax.training.methods.method import Base, Method
 from finetune_jax.training.objectives import Forward, Prediction, Tree
 
 REFERENCE = "reference_"
@@ -23,17 +22,9 @@ class L2SP(Method):
     """All parts are trained, and pulled towards where they started."""
 
     @classmethod
-    def create(
-        cls,
-        config: FinetuneConfig,
-        network: Network,
-        variables: Variables,
-        key: jax.Array,
-        *,
-        axis_name: str | None = None,
-    ) -> Self:
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
         """The network, and its pretrained parts once more as frozen references; see :meth:`Method.create`."""
-        del key, axis_name
+        network, variables = base.network, base.variables
         shared = shared_with_origin(variables["params"], own_head=network.head_name == heads.OWN)
         references = {REFERENCE + name: tree for name, tree in shared.items()}
         return cls(

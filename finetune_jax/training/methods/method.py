@@ -6,7 +6,7 @@ A method is a subclass of :class:`Method` in a file of its own, with one line in
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -23,6 +23,22 @@ from finetune_jax.training.evaluation import Evaluation
 from finetune_jax.training.objectives import Forward
 from finetune_jax.training.tasks import Task
 from finetune_jax.training.tuning import Tuner
+
+
+class Base(NamedTuple):
+    """What a method starts from.
+
+    Attributes:
+        network: with the head of the task.
+        variables: of it, before training.
+        key: random key of what is new beside the head.
+        axis_name: mapped axis of the replicas; None for a single one.
+    """
+
+    network: Network
+    variables: Variables
+    key: jax.Array
+    axis_name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,23 +123,12 @@ class Method:
     references: tuple[str, ...] = ()
 
     @classmethod
-    def create(
-        cls,
-        config: FinetuneConfig,
-        network: Network,
-        variables: Variables,
-        key: jax.Array,
-        *,
-        axis_name: str | None = None,
-    ) -> Self:
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
         """What the method makes of a network.
 
         Args:
             config: of the run, resolved.
-            network: with the head of the task.
-            variables: of it, before training.
-            key: random key of what is new beside the head.
-            axis_name: mapped axis of the replicas; None for a single one.
+            base: the network with the head of the task, before training.
 
         Raises:
             UserError: the network does not suit the method.

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Self
 
-import jax
 import numpy as np
 
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.models.network import Network, Variables
+from finetune_jax.models.network import Network
 from finetune_jax.training import objectives
-from finetune_jax.training.methods.method import Method, check_k
+from finetune_jax.training.methods.method import Base, Method, check_k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +26,12 @@ class Standard(Method):
         return network.part_names
 
     @classmethod
-    def create(
-        cls,
-        config: FinetuneConfig,
-        network: Network,
-        variables: Variables,
-        key: jax.Array,
-        *,
-        axis_name: str | None = None,
-    ) -> Self:
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
         """The network as it is; see :meth:`Method.create`."""
-        del key, axis_name
+        network = base.network
         trained = cls.trained_parts(config, network)
         in_training_mode = network.part_names if config.frozen_norm == "train" else trained
-        return cls(network, network, variables, trained, objectives.forward(network, in_training_mode))
+        return cls(network, network, base.variables, trained, objectives.forward(network, in_training_mode))
 
 
 @dataclasses.dataclass(frozen=True)

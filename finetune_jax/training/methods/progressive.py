@@ -8,8 +8,7 @@ import jax
 
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.compositions.progressive import ProgressiveNetwork
-from finetune_jax.models.network import Network, Variables
-from finetune_jax.training.methods.method import Method
+from finetune_jax.training.methods.method import Base, Method
 from finetune_jax.training.objectives import Forward, Prediction, Tree
 
 
@@ -20,20 +19,11 @@ class Progressive(Method):
     model: ProgressiveNetwork
 
     @classmethod
-    def create(
-        cls,
-        config: FinetuneConfig,
-        network: Network,
-        variables: Variables,
-        key: jax.Array,
-        *,
-        axis_name: str | None = None,
-    ) -> Self:
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
         """Two columns of the network; see :meth:`Method.create`."""
-        del key, axis_name
-        model = ProgressiveNetwork(network)
+        model = ProgressiveNetwork(base.network)
         forward = progressive_forward(model, train_frozen=config.frozen_norm == "train")
-        return cls(network, model, model.start(variables), model.trained_parts, forward)
+        return cls(base.network, model, model.start(base.variables), model.trained_parts, forward)
 
     @property
     def composition(self) -> Mapping[str, Any]:

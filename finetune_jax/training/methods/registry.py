@@ -6,7 +6,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.training.methods.autolr import AutoLR
 from finetune_jax.training.methods.l2_sp import L2SP
-from finetune_jax.training.methods.method import Method
+from finetune_jax.training.methods.method import Base, Method
 from finetune_jax.training.methods.plain import FeatureExtractor, LastK, Scratch, Standard, Stochastic
 from finetune_jax.training.methods.progressive import Progressive
 from finetune_jax.training.methods.routed import RandomPolicy, SpotTune, SpotTuneGlobal, SpotTuneTuned
@@ -36,5 +36,5 @@ def create(
     *,
     axis_name: str | None = None,
 ) -> Method:
-    """What ``config.method`` makes of a network; arguments and errors as of :meth:`Method.create`."""
-    return METHODS[config.method].create(config, network, variables, key, axis_name=axis_name)
+    """What ``config.method`` makes of a network; arguments as of ``Base``, errors as of :meth:`Method.create`."""
+    return METHODS[config.method].create(config, Base(network, variables, key, axis_name))

@@ -24,7 +24,7 @@ from finetune_jax.models.compositions.routed import (
 )
 from finetune_jax.models.network import Model, Network, Variables
 from finetune_jax.reports import policy_tables, run_figures
-from finetune_jax.training.methods.method import Findings, Method, TrainedRun, check_k
+from finetune_jax.training.methods.method import Base, Findings, Method, TrainedRun, check_k
 from finetune_jax.training.objectives import Forward, Prediction, Tree
 from finetune_jax.training.state import parameter_count
 
@@ -41,16 +41,9 @@ class SpotTune(Method):
     model: RoutedNetwork
 
     @classmethod
-    def create(
-        cls,
-        config: FinetuneConfig,
-        network: Network,
-        variables: Variables,
-        key: jax.Array,
-        *,
-        axis_name: str | None = None,
-    ) -> Self:
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
         """Two copies of the routed blocks, and the policy; see :meth:`Method.create`."""
+        network = base.network
         count = len(network.blocks) - config.frozen_first
         if count < 1:
             raise UserError(
@@ -70,12 +63,13 @@ class SpotTune(Method):
             temperature=config.temperature,
             train_frozen=config.frozen_norm != "eval",
             usage_penalty=cls.usage_penalty(config, network, count),
-            axis_name=axis_name,
+            axis_name=base.axis_name,
         )
+        images = jax.ShapeDtypeStruct(network.example_shape, jnp.float32)
         return cls(
             network,
             model,
-            model.start(variables, key, jax.ShapeDtypeStruct(network.example_shape, jnp.float32)),
+            model.start(base.variables, base.key, images),
             model.trained_parts,
             forward,
             totals=tuple(_USAGE + name for name in model.routed),
@@ -194,17 +188,9 @@ class SpotTuneGlobal(SpotTune):
     k: int = 0
 
     @classmethod
-    def create(
-        cls,
-        config: FinetuneConfig,
-        network: Network,
-        variables: Variables,
-        key: jax.Array,
-        *,
-        axis_name: str | None = None,
-    ) -> Self:
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
         """As of SpotTune; see :meth:`Method.create`."""
-        routed = super().create(config, network, variables, key, axis_name=axis_name)
+        routed = super().create(config, base)
         return dataclasses.replace(routed, k=config.k)
 
     @classmethod

@@ -67,9 +67,7 @@ def main() -> None:
         "--every-case", action="store_true", help="each case of a parametrised test by itself"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="tests at once")
-    parser.add_argument(
-        "--cache", default=str(ROOT / ".each_alone_cache"), help="folder of compiled programs"
-    )
+    parser.add_argument("--cache", default=str(ROOT / ".xla_cache"), help="folder of compiled programs")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = arguments.cache

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from child_processes import SECONDS
 
 import finetune_jax
 
@@ -203,7 +204,7 @@ def public_names() -> list[str]:
 
 def in_fresh_process(code: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True, timeout=SECONDS
     ).stdout
 
 

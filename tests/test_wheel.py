@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from child_processes import SECONDS
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 600  # against hanging alone
 
 
 def call(*command: str | Path, cwd: Path) -> str:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from child_processes import SECONDS
 
 from finetune_jax.algorithms import optimizers
 from finetune_jax.errors import UserError
@@ -270,7 +271,7 @@ def test_damage_prints_no_traceback(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=SECONDS,
     )
     assert run.stdout.startswith(f"checkpoint {tmp_path / '1'} cannot be read (OUT_OF_RANGE")
     assert len(run.stdout.splitlines()) == 1

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from child_processes import SECONDS
 from jax.sharding import Mesh, PartitionSpec
 from onednn_cases import CASE, DEPTHWISE, assert_close, needs_library, numbers, plain, reference, tensors
 
@@ -231,7 +232,7 @@ def in_another_process(code, **environment):
     values = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, check=True, capture_output=True, text=True, env=values | environment, timeout=120
+        command, check=True, capture_output=True, text=True, env=values | environment, timeout=SECONDS
     ).stdout
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import FAST_COMPILATION
 
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.files import checkpoints
@@ -59,7 +60,7 @@ def test_ctrl_c_saves_the_step_says_how_to_go_on_and_ends_with_130(tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env={**os.environ, "XLA_FLAGS": FAST_COMPILATION},
     )
     assert process.stderr is not None
     assert any("epoch 2/500" in line for line in process.stderr)

@@ -28,7 +28,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models import pruning, registry
-from finetune_jax.models.card import Card, shapes_of
+from finetune_jax.models.card import Card, options_of, shapes_of
 from finetune_jax.models.compositions.routed import RoutedNetwork
 from finetune_jax.models.network import Network
 from finetune_jax.models.normalization import normalizer
@@ -140,6 +140,7 @@ class _Job:
             bfloat16=config.bfloat16,
             head=self.network.head_name,
             composition=self.setup.composition,
+            options=options_of(self.network),
             beside=shapes_of({name: self.variables["params"][name] for name in self.setup.references}),
         )
         self.plan = self._plan()
@@ -433,7 +434,8 @@ class _Job:
                 f"--prune_depth={config.prune_depth} leaves none of the {len(origin.network.blocks)} blocks "
                 f"of {origin.network.architecture}"
             )
-        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        origin = pretrained.at_image_size(origin, datasets.image_size(config, origin.image_size))
+        images = jax.ShapeDtypeStruct(origin.network.example_shape, jnp.float32)
         if config.method == "scratch" or config.pretrained == "none":
             network = registry.with_head(origin.network, len(self.class_names), self.task.head)
             network = pruning.truncate(network, config.prune_depth)

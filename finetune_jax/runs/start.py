@@ -1,7 +1,9 @@
 """The network that a run starts from."""
 
+import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from finetune_jax.devices.replicas import AXIS
@@ -23,6 +25,9 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         "norm_axis": AXIS if config.sync_batch_norm else None,
         "rematerialise": config.rematerialise,
         "width": config.width,
+        "pool": config.pool,
+        "drop_path": config.drop_path,
+        "dropout": config.dropout,
     }
     if config.pretrained == "none":
         network = registry.create(config.network or "resnet26", **settings)
@@ -38,4 +43,9 @@ def load_origin(config: Any) -> pretrained.Pretrained:
             f"--network={config.network} contradicts --pretrained={config.pretrained}, "
             f"which is a {origin.network.architecture}"
         )
+    if config.image_size and origin.network.tokens is not None:
+        # A size that the patches do not divide is found now, and not when the images have been read.
+        registry.with_settings(origin.network, image_size=config.image_size)
+    if origin.description and jax.process_index() == 0:
+        print(f"--pretrained={origin.description}", file=sys.stderr)
     return origin

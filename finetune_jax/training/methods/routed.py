@@ -19,7 +19,7 @@ from finetune_jax.models.compositions.routed import (
 )
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.training.methods.setup import Setup, check_k
-from finetune_jax.training.objectives import Forward, Prediction, Tree
+from finetune_jax.training.objectives import Forward, Prediction, Tree, random_streams
 
 
 def routed_setup(
@@ -115,7 +115,7 @@ def routed_forward(
         params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
     ) -> Prediction:
         variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        rngs = {"dropout": keys[0]}
+        rngs = random_streams(keys)
         updated = {}
         if model.policy is None:
             decisions = random_decisions(keys, len(routed))

@@ -134,30 +134,21 @@ def create(
 
 def with_norm_momentum(network: Network, norm_momentum: float) -> Network:
     """The network, pruned as it is, with another batch-norm momentum; errors as of :func:`create`."""
-    whole = _created_again(network, norm_momentum=norm_momentum)
-    return dataclasses.replace(whole, blocks=whole.blocks[: len(network.blocks)])
+    return with_settings(network, norm_momentum=norm_momentum)
 
 
 def with_head(network: Network, num_classes: int, head: str) -> Network:
     """The network, pruned as it is, with another head; arguments as of :func:`create`."""
-    whole = _created_again(network, num_classes=num_classes, head=head)
-    return dataclasses.replace(whole, blocks=network.blocks)
+    return with_settings(network, num_classes=num_classes, head=head)
 
 
-def with_image_size(network: Network, image_size: int) -> Network:
-    """The network, pruned as it is, for images of another size; errors as of :func:`create`.
+def with_settings(network: Network, **changes: Any) -> Network:
+    """The network, pruned as it is, with some settings of :func:`create` changed; errors as there.
 
-    A network whose parameters do not depend on the size is returned as it is.
+    An image size says nothing to a network whose parameters do not depend on it.
     """
-    if network.image_size in (None, image_size):
-        return network
-    whole = _created_again(network, image_size=image_size)
-    return dataclasses.replace(whole, blocks=whole.blocks[: len(network.blocks)])
-
-
-def _created_again(network: Network, **changes: Any) -> Network:
-    """The whole network with some settings changed."""
     numerics = dataclasses.asdict(network.numerics)
-    options = dataclasses.asdict(network.options)
+    options = {**dataclasses.asdict(network.options), "image_size": network.image_size}
     settings = {"head": network.head_name, "width": network.width, **numerics, **options, **changes}
-    return create(network.architecture, settings.pop("num_classes", network.num_classes), **settings)
+    whole = create(network.architecture, settings.pop("num_classes", network.num_classes), **settings)
+    return dataclasses.replace(whole, blocks=whole.blocks[: len(network.blocks)])

@@ -156,7 +156,7 @@ def prepare(
     settings = chosen_settings(flags, images, origin, chosen_before)
     config = settings.config
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
-    start = run_start.begin(config, origin, len(images.class_names), task.head, key)
+    start = run_start.begin(config, origin, len(images.class_names), task.head, key, images.image_size)
     return programs.build(config, task, images, start, replicas), settings
 
 

@@ -16,7 +16,7 @@ from finetune_jax.data.batch import Batch
 from finetune_jax.data.feeds import Training
 from finetune_jax.data.statistics import channel_statistics
 from finetune_jax.devices.replicas import AXIS, Replicas
-from finetune_jax.models.card import Card, shapes_of
+from finetune_jax.models.card import Card, options_of, shapes_of
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.runs.images import Images
@@ -162,6 +162,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
             bfloat16=config.bfloat16,
             head=network.head_name,
             composition=method.composition,
+            options=options_of(network),
             beside=shapes_of({name: params[name] for name in method.references}),
         ),
     )

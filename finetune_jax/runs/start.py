@@ -1,6 +1,7 @@
 """The network that a run starts from."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -46,6 +47,9 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         "norm_axis": AXIS if config.sync_batch_norm else None,
         "rematerialise": config.rematerialise,
         "width": config.width,
+        "pool": config.pool,
+        "drop_path": config.drop_path,
+        "dropout": config.dropout,
     }
     if config.pretrained == "none":
         network = registry.create(config.network or "resnet26", **settings)
@@ -61,11 +65,21 @@ def load_origin(config: Any) -> pretrained.Pretrained:
             f"--network={config.network} contradicts --pretrained={config.pretrained}, "
             f"which is a {origin.network.architecture}"
         )
+    if config.image_size and origin.network.tokens is not None:
+        # A size that the patches do not divide is found now, and not when the images have been read.
+        registry.with_settings(origin.network, image_size=config.image_size)
+    if origin.description and jax.process_index() == 0:
+        print(f"--pretrained={origin.description}", file=sys.stderr)
     return origin
 
 
 def begin(
-    config: FinetuneConfig, origin: pretrained.Pretrained, num_classes: int, head: str, key: jax.Array
+    config: FinetuneConfig,
+    origin: pretrained.Pretrained,
+    num_classes: int,
+    head: str,
+    key: jax.Array,
+    image_size: int,
 ) -> Start:
     """The network of a run: the origin's, pruned, with a fresh head.
 
@@ -75,10 +89,12 @@ def begin(
         num_classes: outputs of the head.
         head: its name, see ``models.heads``.
         key: random key of what is fresh.
+        image_size: side of the squares that the network sees.
 
     Raises:
-        UserError: pruning leaves no block.
+        UserError: pruning leaves no block, or the patches of a transformer do not divide the image size.
     """
+    origin = pretrained.at_image_size(origin, image_size)
     network = registry.with_norm_momentum(origin.network, resolution.number(config.norm_momentum))
     if config.prune_depth >= len(network.blocks):
         raise UserError(

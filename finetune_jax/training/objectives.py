@@ -74,6 +74,15 @@ def objective(
     return function
 
 
+def random_streams(keys: jax.Array) -> dict[str, jax.Array]:
+    """What a network in training mode draws from, of the keys ``[B]`` of its examples.
+
+    Every replica drops out on its own: its first example tells it from the others. Blocks are left out of each example
+    by itself.
+    """
+    return {"dropout": keys[0], "drop_path": keys}
+
+
 def forward(network: Network, batch_norm_parts: tuple[str, ...]) -> Forward:
     """The network itself.
 
@@ -87,8 +96,7 @@ def forward(network: Network, batch_norm_parts: tuple[str, ...]) -> Forward:
         params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
     ) -> Prediction:
         variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        # Every replica drops out on its own: its first example tells it from the others.
-        rngs = {"dropout": keys[0]}
+        rngs = random_streams(keys)
         outputs, updated = network.apply(variables, images, train=batch_norm_parts, rngs=rngs)
         return Prediction(outputs, {name: updated[name] for name in batch_norm_parts})
 

@@ -5,6 +5,7 @@ reference ResNet-26, or others that a network lists. Convolution weights are OIH
 weights ``[out, in]`` (as a convolution ``[out, in, 1, 1]``) there and ``[in, out]`` here.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -164,6 +165,17 @@ def num_classes(network: Network, state: Mapping[str, np.ndarray]) -> int | None
     """Number of outputs of the classifier in a state, None where it has no such entry."""
     bias = state.get(f"{_naming_of(network, state).head[_CLASSIFIER]}.bias")
     return None if bias is None else len(bias)
+
+
+def patches_per_side(network: Network, state: Mapping[str, np.ndarray]) -> int | None:
+    """Of the positions in a state; None where it has none, or they are not those of a square."""
+    names = _naming_of(network, state).stem.get("positions", "")
+    table = state.get(names) if isinstance(names, str) else None
+    if table is None or network.tokens is None or table.ndim != 3:
+        return None
+    count = table.shape[1] - network.tokens.placed
+    side = math.isqrt(max(count, 0))
+    return side if side and side * side == count else None
 
 
 def _naming_of(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:

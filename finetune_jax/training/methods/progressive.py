@@ -9,7 +9,7 @@ import jax
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.compositions.progressive import ProgressiveNetwork
 from finetune_jax.training.methods.method import Base, Method
-from finetune_jax.training.objectives import Forward, Prediction, Tree
+from finetune_jax.training.objectives import Forward, Prediction, Tree, random_streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def progressive_forward(model: ProgressiveNetwork, *, train_frozen: bool = False
         params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
     ) -> Prediction:
         variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        outputs, _, updated = model.run(variables, images, train=changing, rngs={"dropout": keys[0]})
+        outputs, _, updated = model.run(variables, images, train=changing, rngs=random_streams(keys))
         return Prediction(outputs, {name: updated[name] for name in changing})
 
     return function

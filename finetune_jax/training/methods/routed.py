@@ -25,7 +25,7 @@ from finetune_jax.models.compositions.routed import (
 from finetune_jax.models.network import Model, Network, Variables
 from finetune_jax.reports import policy_tables, run_figures
 from finetune_jax.training.methods.method import Base, Findings, Method, TrainedRun, check_k
-from finetune_jax.training.objectives import Forward, Prediction, Tree
+from finetune_jax.training.objectives import Forward, Prediction, Tree, random_streams
 from finetune_jax.training.state import parameter_count
 
 _USAGE = "usage/"  # how the names of totals begin: images of an epoch that took a block's fine-tuned copy
@@ -283,7 +283,7 @@ def routed_forward(
         params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
     ) -> Prediction:
         variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        rngs = {"dropout": keys[0]}
+        rngs = random_streams(keys)
         updated = {}
         if model.policy is None:
             decisions = random_decisions(keys, len(routed))

@@ -172,7 +172,7 @@ class Prober:
         if key not in self._at_size:
             normalize, network = normalizer(origin.mean, origin.std), origin.network
             compute = evaluation.compile_batches(
-                lambda variables, images: network.embed(variables, normalize(images)), self._replicas, _BATCH
+                lambda variables, images: network.embed(variables, normalize(images)), self._replicas
             )
             self._at_size[key] = (compute, self._replicas.replicate(origin.variables))
         return self._at_size[key]

@@ -76,8 +76,8 @@ class AveragingConfig:
 
     ema_decay: float | None = setting(
         None,
-        "Keep an exponential moving average of the weights with this decay, e.g. 0.999, evaluate it beside the weights, "
-        "and let the better of the two be the result.",
+        "Keep an exponential moving average of the weights with this decay, e.g. 0.999, evaluate it beside the "
+        "weights, and let the better of the two be the result.",
         group=RUN,
         range=ranges.DECAY,
         aliases=("model_ema_decay", "ema", "model_ema"),

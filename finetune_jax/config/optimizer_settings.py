@@ -29,8 +29,8 @@ class OptimizerConfig:
 
     optimizer: str = setting(
         "sgd",
-        "Optimiser: SGD with Nesterov momentum, AdamW, which wants a smaller --learning_rate, 0.001 or less, or another "
-        "one of optax; prodigy, dadapt_adamw, dog, dowg, mechanize and momo estimate their own step size.",
+        "Optimiser: SGD with Nesterov momentum, AdamW, which wants a smaller --learning_rate, 0.001 or less, or "
+        "another one of optax; prodigy, dadapt_adamw, dog, dowg, mechanize and momo estimate their own step size.",
         OPTIMIZERS,
         group=OPTIMIZER,
         aliases=("opt", "optim", "optimiser"),
@@ -93,8 +93,8 @@ class OptimizerConfig:
     )
     weight_decay: float = setting(
         5e-4,
-        "Weight decay: SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay, and so "
-        "do the others but adam, dog and dowg.",
+        "Weight decay: SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay, and "
+        "so do the others but adam, dog and dowg.",
         group=OPTIMIZER,
         range=ranges.NOT_NEGATIVE,
         runtime=True,

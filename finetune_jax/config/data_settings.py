@@ -102,7 +102,8 @@ class DataConfig:
         "auto",
         "Random changes of the training images, made on the device in every step; auto is flip, and none for "
         "digits. crop takes --image_size pixels at a random place, random_crop also flips, random_resized_crop "
-        "takes 8 to 100 % of the area with 3/4 to 4/3 as wide as high, flips, and changes colours.",
+        "takes 8 to 100 % of the area with 3/4 to 4/3 as wide as high, flips, and changes colours; trivial_augment, "
+        "rand_augment and augmix take such a crop, flip, and apply the operations of their papers.",
         AUGMENTATIONS,
         group=IMAGES,
         important=9,
@@ -111,8 +112,8 @@ class DataConfig:
     resize_mode: str = setting(
         "auto",
         "How images become squares: stretch, or shorter_side, which keeps their proportions and of which "
-        "evaluation sees the centre; auto is shorter_side with --augmentation=random_crop or "
-        "random_resized_crop, else stretch.",
+        "evaluation sees the centre; auto is shorter_side with --augmentation=random_crop, random_resized_crop, "
+        "trivial_augment, rand_augment or augmix, else stretch.",
         RESIZE_MODES,
         group=IMAGES,
     )

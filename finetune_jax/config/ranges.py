@@ -27,6 +27,7 @@ COUNTS = Range("whole numbers of at least 1", lambda v: len(v) > 0 and min(v) >=
 RISING_EPOCHS = Range("rising epochs", lambda v: list(v) == sorted(set(v)) and all(e > 0 for e in v))
 FACTOR = Range("a factor in (0, 1]", lambda v: 0 < v <= 1)
 WIDTH = Range("a factor in (0, 8]", lambda v: 0 < v <= 8)
+DECAY = Range("a decay between 0 and 1", lambda v: 0 < v < 1)
 BELOW_ONE = Range("a number in [0, 1)", lambda v: 0 <= v < 1)
 UP_TO_ONE = Range("a number from 0 to 1", lambda v: 0 <= v <= 1)
 UP_TO_HALF = Range("a number from 0 to 0.5", lambda v: 0 <= v <= 0.5)

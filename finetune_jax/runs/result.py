@@ -47,4 +47,4 @@ def _write_report(
         files=files,
     )
     for name, content in run_page.files(result).items():
-        directory.write_file(name, content if isinstance(content, bytes) else content.encode())
+        directory.write_file(name, content)

@@ -84,9 +84,13 @@ def result_of(**more):
     return RunResult(**(values | more))
 
 
+def page_of(**more):
+    return run_page.files(result_of(**more))["report.html"].decode()
+
+
 @pytest.fixture(scope="module")
 def page():
-    return run_page.files(result_of())["report.html"]
+    return page_of()
 
 
 class Tags(html.parser.HTMLParser):
@@ -184,24 +188,21 @@ def test_recalls_are_sorted_and_confusions_named(page):
 def test_a_run_that_goes_on_has_a_page_of_its_epochs_that_refreshes_itself():
     files = run_page.files(result_of(summary=None, test=None))
     assert list(files) == ["report.html"]
-    page = files["report.html"]
+    page = files["report.html"].decode()
     assert '<meta http-equiv="refresh" content="10">' in page
     text = sections(page)[""]
     assert "Epoch 2 of 2 is done, train accuracy 75.00 %, validation accuracy 50.00 %" in text
-    before = run_page.files(result_of(summary=None, test=None, rows=[], training_images=None, seen={}))
-    found = sections(before["report.html"])
+    found = sections(page_of(summary=None, test=None, rows=[], training_images=None, seen={}))
     assert "Epoch 1 of 2 goes on" in found[""]
     assert not {"Training", "What the network saw", "Confusions", "Recall per class"} & found.keys()
-    assert "refresh" not in run_page.files(result_of())["report.html"].split("<style>")[0]
+    assert "refresh" not in page_of().split("<style>")[0]
 
 
 def test_nothing_that_was_not_measured_has_an_empty_chart():
     rows = [{"epoch": "1", "train_loss": "2.0", "validation_loss": ""}]
-    page = run_page.files(result_of(summary=None, test=None, rows=rows, score="recall_at_1"))["report.html"]
+    page = page_of(summary=None, test=None, rows=rows, score="recall_at_1")
     assert page.count("<svg") == 1
-    assert page.count("<svg") < run_page.files(result_of(summary=None, test=None))["report.html"].count(
-        "<svg"
-    )
+    assert page.count("<svg") < page_of(summary=None, test=None).count("<svg")
 
 
 def test_figures_are_written_in_the_formats_that_are_asked_for():
@@ -229,7 +230,7 @@ def test_variations_are_on_the_page_only_where_they_say_something(threshold, rat
     rows = passes(threshold=threshold, rates=rates)
     names = [picture.name for picture in run_figures.of_blocks(rows)]
     assert names == (["trials", "variations"] if threshold else ["variations"])
-    found = sections(run_page.files(result_of(passes=rows))["report.html"])
+    found = sections(page_of(passes=rows))
     assert ("Blocks" in found) == shown
 
 

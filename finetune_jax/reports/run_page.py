@@ -29,7 +29,7 @@ _BOOTSTRAP_CELLS = 20_000_000
 """Samples times images times classes that a bootstrap may look at, about a second."""
 
 
-def files(result: RunResult) -> Files:
+def files(result: RunResult) -> dict[str, bytes]:
     """The report of a run, while it goes on or when it has ended.
 
     A pure function of its argument. While the run goes on (no summary) the page asks the browser to load it again every
@@ -43,13 +43,16 @@ def files(result: RunResult) -> Files:
     classes = None if not isinstance(result.test, Classified) else _scores_of_classes(result.test)
     page = pages.render("run.html", **_page(result, pictures, classes))
     if result.summary is None:
-        return {"report.html": page}
+        return {"report.html": page.encode()}
     beside = [picture for picture in pictures.all if picture.name != "reliability"]
-    return {
+    written: Files = {
         **result.files,
         **({} if classes is None else {"classes.csv": class_scores.classes_csv(classes)}),
         **pictures_as_files(beside, result.formats),
         "report.html": page,
+    }
+    return {
+        name: content if isinstance(content, bytes) else content.encode() for name, content in written.items()
     }
 
 

@@ -54,7 +54,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         passes = directory.read_passes()
         result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings)
         for name, content in run_page.files(result).items():
-            directory.write_file(name, content if isinstance(content, bytes) else content.encode())
+            directory.write_file(name, content)
         directory.write_summary(summary)
     return summary
 

@@ -1,7 +1,6 @@
 """Runs that learn to retrieve: heads, losses, galleries, and what their directories are good for."""
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from photos import COLOURS, MORE_COLOURS, write_photos
-from PIL import Image
 
 import finetune_jax
 from finetune_jax import models
@@ -270,29 +268,16 @@ class Arrays:
 def test_a_query_is_no_neighbour_of_itself_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
-    def note(queries: Any, neighbours: Any, similarities: Any, correct: Any, **names: Any) -> bytes:
+    def note(queries: Any, neighbours: Any, similarities: Any, correct: Any, **names: Any) -> str:
         drawn.update(similarities=similarities, correct=correct, **names)
-        return b"png"
+        return "figure"
 
-    monkeypatch.setattr("finetune_jax.reports.figures.retrieval_strips", note)
+    monkeypatch.setattr("finetune_jax.reports.figures.draw_retrieval_strips", note)
     embeddings = np.eye(4)[[0, 0, 1, 2]] + 0.1  # the first two are equal
     (picture,) = run_figures.of_retrieval(embeddings, Arrays([0, 0, 1, 1]), ["cat", "dog"])
-    assert picture.png == b"png"
+    assert picture.figure == "figure"
     assert drawn["similarities"].shape == (4, 3)
     assert drawn["similarities"][0, 0] == pytest.approx(1)  # its copy, not itself
     assert (drawn["similarities"][2:] < 0.99).all()
     assert drawn["correct"][0].tolist() == [True, False, False]
     assert run_figures.of_retrieval(embeddings[:1], Arrays([0]), ["cat"]) == []
-
-
-def test_trials_are_drawn_where_passes_were_judged() -> None:
-    rows = [{"epoch": "1", "train_loss": "1", "validation_accuracy": "0.5"}]
-    fixed = {"epoch": "1", "trial": "1", "accepted": "1", "threshold": ""}
-    fixed |= {f"{what}/block_{i}": "0.1" for what in ("rate", "variation") for i in (1, 2)}
-    names = [p.name for p in run_figures.of_training(rows, [fixed], 1, "accuracy")]
-    assert names == ["training", "variations"]
-    judged = [fixed | {"threshold": "0.9", "accepted": "0"}, fixed | {"threshold": "0.9", "trial": "2"}]
-    found = {p.name: p.png for p in run_figures.of_training(rows, judged, 1, "accuracy")}
-    assert list(found) == ["training", "variations", "trials"]
-    with Image.open(io.BytesIO(found["trials"])) as picture:
-        assert picture.width > 200

@@ -103,7 +103,7 @@ def use_log_scale_where_needed(axis: Any, values: np.ndarray) -> None:
 
 def ticks_at(axis: Any, values: Sequence[float], *, names: Sequence[str] | None = None) -> None:
     """Ticks of a logarithmic x axis at the values that were tried, as many as do not overlap."""
-    names = [f"{value:g}" for value in values] if names is None else names
+    names = [f"{value:.3g}" for value in values] if names is None else names
     kept: list[tuple[float, str]] = []
     places = np.log10(np.asarray(values, np.float64))
     whole = float(np.ptp(places)) if len(values) else 0.0

@@ -62,8 +62,8 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
         axis.set_ylim(count - 0.5, -0.5)
     else:
         # Cells without images show the ground, in a page light or dark.
-        shown = np.ma.masked_where(matrix == 0, shares)
-        axis.imshow(shown, cmap=canvas.heat(0.12), vmin=0, vmax=1, interpolation="nearest")
+        cells = np.ma.masked_where(matrix == 0, shares)
+        axis.imshow(cells, cmap=canvas.heat(0.12), vmin=0, vmax=1, interpolation="nearest")
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     every = -(-count // _MOST_NAMES) if count > _MOST_NAMES else 1

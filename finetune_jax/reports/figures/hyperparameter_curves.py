@@ -61,7 +61,7 @@ def draw_error_curves(
             axis.plot(*_columns(lowest), "--", color=canvas.INK, linewidth=1, label=best)
         axis.set_xscale("log")
         values = sorted({value or zero for value, _ in trials})
-        canvas.ticks_at(axis, values, names=["0" if value == zero else f"{value:g}" for value in values])
+        canvas.ticks_at(axis, values, names=["0" if value == zero else f"{value:.3g}" for value in values])
         if any(value == 0 for value, _ in trials):
             axis.axvline(zero * 10**0.5, color=canvas.GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel(name)

@@ -54,7 +54,7 @@ def draw_pruning_curve(
         left.annotate(
             f"{mean:.2f}", (depth, mean), (0, 7), textcoords="offset points", ha="center", fontsize=8
         )
-    left.margins(y=0.2)
+    left.margins(x=0.12, y=0.2)
     left.set_title(f"{score_name}, %", fontsize=10)
     for (name, values), color, line in zip(
         costs.items(), canvas.COLORS, ("-", "--", "-.", ":"), strict=False

@@ -17,7 +17,6 @@ from finetune_jax.data.batch import Batch
 from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.models.compositions.routed import RoutedNetwork, policy_for
 from finetune_jax.reports import policy_tables
-from finetune_jax.reports.run_result import PolicyDecisions
 from finetune_jax.training import objectives, step
 from finetune_jax.training import rates as training_rates
 from finetune_jax.training.methods import registry as methods
@@ -296,9 +295,7 @@ class TestPolicies:
 
     def test_tables_are_those_of_a_loop_over_the_images(self):
         labels = np.array([2, 0, 2, 2])
-        tables = policy_tables.files(
-            PolicyDecisions(self.DECISIONS, labels, ("a", "b", "c"), ("x", "y", "z"), "photos")
-        )
+        tables = policy_tables.files(self.DECISIONS, labels, ("a", "b", "c"), ("x", "y", "z"))
         usage = [line.split(",") for line in tables["policy_usage.csv"].splitlines()]
         assert usage[0] == ["class", "images", "x", "y", "z"]
         assert [row[:2] for row in usage[1:]] == [["all", "4"], ["a", "1"], ["c", "3"]]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.config import resolution
-from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs import recorded_data
+from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.training.methods.method import Findings
 from finetune_jax.training.state import parameter_count

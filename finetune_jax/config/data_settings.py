@@ -149,6 +149,22 @@ class DataConfig:
         range=ranges.UP_TO_HALF,
         only_with={"augmentation": ("random_resized_crop",)},
     )
+    bits: int = setting(
+        16,
+        "Bits of a grey value in 16-bit images: 2**bits - 1 is white. Most scanners and scientific cameras use 12, and "
+        "their images are nearly black otherwise.",
+        group=IMAGES,
+        range=ranges.BITS,
+        reading=True,
+    )
+    max_pixels: int = setting(
+        178_956_970,
+        "Width times height up to which an image is read. Larger JPEGs are read at a reduced scale, other larger "
+        "images are refused.",
+        group=DATA,
+        range=ranges.COUNT,
+        reading=True,
+    )
     skip_unreadable: bool = setting(
         False,
         "Leave out images that cannot be read, with a warning that counts them.",

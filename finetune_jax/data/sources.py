@@ -6,12 +6,13 @@ from typing import Literal
 
 import numpy as np
 
+from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
-from finetune_jax.data.splits import class_split, num_validation_classes, stratified_split
+from finetune_jax.data.split_rules import BY_COUNT, carved
+from finetune_jax.data.splits import class_split, num_validation_classes
 from finetune_jax.errors import UserError
 
 Protocol = Literal["classification", "retrieval"]
-_STREAM = {"validation": 0, "test": 1}  # one independent random stream for each split that is made up
 
 
 def load(
@@ -24,13 +25,16 @@ def load(
     train_on_validation: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    decoding: Decoding | None = None,
+    split_rule: int | None = None,
+    list_findings: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> Source:
     """Opens a data set; no image is decoded yet.
 
-    Classification: a split that is missing is carved out of the training split, each class giving its
-    share; first the test split, then of what is left the validation split. Retrieval: see `for_retrieval`.
+    Classification: a split that is missing is carved out of the training split, see `split_rules`; first the
+    test split, then of what is left the validation split. Retrieval: see `for_retrieval`.
 
     Args:
       dataset: ``digits``, ``folder:PATH`` or ``tfds:NAME[:CONFIG]``.
@@ -41,6 +45,9 @@ def load(
       train_on_validation: Whether a validation split that the data set brings joins the training split.
       data_dir: Where TFDS data sets were prepared; None is TFDS's own default.
       cache_dir: Where digests of unchanged files are remembered; None reads all files at every start.
+      decoding: Of images in folders.
+      split_rule: Version of the rule by which splits are made, see `split_rules`; None is that of the kind of data.
+      list_findings: Whether to list what is wrong with a folder where that is possible, instead of refusing it.
       workers: Number of reading threads, see `ordered_map`.
       progress: Whether to show a bar while files are read for the first time.
 
@@ -66,8 +73,17 @@ def load(
     elif kind == "folder" and rest:
         from finetune_jax.data import folder
 
+        fractions = {"test": 0.0 if retrieval else test_fraction, "validation": validation_fraction}
+        made = [split for split, fraction in fractions.items() if fraction > 0.0]
         source = folder.read(
-            rest, open_classes=retrieval, cache_dir=cache_dir, workers=workers, progress=progress
+            rest,
+            open_classes=retrieval,
+            made_splits=() if split_rule == BY_COUNT else made,
+            list_findings=list_findings,
+            decoding=decoding,
+            cache_dir=cache_dir,
+            workers=workers,
+            progress=progress,
         )
     elif kind == "tfds" and rest:
         from finetune_jax.data import tfds
@@ -75,13 +91,15 @@ def load(
         source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
     else:
         raise UserError(f"--dataset={dataset} is none of digits, folder:PATH and tfds:NAME[:CONFIG]")
+    if split_rule is not None:
+        source = dataclasses.replace(source, split_rule=split_rule)
     if train_on_validation:
         source = _with_validation_in_training(source)
     if retrieval:
         return for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
     fractions = {"test": test_fraction, "validation": validation_fraction}
     for split in [split for split in ("test", "validation") if split not in source.splits]:
-        source = _carved(source, split, fractions[split], seed)
+        source = carved(source, split, fractions[split], seed, list_findings=list_findings)
     return source
 
 
@@ -136,7 +154,7 @@ def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float =
     train = source.splits["train"]
     held_out = num_validation_classes(source.num_train_classes, validation_fraction)
     if validation_fraction > 0.0 and held_out == 0:
-        return _carved(source, "validation", validation_fraction, seed)
+        return carved(source, "validation", validation_fraction, seed)
     first = source.num_train_classes - held_out
     note = f"validation: the last {held_out} of the training classes" if held_out else "validation: none"
     return dataclasses.replace(
@@ -194,21 +212,3 @@ def _with_validation_in_training(source: Source) -> Source:
     note = f"train: with the {len(validation)} validation images of the data set"
     splits["train"] = concatenate([splits["train"], validation])
     return dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
-
-
-def _carved(source: Source, split: str, fraction: float, seed: int) -> Source:
-    """Adds a split made of a part of every training class."""
-    train = source.splits["train"]
-    rng = np.random.Generator(np.random.PCG64([seed, _STREAM[split]]))
-    kept, held_out = stratified_split(train.labels, fraction, rng=rng)
-    if fraction > 0.0 and len(held_out) == 0:
-        raise UserError(
-            f"--dataset={source.name}: every class has one training image, so none can be held out for "
-            f"{split}: add images, a {split} split, or set --{split}_fraction=0"
-        )
-    note = f"{split}: {len(held_out)} images, {100 * fraction:g} % of train, stratified, seed {seed}"
-    return dataclasses.replace(
-        source,
-        splits={**source.splits, "train": train.subset(kept), split: train.subset(held_out)},
-        notes=(*source.notes, note if fraction else f"{split}: none (--{split}_fraction=0)"),
-    )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.data.decode import preprocess, read_image
+from finetune_jax.data.decode import Decoding, preprocess, read_image
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
@@ -100,7 +100,8 @@ def _maps(
 
 
 def _images(card: Card, paths: Sequence[Path]) -> np.ndarray:
-    return np.stack([preprocess(read_image(path), card.preprocessing) for path in paths])
+    decoding = Decoding(bits=card.preprocessing.bits)
+    return np.stack([preprocess(read_image(path, decoding=decoding), card.preprocessing) for path in paths])
 
 
 def _grid(card: Card, paths: Sequence[Path], maps: dict[str, np.ndarray]) -> bytes:

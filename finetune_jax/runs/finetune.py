@@ -19,6 +19,7 @@ from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
+from finetune_jax.runs import recorded_data
 from finetune_jax.runs import start as run_start
 from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
 from finetune_jax.runs.program import Program
@@ -43,13 +44,20 @@ class Prepared(NamedTuple):
     directory: RunDirectory
 
 
-def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:
+def run(
+    config: FinetuneConfig,
+    replicas: Replicas,
+    after_epoch: AfterEpoch | None = None,
+    *,
+    beside: Path | None = None,
+) -> dict[str, Any]:
     """Fine-tune, or go on with an unfinished run in the same directory.
 
     Args:
         config: everything about the run.
         replicas: the devices to train on.
         after_epoch: see ``training.Plan``.
+        beside: directory of a run of the same study, whose images this one must have.
 
     Returns:
         The content of ``summary.json``.
@@ -61,11 +69,15 @@ def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | No
     with replicas.fail_together():
         directory = _directory(config, replicas)
     if directory.summary is not None:
+        recorded_data.check_finished(config, directory)
         return directory.summary
     began = time.monotonic()
     with directory:
         with replicas.fail_together():
-            program, settings = prepare(config, replicas, chosen_before=directory.resolved)
+            data_before = recorded_data.before(directory.path, *([] if beside is None else [beside]))
+            program, settings = prepare(
+                config, replicas, chosen_before=directory.resolved, data_before=data_before
+            )
             plan = programs.plan_of(program, settings.config, after_epoch)
         return _train(Prepared(program, settings, plan, directory), began)
 
@@ -76,6 +88,7 @@ def train_in_lockstep(
     *,
     vectorize: bool | None = None,
     after_epochs: Sequence[AfterEpoch | None] | None = None,
+    beside: Path | None = None,
 ) -> list[dict[str, Any] | Diverged | Pruned]:
     """Fine-tune with several settings of rates, momentum and weight decay, compiling once.
 
@@ -88,6 +101,7 @@ def train_in_lockstep(
         vectorize: whether one program takes the same step of all runs (``jax.vmap``), or the program of one
             run takes the runs one after the other; by default whichever is faster here.
         after_epochs: of each run, see ``training.Plan``.
+        beside: directory of a run of the same study, whose images these must have.
 
     Returns:
         The content of ``summary.json`` of each run, or how it diverged or was pruned, which stops no other run.
@@ -100,13 +114,20 @@ def train_in_lockstep(
     with replicas.fail_together():
         directories = [_directory(config, replicas) for config in configs]
     results: list[Any] = [directory.summary for directory in directories]
+    for config, directory, summary in zip(configs, directories, results, strict=True):
+        if summary is not None:
+            recorded_data.check_finished(config, directory)
     unfinished = [number for number, summary in enumerate(results) if summary is None]
     if not unfinished:
         return results
     began = time.monotonic()
     callbacks = after_epochs or [None] * len(configs)
     with replicas.fail_together():
-        program, first = prepare(configs[unfinished[0]], replicas)
+        paths = [directories[number].path for number in unfinished]
+        data_before = recorded_data.before(*paths, *([] if beside is None else [beside]))
+        program, first = prepare(configs[unfinished[0]], replicas, data_before=data_before)
+        for path in paths:
+            recorded_data.before(path).check(program.images.source)
         runs = {}
         for number in unfinished:
             settings = settings_of(configs[number], program.images)
@@ -138,7 +159,11 @@ def train_in_lockstep(
 
 
 def prepare(
-    flags: FinetuneConfig, replicas: Replicas, *, chosen_before: Mapping[str, Any] | None = None
+    flags: FinetuneConfig,
+    replicas: Replicas,
+    *,
+    chosen_before: Mapping[str, Any] | None = None,
+    data_before: recorded_data.Before = recorded_data.NOTHING,
 ) -> tuple[Program, Settings]:
     """The program of a run and its settings, from its flags.
 
@@ -146,13 +171,14 @@ def prepare(
         flags: of the run, valid.
         replicas: where it trains.
         chosen_before: see ``chosen_rate.chosen_settings``.
+        data_before: what an earlier start of the run tells of its data, which must be the same.
 
     Raises:
         UserError: data, weights and settings do not go together.
     """
     task = tasks.create(flags)
     origin = run_start.load_origin(flags)
-    images = run_images.load(flags, task, origin.image_size, replicas)
+    images = run_images.load(flags, task, origin.image_size, replicas, data_before)
     settings = chosen_settings(flags, images, origin, chosen_before)
     config = settings.config
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
@@ -179,7 +205,9 @@ def _claim(prepared: Prepared) -> None:
     """Make the directory that of the run, and print the rates."""
     program, settings, _, directory = prepared
     # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
-    directory.claim(dataclasses.asdict(settings.flags), settings.rates)
+    source = program.images.source
+    directory.claim(dataclasses.asdict(settings.flags), settings.rates | recorded_data.resolved(source))
+    recorded_data.write(directory, source)
     if program.replicas.is_primary:
         if settings.reason:
             print(f"--learning_rate=auto: {settings.reason}", file=sys.stderr)
@@ -192,6 +220,7 @@ def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:
     validate(config)
     if not config.workdir:
         raise UserError("--workdir is empty; name a directory for the run")
+    recorded_data.refuse_workdir_among_images(config)
     replicas.check_batch_size(config.batch_size)
     directory = RunDirectory(Path(config.workdir).expanduser(), primary=replicas.is_primary)
     directory.check(dataclasses.asdict(config))

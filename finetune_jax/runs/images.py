@@ -14,6 +14,7 @@ from finetune_jax.data.feeds import Feed, create_feed
 from finetune_jax.data.order import training_order
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
+from finetune_jax.runs import recorded_data
 from finetune_jax.training.tasks import Task
 
 # Steps per call of a compiled program on accelerators; on CPU each step is a call.
@@ -94,7 +95,13 @@ class Images:
         return "none" if self.config.dataset == "digits" else "flip"
 
 
-def load(config: FinetuneConfig, task: Task, natural_size: int, replicas: Replicas) -> Images:
+def load(
+    config: FinetuneConfig,
+    task: Task,
+    natural_size: int,
+    replicas: Replicas,
+    data_before: recorded_data.Before = recorded_data.NOTHING,
+) -> Images:
     """Open the data set and decode all of it that the run needs.
 
     Args:
@@ -102,12 +109,13 @@ def load(config: FinetuneConfig, task: Task, natural_size: int, replicas: Replic
         task: what the classes are for.
         natural_size: side of the images that the network was trained on.
         replicas: where the images go.
+        data_before: what an earlier start of the run tells of its data.
 
     Raises:
-        UserError: there is no such data set, it cannot be read, or it does not suit the run.
+        UserError: there is no such data set, it cannot be read, does not suit the run, or has changed.
     """
     silent = not replicas.is_primary
-    source = datasets.load_source(config, silent=silent)
+    source = recorded_data.load(config, data_before, silent=silent)
     if config.predict_unlabelled and not source.unlabelled:
         raise UserError(f"--predict_unlabelled: all images of {source.name} have labels")
     class_names = task.class_names(source)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.config import resolution
+from finetune_jax.runs import recorded_data
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.training.methods.method import Findings
@@ -50,6 +51,7 @@ def summarise(
         "dataset": images.source.name,
         "classes": len(images.class_names),
         "images": {split: len(arrays.labels) for split, arrays in images.splits.items()},
+        **recorded_data.resolved(images.source),
         "notes": [*images.source.notes, *reason, *findings.notes],
         "score": f"test_{program.task.score}",
         "selected_on": config.select_on,

@@ -14,7 +14,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.runs import finetune
+from finetune_jax.runs import finetune, recorded_data
 from finetune_jax.studies.progress import Progress
 from finetune_jax.training.plan import AfterEpoch
 
@@ -34,6 +34,7 @@ class Runs:
         self.progress = Progress()
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
+        self._with_same_data: dict[tuple[Any, ...], Path | None] = {}
 
     @property
     def is_primary(self) -> bool:
@@ -62,7 +63,7 @@ class Runs:
             print(self.progress.line() if self.progress.label else f"{name}:", file=sys.stderr)
         start = time.monotonic()
         try:
-            summary = finetune.run(config, self.replicas, after_epoch)
+            summary = finetune.run(config, self.replicas, after_epoch, beside=self._beside(config))
             if not finished:
                 self.progress.trained(time.monotonic() - start)
             return summary
@@ -108,7 +109,10 @@ class Runs:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
                 outcomes = finetune.train_in_lockstep(
-                    list(begun.values()), self.replicas, after_epochs=list(callbacks.values())
+                    list(begun.values()),
+                    self.replicas,
+                    after_epochs=list(callbacks.values()),
+                    beside=self._beside(next(iter(begun.values()))),
                 )
             finally:
                 jax.clear_caches()
@@ -133,6 +137,13 @@ class Runs:
             for row in RunDirectory(workdir).read_metrics():
                 after_epoch(row)
         return dataclasses.replace(config, workdir=str(workdir)), name, finished
+
+    def _beside(self, config: FinetuneConfig) -> Path | None:
+        """A run of this study with the same data, looked for once."""
+        key = tuple(getattr(config, name) for name in recorded_data.DIVIDING)
+        if self._with_same_data.get(key) is None:
+            self._with_same_data[key] = recorded_data.beside(self.root / "runs", config)
+        return self._with_same_data[key]
 
     def _note(self, error: Diverged, name: str) -> None:
         if self.replicas.is_primary:

@@ -359,6 +359,6 @@ def test_the_meta_file_says_what_is_in_the_cache(tmp_path):
     cache.materialise(examples_of(4, broken=(2,)), TINY, cache_dir=tmp_path, skip_unreadable=True)
     (folder,) = tmp_path.iterdir()
     meta = json.loads((folder / "meta.json").read_text())
-    assert meta["preprocessing"] == {"image_size": 4, "resize": 5, "mode": "stretch"}
+    assert meta["preprocessing"] == {"image_size": 4, "resize": 5, "mode": "stretch", "bits": 16}
     assert Preprocessing(**meta["preprocessing"]) == TINY
     assert meta["unreadable"] == [[2, "truncated"]]

@@ -5,10 +5,13 @@ apart; where colour means right or wrong, a line style or a mark says it too.
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from finetune_jax.reports.figures import glyphs
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -67,8 +70,15 @@ def encode(
     import matplotlib
 
     file = io.BytesIO()
+    if not (text and format == "svg"):
+        glyphs.make_readable(figure)
     outlines = "none" if text else "path"
-    with matplotlib.rc_context({"svg.fonttype": outlines, "svg.hashsalt": "figure", "pdf.fonttype": 42}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": outlines, "svg.hashsalt": "figure", "pdf.fonttype": 42}),
+        warnings.catch_warnings(),
+    ):
+        # Letters that stay text are the reader's business.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(file, format=format, transparent=transparent, **_SAVE_AS[format])
     return file.getvalue()
 

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     predictor = finetune_jax.load(Path(values.run).expanduser())
     unreadable: list[UnreadableImage] = []
     embeddings, embedded = [], []
-    paths = folder.image_files([Path(argument) for argument in arguments])
+    paths = folder.listed_images([Path(argument) for argument in arguments])
     decoding = dataclasses.replace(predictor.decoding, max_pixels=values.max_pixels)
     for names, images in _readable_chunks(paths, decoding, unreadable):
         if values.embeddings:

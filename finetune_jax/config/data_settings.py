@@ -15,8 +15,8 @@ class DataConfig:
 
     dataset: str = setting(
         "digits",
-        "Data set: digits, folder:PATH for a folder of class folders, or tfds:NAME[:CONFIG]; the path of an "
-        "existing folder is taken for folder:PATH.",
+        "Data set: digits, folder:PATH for a folder of class folders, csv:FILE for a table of images and labels, or "
+        "tfds:NAME[:CONFIG]; the path of an existing folder or table is taken for folder:PATH or csv:FILE.",
         group=DATA,
         important=1,
         spelling=data_set,
@@ -30,6 +30,27 @@ class DataConfig:
             "folder",
             "images",
         ),
+    )
+    columns: tuple[str, ...] = setting(
+        (),
+        "Columns of a table by their roles, e.g. image=filename,label=species,split=fold; what is left out is "
+        "guessed by the columns' names.",
+        group=DATA,
+    )
+    image_root: str = setting(
+        "", "Folder that a table's image paths count from; empty is the folder of the table.", group=DATA
+    )
+    group_by: str = setting(
+        "",
+        "Column of a table whose equal values never lie in two splits, such as a patient; folder takes the folder of "
+        "each image.",
+        group=DATA,
+    )
+    images_per_class: int = setting(
+        0,
+        "At most this many training images of each class; 0 takes all.",
+        group=DATA,
+        range=ranges.NOT_NEGATIVE,
     )
     protocol: str = setting(
         "classification",

@@ -52,6 +52,8 @@ class Examples:
         examples of which only the fingerprint is known.
       appearances: What the images look like, uint8 ``[N, 75]``, see `near_duplicates`; None where nobody asked.
       encoded: Index to the encoded image, where there is one; errors as of `read`.
+      groups: Digest of the name of each image's group, uint8 ``[N, 16]``; splits that are made keep a group on one
+        side. None where there are no groups.
     """
 
     labels: np.ndarray
@@ -61,6 +63,7 @@ class Examples:
     digests: np.ndarray | None = None
     appearances: np.ndarray | None = None
     encoded: Callable[[int], bytes] | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int32:
@@ -86,7 +89,13 @@ class Examples:
             digests=digests,
             appearances=None if self.appearances is None else self.appearances[order],
             encoded=None if encoded is None else lambda index: encoded(int(order[index])),
+            groups=None if self.groups is None else self.groups[order],
         )
+
+    def grouped(self, names: Sequence[str]) -> "Examples":
+        """The same images with the name of each one's group."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        return dataclasses.replace(self, groups=as_digests([digest_of(name) for name in encoded]))
 
     def relabelled(self, new_labels: np.ndarray) -> "Examples":
         """The same images, class ``c`` now being ``new_labels[c]``, int ``[C]``."""
@@ -121,6 +130,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         digests=digests,
         appearances=_joined([part.appearances for part in parts]),
         encoded=encoded if all(part.encoded is not None for part in parts) else None,
+        groups=_joined([part.groups for part in parts]),
     )
 
 

@@ -6,22 +6,18 @@ Retrieval may have its test images in two folders: ``query/`` (or ``test/``), an
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from finetune_jax.data import digests as content
-from finetune_jax.data import folder_layout, formats
-from finetune_jax.data.decode import Decoding, UnreadableImage, read_image
-from finetune_jax.data.examples import Examples, Source, fingerprint_of_digests
+from finetune_jax.data import folder_layout, formats, image_files
+from finetune_jax.data.decode import Decoding
+from finetune_jax.data.examples import Examples, Source
 from finetune_jax.data.file_tree import File, LeftOut, counted_suffixes, images_below, subfolders
 from finetune_jax.data.folder_layout import some
-from finetune_jax.data.regular_file import read_regular
+from finetune_jax.data.image_files import Reading
 from finetune_jax.data.split_rules import BY_CONTENT
 from finetune_jax.errors import UserError, readable
 
-_NAME_LENGTH = 1000  # characters of a path in a message or table
 _Classes = dict[str, list[File]]
 
 
@@ -30,6 +26,7 @@ def read(
     *,
     open_classes: bool = False,
     made_splits: Sequence[str] = (),
+    by_folder: bool = False,
     list_findings: bool = False,
     decoding: Decoding | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -48,6 +45,7 @@ def read(
         are numbered after those of training.
       made_splits: Splits that will be carved out of the training images where they have no folder; what the
         images look like is then found out too, so that near-duplicates can stay together.
+      by_folder: Whether the images of one folder, below that of the class, are a group that splits keep together.
       list_findings: Whether the source is to be checked: class folders without images are left out and listed in
         its `findings`, instead of being refused, and what the images look like is found out in any case.
       decoding: Of the images.
@@ -79,38 +77,22 @@ def read(
     findings = _about_empty(folder, empty, refuse=not list_findings)
     class_names, more_notes = _class_names(folder, files, open_classes, findings)
     looks = list_findings or any(split not in files for split in made_splits)
-    reading = _Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
+    reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
+    splits = _examples(folder, files, class_names, reading)
+    if by_folder:
+        splits = {
+            split: examples.grouped([os.path.dirname(name) for name in examples.names])
+            for split, examples in splits.items()
+        }
     return Source(
         name=f"folder:{root}",
         class_names=class_names,
-        splits=_examples(folder, files, class_names, reading),
+        splits=splits,
         notes=(*notes, *more_notes, *left_out.notes(), *_advice(left_out)),
-        root=_readable_root(folder),
+        root=image_files.readable_root(folder),
         findings=findings,
         split_rule=BY_CONTENT,
     )
-
-
-def _readable_root(folder: Path) -> str:
-    return readable(folder, _NAME_LENGTH) + os.sep
-
-
-class _Reading:
-    """How files are read."""
-
-    def __init__(
-        self,
-        decoding: Decoding,
-        cache_dir: str | os.PathLike[str] | None,
-        workers: int | None,
-        progress: bool,
-        looks: bool,
-    ) -> None:
-        self.decoding = decoding
-        self.cache_dir = cache_dir
-        self.workers = workers
-        self.progress = progress
-        self.looks = looks
 
 
 def _class_files(folder: Path, left_out: LeftOut, empty: dict[str, Counter[str]]) -> _Classes:
@@ -126,7 +108,7 @@ def _class_files(folder: Path, left_out: LeftOut, empty: dict[str, Counter[str]]
     classes: _Classes = {}
     for entry in subfolders(folder, left_out):
         # macOS and Linux write accents differently; a class must be one class on both.
-        name = unicodedata.normalize("NFC", readable(entry, _NAME_LENGTH))
+        name = unicodedata.normalize("NFC", readable(entry, image_files.NAME_LENGTH))
         if name in classes or os.fspath(folder / name) in empty:
             raise UserError(f"{readable(folder)} has two folders named {name}: keep one of them")
         before = Counter(left_out.suffixes)
@@ -202,7 +184,7 @@ def _examples(
     root: Path,
     files: Mapping[str, Mapping[str, list[File]]],
     class_names: tuple[str, ...],
-    reading: _Reading,
+    reading: Reading,
 ) -> dict[str, Examples]:
     numbers = {name: number for number, name in enumerate(class_names)}
     listed = {
@@ -213,46 +195,7 @@ def _examples(
         ]
         for split, classes in files.items()
     }
-    every_file = [file for members in listed.values() for _, file in members]
-    every_digest, every_look = content.of_files(
-        os.fspath(root),
-        every_file,
-        appearances=reading.looks,
-        cache_dir=reading.cache_dir,
-        workers=reading.workers,
-        progress=reading.progress,
-    )
-    splits: dict[str, Examples] = {}
-    start = 0
-    for split, members in listed.items():
-        paths = [file.path for _, file in members]
-        names = [readable(path, _NAME_LENGTH) for path in paths]
-        end = start + len(members)
-        splits[split] = Examples(
-            labels=np.array([number for number, _ in members], np.int32),
-            names=names,
-            read=_reader(paths, names, reading.decoding),
-            fingerprint=fingerprint_of_digests(every_digest[start:end]),
-            digests=every_digest[start:end],
-            appearances=None if every_look is None else every_look[start:end],
-            encoded=_loader(paths, names),
-        )
-        start = end
-    return splits
-
-
-def _reader(paths: Sequence[str], names: Sequence[str], decoding: Decoding) -> Callable[[int], np.ndarray]:
-    return lambda index: read_image(paths[index], names[index], decoding)
-
-
-def _loader(paths: Sequence[str], names: Sequence[str]) -> Callable[[int], bytes]:
-    def load(index: int) -> bytes:
-        try:
-            return read_regular(paths[index])
-        except OSError as error:
-            raise UnreadableImage(names[index], error.strerror or str(error)) from error
-
-    return load
+    return image_files.examples(os.fspath(root), listed, reading)
 
 
 def contains(dataset: str, path: str | os.PathLike[str]) -> bool:
@@ -264,7 +207,7 @@ def contains(dataset: str, path: str | os.PathLike[str]) -> bool:
     return inside == root or inside.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def listed_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The image files named, and all below the folders named, each in the order of their names.
 
     Raises:

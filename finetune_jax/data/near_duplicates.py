@@ -118,3 +118,20 @@ def _candidates(appearances: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarra
                 later = i + row < j
                 if later.any():
                     yield known[block[i[later]]], known[members[j[later]]]
+
+
+def joined(groups: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Groups of images that are together by either of two rules, also by way of others; int64 ``[N]``.
+
+    Args:
+        groups: int64 ``[N]``, as of :func:`groups_of`.
+        names: uint8 ``[N, 16]``, equal within a group.
+    """
+    count = len(groups)
+    _, first, inverse = np.unique(names, axis=0, return_index=True, return_inverse=True)
+    here = np.arange(count)
+    rows, columns = np.concatenate([here, here]), np.concatenate([groups, first[inverse.reshape(-1)]])
+    graph = sparse.coo_array((np.ones(2 * count, bool), (rows, columns)), shape=(count, count))
+    _, component = csgraph.connected_components(graph, directed=False)
+    _, lowest, of = np.unique(component, return_index=True, return_inverse=True)
+    return lowest[of]

@@ -4,7 +4,8 @@ Rule 1, for data that never change (the embedded digits, prepared TFDS data sets
 was another: so many images of each class, drawn at random from the whole list (`splits.stratified_split`).
 
 Rule 2, for folders, which grow: each image falls on a side by a hash of its content and the seed, so that adding an
-image moves no other. Near-duplicates fall on one side together.
+image moves no other. Near-duplicates fall on one side together, and so do the images of a group (`--group_by`), by a
+hash of the group's name.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ BY_COUNT, BY_CONTENT = 1, 2
 """The versions of the rule."""
 
 _STREAM = {"validation": 0, "test": 1}  # one independent random stream for each split that is made up
+_FEW_STREAM = 2
 _LARGE_GROUP = 0.5  # share of the images of a data set
 
 
@@ -43,9 +45,14 @@ def carved(source: Source, split: str, fraction: float, seed: int, *, list_findi
     remarks: tuple[str, ...] = ()
     if digests is not None:
         groups = near_duplicates.groups_of(digests, train.appearances)
-        keys = uniform_keys(digests, split, seed)[_deciding(digests, groups)]
+        identities = digests
+        if train.groups is not None:
+            # A group falls on its side by its name, whichever images it has.
+            groups, identities = near_duplicates.joined(groups, train.groups), train.groups
+        keys = uniform_keys(identities, split, seed)[_deciding(identities, groups)]
         kept, held_out = hashed_split(train.labels, fraction, keys=keys, groups=groups)
-        remarks = _about_groups(source, split, groups, train)
+        if train.groups is None:
+            remarks = _about_groups(source, split, groups, train)
     else:
         rng = np.random.Generator(np.random.PCG64([seed, _STREAM[split]]))
         kept, held_out = stratified_split(train.labels, fraction, rng=rng)
@@ -68,6 +75,32 @@ def carved(source: Source, split: str, fraction: float, seed: int, *, list_findi
         source,
         splits={**source.splits, "train": train.subset(kept), split: train.subset(held_out)},
         notes=(*source.notes, *remarks, note if fraction else f"{split}: none (--{split}_fraction=0)"),
+    )
+
+
+def few_per_class(source: Source, count: int, seed: int) -> Source:
+    """The source with at most so many training images of each class, those with the smallest hashes.
+
+    So the images of a smaller count are among those of a larger one, and adding an image to the data set changes one
+    at most.
+
+    Args:
+      source: With a training split.
+      count: Of each class, at least 1.
+      seed: Of the choice.
+    """
+    train = source.splits["train"]
+    if train.digests is None:
+        keys = np.random.Generator(np.random.PCG64([seed, _FEW_STREAM])).random(len(train))
+    else:
+        keys = uniform_keys(train.digests, "images_per_class", seed)
+    order = np.lexsort((keys, train.labels))
+    counts = np.bincount(train.labels)
+    rank = np.arange(len(train)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.sort(order[rank < count])
+    note = f"train: {len(kept)} of {len(train)} images (--images_per_class={count})"
+    return dataclasses.replace(
+        source, splits={**source.splits, "train": train.subset(kept)}, notes=(*source.notes, note)
     )
 
 

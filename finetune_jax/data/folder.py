@@ -69,7 +69,7 @@ def read(
         )
     left_out = LeftOut()
     known = folder_layout.RETRIEVAL_SPLIT_NAMES if open_classes else folder_layout.SPLIT_NAMES
-    split_folders, notes = folder_layout.split_folders(folder, known, left_out)
+    split_folders, notes = folder_layout.split_folders(folder, known, left_out, by_folder=by_folder)
     empty: dict[str, Counter[str]] = {}
     files = {
         split: _class_files(split_folder, left_out, empty) for split, split_folder in split_folders.items()

@@ -38,7 +38,7 @@ def split_of(name: str, known: Mapping[str, str] = SPLIT_NAMES) -> str | None:
 
 
 def split_folders(
-    root: Path, known: Mapping[str, str], left_out: LeftOut
+    root: Path, known: Mapping[str, str], left_out: LeftOut, *, by_folder: bool = False
 ) -> tuple[dict[str, Path], list[str]]:
     """The folder of each split; of the training split alone where classes lie at the top.
 
@@ -46,6 +46,7 @@ def split_folders(
         root: of the data set.
         known: word in small letters to split.
         left_out: counts what is passed over.
+        by_folder: whether equal folders within all classes are meant, as groups.
 
     Returns:
         Folder of each split, and notes.
@@ -59,7 +60,7 @@ def split_folders(
     inside = {name: subfolders(root / name) for name in names}
     others = [name for name in names if name not in candidates]
     if not _are_splits(candidates, others, inside, known):
-        _refuse_what_looks_like_splits(root, names, inside)
+        _refuse_what_looks_like_splits(root, names, {} if by_folder else inside)
         return {"train": root}, []
     unknown = [name for name in others if name not in unlabelled]
     if unknown:
@@ -153,7 +154,7 @@ def _refuse_what_looks_like_splits(
             f"{readable(root)}: {some(misspelt)} looks like a split and is none of the known names: "
             "call the folders train/, validation/ and test/"
         )
-    common = inside[names[0]]
+    common = inside.get(names[0], [])
     if len(common) > 1 and all(inside[name] == common for name in names):
         if all(split_of(name) for name in common):
             raise UserError(

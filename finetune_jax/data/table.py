@@ -114,7 +114,7 @@ def read(
     )
     suffix = _suffix(root, next(iter(seen)))
     numbers = {name: index for index, name in enumerate(class_names)}
-    files = _files(root, {image: number for image, number in seen.items()}, suffix, shown)
+    files = _files(root, seen, suffix, shown)
     looks = any(split not in listed for split in made_splits)
     reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
     members = {
@@ -216,9 +216,9 @@ def _columns(
     for role, words in _GUESSES.items():
         if role not in roles:
             taken = set(roles.values())
-            column = next((small[word] for word in words if word in small and small[word] not in taken), None)
-            if column is not None:
-                guessed[role] = roles[role] = column
+            fitting = [small[word] for word in words if word in small and small[word] not in taken]
+            if fitting:
+                guessed[role] = roles[role] = fitting[0]
     for role in ("image", "label"):
         if role not in roles:
             raise UserError(
@@ -312,10 +312,12 @@ def _files(root: Path, rows: Mapping[str, int], suffix: str, shown: str) -> dict
         files[image] = File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     if missing:
         image, number = missing[0]
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        which = f"{readable(image)}, which is"
+        if len(missing) > 1:
+            which = f"{readable(image)} and {len(missing) - 1} more, which are"
         raise UserError(
-            f"--dataset=csv:{shown}: row {number} names {readable(image)}{others}, which {'is' if not others else 'are'} "
-            f"not below {readable(root.absolute())}; paths count from there, give --image_root=FOLDER for another place"
+            f"--dataset=csv:{shown}: row {number} names {which} not below {readable(root.absolute())}; paths count from "
+            "there, give --image_root=FOLDER for another place"
         )
     return files
 

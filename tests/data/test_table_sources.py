@@ -70,7 +70,7 @@ def test_columns_may_be_named_and_paths_count_from_the_image_root(tmp_path: Path
     source = sources.load(dataset, columns=columns, image_root=str(tmp_path / "pictures"))
     assert labels_of(source, "train").items() <= dict(rows).items()
     assert not any("guessed" in note for note in source.notes)
-    with pytest.raises(UserError, match="row 2 names 00.png and 11 more.*give --image_root=FOLDER"):
+    with pytest.raises(UserError, match=r"row 2 names 00\.png and 11 more.*give --image_root=FOLDER"):
         sources.load(dataset, columns=columns)
 
 
@@ -177,7 +177,7 @@ def test_what_is_wrong_with_a_table_is_said_with_its_row(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfeimage", b"image,label\n\0\0\0,cat\n", b'image,label\n"' + b"x" * 2**21]
+    "content", [b"", b"\xff\xfeimage", b"image,label\n\0\0,cat\n", b'image,label\n"' + b"x" * 2**21]
 )
 def test_a_file_that_is_no_table_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(content)

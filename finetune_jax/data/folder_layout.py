@@ -60,7 +60,7 @@ def split_folders(
     inside = {name: subfolders(root / name) for name in names}
     others = [name for name in names if name not in candidates]
     if not _are_splits(candidates, others, inside, known):
-        _refuse_what_looks_like_splits(root, names, {} if by_folder else inside)
+        _refuse_what_looks_like_splits(root, names, dict.fromkeys(names, []) if by_folder else inside)
         return {"train": root}, []
     unknown = [name for name in others if name not in unlabelled]
     if unknown:
@@ -154,7 +154,7 @@ def _refuse_what_looks_like_splits(
             f"{readable(root)}: {some(misspelt)} looks like a split and is none of the known names: "
             "call the folders train/, validation/ and test/"
         )
-    common = inside.get(names[0], [])
+    common = inside[names[0]]
     if len(common) > 1 and all(inside[name] == common for name in names):
         if all(split_of(name) for name in common):
             raise UserError(

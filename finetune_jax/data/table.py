@@ -316,8 +316,8 @@ def _files(root: Path, rows: Mapping[str, int], suffix: str, shown: str) -> dict
         if len(missing) > 1:
             which = f"{readable(image)} and {len(missing) - 1} more, which are"
         raise UserError(
-            f"--dataset=csv:{shown}: row {number} names {which} not below {readable(root.absolute())}; paths count from "
-            "there, give --image_root=FOLDER for another place"
+            f"--dataset=csv:{shown}: row {number} names {which} not below {readable(root.absolute())}; paths "
+            "count from there, give --image_root=FOLDER for another place"
         )
     return files
 

@@ -60,7 +60,7 @@ def split_folders(
     inside = {name: subfolders(root / name) for name in names}
     others = [name for name in names if name not in candidates]
     if not _are_splits(candidates, others, inside, known):
-        _refuse_what_looks_like_splits(root, names, dict.fromkeys(names, []) if by_folder else inside)
+        _refuse_what_looks_like_splits(root, names, {name: [] for name in names} if by_folder else inside)
         return {"train": root}, []
     unknown = [name for name in others if name not in unlabelled]
     if unknown:

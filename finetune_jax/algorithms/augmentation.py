@@ -27,19 +27,47 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def identity(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """The image as it is."""
+    """The image as it is.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> bool((augmentation.identity(key, image) == image).all())
+        True
+    """
     del key, aspect
     return image
 
 
 def flip(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """Mirror left and right with probability ½."""
+    """Mirror left and right with probability ½.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> image = jnp.array([[[1.0], [2.0]]])
+        >>> results = jax.vmap(augmentation.flip, (0, None))(jax.random.split(jax.random.key(0), 100), image)
+        >>> 20 < int((results[:, 0, 0, 0] == 2).sum()) < 80
+        True
+    """
     del aspect
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def pad_crop(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """Shift by up to an eighth of the size in each direction; uncovered pixels repeat the edge."""
+    """Shift by up to an eighth of the size in each direction; uncovered pixels repeat the edge.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.pad_crop(key, image).shape
+        (8, 8, 3)
+    """
     del aspect
     height, width, _ = image.shape
     reach_y, reach_x = max(1, height // 8), max(1, width // 8)
@@ -51,7 +79,16 @@ def pad_crop(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 
 
 def pad_crop_flip(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """:func:`pad_crop`, then :func:`flip`."""
+    """:func:`pad_crop`, then :func:`flip`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.pad_crop_flip(key, image).shape
+        (8, 8, 3)
+    """
     key_crop, key_flip = jax.random.split(key)
     return flip(key_flip, pad_crop(key_crop, image, aspect))
 
@@ -70,6 +107,15 @@ def resample(image: jax.Array, box: Box, size: int) -> jax.Array:
 
     Two products with matrices of weights, ``[size, H]`` and ``[size, W]``. The values are those of Pillow's
     ``resize(box=…)``: at its edges the box takes from the pixels around it, if there are any.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> image = jnp.arange(16.0).reshape(4, 4, 1)
+        >>> left_half = augmentation.Box(*map(jnp.array, (0.0, 0.0, 1.0, 0.5)))
+        >>> augmentation.resample(image, left_half, size=2).shape
+        (2, 2, 1)
     """
     shape = jnp.asarray(image.shape[:2], jnp.float32)
     scale = size / (shape * jnp.stack([box.height, box.width]))
@@ -91,6 +137,14 @@ def crop(
             ``shorter_side`` in its proportions.
         size: side of the crop.
         shorter_side: see ``aspect``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.crop(key, image, size=4, shorter_side=8).shape
+        (4, 4, 3)
     """
     key_y, key_x = jax.random.split(key)
     if aspect is None:
@@ -109,7 +163,16 @@ def crop(
 def random_crop(
     key: jax.Array, image: jax.Array, aspect: Aspect = None, *, size: int, shorter_side: int
 ) -> jax.Array:
-    """:func:`crop`, then :func:`flip`."""
+    """:func:`crop`, then :func:`flip`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.random_crop(key, image, size=4, shorter_side=8).shape
+        (4, 4, 3)
+    """
     key_crop, key_flip = jax.random.split(key)
     return flip(key_flip, crop(key_crop, image, aspect, size=size, shorter_side=shorter_side))
 
@@ -124,6 +187,14 @@ def random_box(key: jax.Array, aspect: Aspect = None) -> Box:
     Args:
         key: of the draw.
         aspect: width over height of the image; None is a square.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> box = augmentation.random_box(jax.random.key(0))
+        >>> bool(0.08 <= box.height * box.width <= 1), bool(box.top + box.height <= 1)
+        (True, True)
     """
     aspect = 1.0 if aspect is None else aspect
     key_area, key_aspect, key_place = jax.random.split(key, 3)
@@ -150,7 +221,16 @@ def random_resized_crop(
     color_jitter: float = 0.4,
     hue_jitter: float = 0.0,
 ) -> jax.Array:
-    """:func:`random_box` resized to ``[size, size, C]``, :func:`flip`, :func:`jitter`."""
+    """:func:`random_box` resized to ``[size, size, C]``, :func:`flip`, :func:`jitter`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.random_resized_crop(key, image, size=4).shape
+        (4, 4, 3)
+    """
     key_box, key_flip, key_jitter = jax.random.split(key, 3)
     image = flip(key_flip, resample(image, random_box(key_box, aspect), size))
     return jitter(key_jitter, image, strength=color_jitter, hue=hue_jitter)
@@ -164,6 +244,15 @@ def jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float = 0.
         image: float32 ``[H, W, 3]`` of 0 to 255.
         strength: the three factors are uniform in ``[1 - strength, 1 + strength]``.
         hue: it moves by a uniform share in ``[-hue, hue]`` of the colour circle.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> changed = augmentation.jitter(key, 100 * image, strength=0.4)
+        >>> changed.shape, bool((changed != 100 * image).any())
+        ((8, 8, 3), True)
     """
     key_order, key_factors, key_hue = jax.random.split(key, 3)
     if strength:
@@ -183,6 +272,15 @@ def adjust(image: jax.Array, order: jax.Array, factors: jax.Array) -> jax.Array:
         image: float32 ``[H, W, 3]`` of 0 to 255; so is the result of every change.
         order: int ``[T]``, what is changed first, second and so on: 0 brightness, 1 contrast, 2 saturation.
         factors: ``[T]`` of these changes; 1 changes nothing.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> brightness = jnp.array([0])
+        >>> augmentation.adjust(100 * image, order=brightness, factors=jnp.array([0.5]))[0, 0].tolist()
+        [50.0, 50.0, 50.0]
     """
 
     def change(image: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -202,6 +300,14 @@ def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
     Args:
         image: float32 ``[H, W, 3]``.
         shift: ``[]``, as a share of the circle.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> red = jnp.array([[[255.0, 0.0, 0.0]]])
+        >>> augmentation.shift_hue(red, 1 / 3).round()[0, 0].tolist()
+        [0.0, 255.0, 0.0]
     """
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value = image.max(-1)
@@ -265,6 +371,14 @@ def create(
 
     ``trivial_augment``, ``rand_augment`` and ``augmix`` follow a random resized crop and a mirror, without its changes
     of colour.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> augment = augmentation.create("random_resized_crop", size=4)
+        >>> augment(jax.random.key(0), jnp.ones((8, 8, 3))).shape
+        (4, 4, 3)
     """
     if name == "crop":
         return functools.partial(crop, size=size, shorter_side=shorter_side)

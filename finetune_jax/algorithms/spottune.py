@@ -50,6 +50,15 @@ def gumbel_softmax(noise: jax.Array, logits: jax.Array, temperature: float | jax
 
     Raises:
         ValueError: shapes differ, or the temperature is not positive.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.gumbel_softmax(jnp.zeros((1, 2)), jnp.array([[0.5, 2.0]])).tolist()
+        [[0.0, 1.0]]
+        >>> jax.grad(lambda logits: spottune.gumbel_softmax(jnp.zeros(2), logits, 1.0)[1])(jnp.zeros(2)).tolist()
+        [-0.25, 0.25]
     """
     noise, logits = jnp.asarray(noise), jnp.asarray(logits)
     if noise.shape != logits.shape:
@@ -85,6 +94,13 @@ def policy_logits(flat: jax.Array) -> jax.Array:
 
     Raises:
         ValueError: an odd number of outputs.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.policy_logits(jnp.zeros((8, 6))).shape
+        (8, 3, 2)
     """
     if flat.shape[-1] % 2:
         raise ValueError(f"a policy has two outputs per block, not {flat.shape[-1]} in all")
@@ -104,6 +120,14 @@ def sample_decisions(key: jax.Array, logits: jax.Array, temperature: float | jax
 
     Raises:
         ValueError: logits of another shape, or a temperature that is not positive.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> logits = jnp.array([[[0.0, 50.0], [50.0, 0.0], [0.0, 50.0]]])
+        >>> spottune.sample_decisions(jax.random.key(0), logits).tolist()
+        [[1.0, 0.0, 1.0]]
     """
     _check_logits(logits)
     noise = jax.random.gumbel(key, logits.shape, logits.dtype)
@@ -117,6 +141,13 @@ def likely_decisions(logits: jax.Array) -> jax.Array:
 
     Raises:
         ValueError: logits of another shape.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.likely_decisions(jnp.array([[[0.0, 1.0], [2.0, 1.0], [0.0, 0.0]]])).tolist()
+        [[1.0, 0.0, 0.0]]
     """
     _check_logits(logits)
     return logits.argmax(-1).astype(logits.dtype)
@@ -145,6 +176,13 @@ def route(decisions: jax.Array, tuned: jax.Array, frozen: jax.Array) -> jax.Arra
 
     Raises:
         ValueError: shapes or dtypes of the outputs differ, or decisions are not one per image.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.route(jnp.array([1, 0]), tuned=jnp.full((2, 2), 5.0), frozen=jnp.zeros((2, 2))).tolist()
+        [[5.0, 5.0], [0.0, 0.0]]
     """
     if tuned.shape != frozen.shape or tuned.dtype != frozen.dtype:
         raise ValueError(
@@ -208,6 +246,18 @@ def apply(
 
     Raises:
         ValueError: names that are no blocks of the network or given twice, or decisions of another shape.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models, spottune
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jnp.ones((2, 8, 8, 3))
+        >>> frozen = network.init(jax.random.key(0), images)
+        >>> tuned = jax.tree.map(lambda leaf: 1.1 * leaf, frozen)
+        >>> decisions = jnp.zeros((2, len(network.block_names)))
+        >>> spottune.apply(network, tuned, frozen, images, decisions).shape
+        (2, 5)
     """
     output, _ = features(network, tuned, frozen, images, decisions, routed=routed)
     logits, _ = network.run(("head",), tuned, output)
@@ -252,6 +302,19 @@ def features(
 
     Returns:
         ``[B, …]``, and the statistics of both copies, those of parts outside training mode unchanged.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models, spottune
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jnp.ones((2, 8, 8, 3))
+        >>> frozen = network.init(jax.random.key(0), images)
+        >>> tuned = jax.tree.map(lambda leaf: 1.1 * leaf, frozen)
+        >>> decisions = jnp.zeros((2, len(network.block_names)))
+        >>> output, statistics = spottune.features(network, tuned, frozen, images, decisions)
+        >>> output.shape, sorted(statistics.frozen)
+        ((2, 1, 1, 32), ['block_01', 'block_02', 'block_03'])
     """
     routed = network.block_names if routed is None else tuple(routed)
     columns = {name: column for column, name in enumerate(routed)}
@@ -340,7 +403,15 @@ def _copies_of(
 
 
 def usage(decisions: jax.Array) -> jax.Array:
-    """``v``: share of images that take the fine-tuned copy of each block, ``[B, L] → [L]``."""
+    """``v``: share of images that take the fine-tuned copy of each block, ``[B, L] → [L]``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.usage(jnp.array([[1.0, 0.0], [1.0, 1.0]])).tolist()
+        [1.0, 0.5]
+    """
     if decisions.ndim != 2:
         raise ValueError(f"decisions must have the shape [B, L], not {decisions.shape}")
     return decisions.mean(0)
@@ -352,6 +423,13 @@ def budget_loss(usage: jax.Array, k: float | jax.Array) -> jax.Array:
     Args:
         usage: ``[L]``, see :func:`usage`.
         k: number of blocks to fine-tune.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> float(spottune.budget_loss(jnp.array([1.0, 0.5, 0.0]), k=1))
+        0.25
     """
     return (jnp.sum(usage) - k) ** 2
 
@@ -364,6 +442,13 @@ def entropy_loss(usage: jax.Array) -> jax.Array:
 
     Args:
         usage: ``[L]``, see :func:`usage`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> round(float(spottune.entropy_loss(jnp.array([1.0, 0.5, 0.0]))), 4)
+        0.3466
     """
     usage = jnp.asarray(usage)
     used = usage > 0
@@ -380,6 +465,11 @@ def most_used(usage: Mapping[str, float], k: int) -> tuple[str, ...]:
 
     Returns:
         Names in network order; of equally used blocks the later ones.
+
+    Examples:
+        >>> from finetune_jax import spottune
+        >>> spottune.most_used({"block_01": 0.9, "block_02": 0.1, "block_03": 0.4}, k=2)
+        ('block_01', 'block_03')
     """
     names = list(usage)
     ranked = sorted(range(len(names)), key=lambda index: (-usage[names[index]], -index))

@@ -46,7 +46,13 @@ _BUILDERS: dict[str, Builder] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names that :func:`create` knows."""
+    """Names that :func:`create` knows.
+
+    Examples:
+        >>> from finetune_jax import models
+        >>> "resnet50" in models.names()
+        True
+    """
     return tuple(_BUILDERS)
 
 
@@ -95,9 +101,11 @@ def create(
     Raises:
         UserError: no such network, a setting out of range, or one that the network does not have.
 
-    >>> network = create("vit_tiny_patch16_224", num_classes=10, image_size=96)
-    >>> len(network.block_names), network.tokens.side
-    (12, 6)
+    Examples:
+        >>> from finetune_jax import models
+        >>> network = models.create("vit_tiny_patch16_224", num_classes=10, image_size=96)
+        >>> len(network.block_names), network.tokens.side
+        (12, 6)
     """
     if name not in _BUILDERS:
         raise UserError(f"--network={name} is not known; {_near(name)}")

@@ -78,6 +78,12 @@ def load_pretrained(
 
     Raises:
         UserError: nothing is there, or the weights do not fit.
+
+    Examples:
+        >>> from finetune_jax import models
+        >>> network, variables = models.load_pretrained("resnet26_cifar10", num_classes=None)
+        >>> network.architecture, network.num_classes
+        ('resnet26', 10)
     """
     image_size = settings.pop("image_size", None)
     found = resolve(name, architecture=architecture, **settings)

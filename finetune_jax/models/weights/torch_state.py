@@ -78,6 +78,17 @@ def from_torch_state(
 
     Raises:
         UserError: entries are missing, surplus or of another shape; all of them are listed.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+        >>> again = models.from_torch_state(network, models.to_torch_state(network, variables))
+        >>> kernels = [tree["params"]["head"]["classifier"]["kernel"] for tree in (variables, again)]
+        >>> bool((kernels[0] == kernels[1]).all())
+        True
     """
     names = _naming_of(network, state)
     state = _select_copy(_of_parts(state, names), copy)
@@ -126,6 +137,15 @@ def to_torch_state(
         network: of the variables.
         variables: float arrays.
         names: one of the network's namings; None is the first.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> state = models.to_torch_state(network, network.init(jax.random.key(0), jnp.ones((1, 8, 8, 3))))
+        >>> state["linear.weight"].shape
+        (5, 32)
     """
     state = {}
     for place in _places(network, names or network.torch_names):

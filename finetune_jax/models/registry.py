@@ -13,10 +13,14 @@ from finetune_jax.models.architectures import (
     convnext,
     densenet,
     efficientnet,
+    efficientnet_b,
     inception,
     mobilenet,
+    mobilenet_v3,
     preactivation,
+    regnet,
     resnet,
+    resnet_d,
     vision_transformer,
 )
 from finetune_jax.models.layers.basic import Dtype, Numerics
@@ -42,6 +46,10 @@ _BUILDERS: dict[str, Builder] = {
     **_with_options(inception.BUILDERS),
     **vision_transformer.BUILDERS,
     **convnext.BUILDERS,
+    **resnet_d.BUILDERS,
+    **efficientnet_b.BUILDERS,
+    **mobilenet_v3.BUILDERS,
+    **regnet.BUILDERS,
 }
 
 

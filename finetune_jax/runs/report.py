@@ -19,6 +19,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.reports import examples, run_page
 from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
+from finetune_jax.runs import recorded_data
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.training.plan import AfterEpoch
@@ -41,7 +42,7 @@ def begin(program: Program, settings: Settings) -> RunResult:
         training_images=augmented_batch(program),
         command=command_of(settings.flags),
         versions=versions(),
-        data_digest=program.images.source.splits["train"].fingerprint,
+        data_digest=str(recorded_data.resolved(program.images.source).get(recorded_data.DIGEST, "")),
     )
 
 

@@ -19,7 +19,7 @@ from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
-from finetune_jax.runs import recorded_data
+from finetune_jax.runs import recorded_data, report
 from finetune_jax.runs import start as run_start
 from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
 from finetune_jax.runs.program import Program
@@ -78,7 +78,8 @@ def run(
             program, settings = prepare(
                 config, replicas, chosen_before=directory.resolved, data_before=data_before
             )
-            plan = programs.plan_of(program, settings.config, after_epoch)
+            callback = report.after_each_epoch(program, settings, directory, after_epoch)
+            plan = programs.plan_of(program, settings.config, callback)
         return _train(Prepared(program, settings, plan, directory), began)
 
 
@@ -131,8 +132,10 @@ def train_in_lockstep(
         runs = {}
         for number in unfinished:
             settings = settings_of(configs[number], program.images)
-            plan = programs.plan_of(program, settings.config, callbacks[number])
-            runs[number] = Prepared(program, settings, plan, directories[number])
+            directory = directories[number]
+            callback = report.after_each_epoch(program, settings, directory, callbacks[number])
+            plan = programs.plan_of(program, settings.config, callback)
+            runs[number] = Prepared(program, settings, plan, directory)
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
         vectorize = not replicas.on_cpu or program.trained == ("head",)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from finetune_jax import data as datasets
+from finetune_jax.algorithms import augmentation as augmentations
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.examples import Source
@@ -93,6 +94,18 @@ class Images:
         if self.config.augmentation != "auto":
             return self.config.augmentation
         return "none" if self.config.dataset == "digits" else "flip"
+
+    @property
+    def augment(self) -> augmentations.Augmentation:
+        """The augmentation of one training image."""
+        config = self.config
+        return augmentations.create(
+            self.augmentation,
+            self.image_size,
+            shorter_side=datasets.shorter_side(config, self.image_size),
+            color_jitter=config.color_jitter,
+            hue_jitter=config.hue_jitter,
+        )
 
 
 def load(

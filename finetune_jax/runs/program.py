@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax import data as datasets
-from finetune_jax.algorithms import augmentation
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.batch import Batch
 from finetune_jax.data.feeds import Training
@@ -126,13 +125,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         method.forward,
         task.loss(images.splits["train"].labels, num_classes),
         normalize=normalize,
-        augment=augmentation.create(
-            images.augmentation,
-            images.image_size,
-            shorter_side=datasets.shorter_side(config, images.image_size),
-            color_jitter=config.color_jitter,
-            hue_jitter=config.hue_jitter,
-        ),
+        augment=images.augment,
     )
     # The optimiser's hyperparameters are in the state, so a run with others is the same program.
     optimizer = rates.optimizer(config, trained, method.rules(config))

@@ -14,7 +14,8 @@ from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.network import Variables
 from finetune_jax.reports import run_page, tables
-from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
+from finetune_jax.reports.run_result import RunResult
+from finetune_jax.runs import report
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.summary import Rows, summarise
@@ -133,21 +134,12 @@ def run_result(
         gallery: outputs of what is searched, where that is another split.
         findings: of the method.
     """
-    images = program.images
-    test = images.splits["test"]
-    tested: Classified | Retrieved
-    if settings.config.protocol == "classification":
-        tested = Classified(outputs, test.labels, images.class_names, images=test.images)
-    else:
-        searched = None if gallery is None else (gallery, images.splits["gallery"])
-        tested = Retrieved(outputs, test, images.source.class_names, searched)
-    return RunResult(
-        flags=dataclasses.asdict(settings.flags),
-        score=program.task.score,
+    return dataclasses.replace(
+        report.begin(program, settings),
         rows=rows,
         passes=passes,
         summary=summary,
-        test=tested,
+        test=report.tested(program, settings.config, outputs, gallery),
         pictures=findings.draw(),
         files=findings.files,
     )

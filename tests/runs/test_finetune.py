@@ -64,7 +64,7 @@ def test_a_run_leaves_everything_that_was_promised(finished):
     } <= names
     assert json.loads((workdir / "summary.json").read_text()) == summary
     assert summary["test_accuracy"] == 1.0  # three plain colours
-    assert summary["images"] == {"train": 43, "validation": 5, "test": 12}
+    assert summary["images"] == {"train": 46, "validation": 3, "test": 11}
     assert summary["epochs_trained"] == 2
     assert summary["parameters_trained"] == summary["parameters"]
     with Image.open(workdir / "confusion.png") as picture:
@@ -241,7 +241,7 @@ def test_class_weights_are_one_on_average_over_the_images():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"batch_size": 64}, r"--batch_size=64 is more than the 43 training images"),
+        ({"batch_size": 64}, r"--batch_size=64 is more than the 46 training images"),
         ({"workdir": ""}, r"--workdir is empty"),
         ({"method": "last_k", "k": 13}, r"--k=13: resnet26 has only 12 blocks"),
         ({"network": "resnet18"}, r"--network=resnet18"),

@@ -6,7 +6,7 @@ weights ``[out, in]`` (as a convolution ``[out, in, 1, 1]``) there and ``[in, ou
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -185,7 +185,7 @@ def _naming_of(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
     return max(namings, key=lambda names: len(_prefixes(network, names) & found))
 
 
-def _layers(state: Mapping[str, np.ndarray]) -> set[str]:
+def _layers(state: Mapping[str, Any]) -> set[str]:
     return {_layer(name) for name in state}
 
 
@@ -302,3 +302,41 @@ def _raise_if_any(network: Network, missing: list[str], surplus: list[str], miss
             f"the weights do not fit network {network.architecture} (width {network.width:g}): "
             + "; ".join(problems)
         )
+
+
+class Layout(NamedTuple):
+    """What a network expects of a state, in the naming that fits the state best.
+
+    Attributes:
+        shapes: ``{name of an entry: its shape}``.
+        stem: names of the entries of the stem.
+        classifier: what the names of the classifier's entries begin with, without the dot.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    stem: tuple[str, ...]
+    classifier: str
+
+
+def layout_for(network: Network, state: Mapping[str, np.ndarray]) -> Layout:
+    """What a network expects of a state."""
+    names = _naming_of(network, state)
+    places = list(_places(network, names))
+    return Layout(
+        {place.torch_name: place.torch_shape for place in places},
+        tuple(place.torch_name for place in places if place.part == "stem"),
+        str(names.head.get(_CLASSIFIER, "")),
+    )
+
+
+def layer_sets(network: Network) -> list[tuple[frozenset[str], str]]:
+    """Names of the layers in each of a network's namings, and which of them is the classifier."""
+    namings = (network.torch_names, *network.other_torch_names)
+    return [(frozenset(_prefixes(network, names)), str(names.head.get(_CLASSIFIER, ""))) for names in namings]
+
+
+def layers_of(state: Iterable[str]) -> frozenset[str]:
+    """Names of the layers whose entries a state has; counters of batches left out."""
+    return frozenset(
+        _layers(dict.fromkeys(name for name in state if not name.endswith("num_batches_tracked")))
+    )

@@ -19,7 +19,7 @@ def record(index: int, number: int, score: float) -> Record:
     return Record(number, point, "complete", (score,), score, 3, run, None, "here")
 
 
-@pytest.mark.parametrize("numbers", itertools.permutations((0, 1, 12)))
+@pytest.mark.parametrize("numbers", list(itertools.permutations((0, 1, 12))))
 def test_the_order_of_the_grid_decides_between_equals(numbers: tuple[int, ...]) -> None:
     records = [record(index, number, (0.5, 0.7, 0.7)[index]) for index, number in enumerate(numbers)]
     records.sort(key=lambda entry: entry.number)

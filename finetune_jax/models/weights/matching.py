@@ -24,6 +24,7 @@ _MOST_DOTS = 6  # of a prefix
 _LEAST_SHARE = 0.1  # of all entries, that a part which is a network has
 _LISTED = 4  # names in a message
 _NEAR = 0.2  # share of common layers from which a network is worth naming
+_SIMILAR = 0.4  # share of a network's layers from which a closer look is worth its time
 # First words of entries beside a network that are no part of any.
 _BESIDE = frozenset(
     [
@@ -146,7 +147,7 @@ def _first_fitting(view: State, layers: Sequence[_Known]) -> Match | None:
     present = torch_state.layers_of(view)
     copies = any(name.startswith("parallel_blocks.") for name in view)
     for network, namings in layers:
-        if copies or any(names - {classifier} <= present for names, classifier in namings):
+        if copies or _may_be(network, namings, view, present):
             found = [match for form in _forms(network) if (match := _adapted(form, view)) is not None]
             if found:
                 return min(found, key=lambda match: len(match.notes))
@@ -159,6 +160,17 @@ def _forms(network: Network) -> list[Network]:
         return [network]
     # Classifiers of transformers' DINOv2 see the class token and the mean of the patches.
     return [network, registry.with_settings(network, pool="both")]
+
+
+def _may_be(
+    network: Network, namings: list[tuple[frozenset[str], str]], view: State, present: frozenset[str]
+) -> bool:
+    """A look at the names, and where these leave it open at the first layer, that costs little."""
+    if any(names - {classifier} <= present for names, classifier in namings):
+        return True
+    # Namings speak of layers that only some networks have, and of entries that stand for themselves.
+    share = max(len(names & present) / len(names) for names, _ in namings)
+    return share >= _SIMILAR and torch_state.begins_like(network, view)
 
 
 def _adapted(network: Network, view: State) -> Match | None:

@@ -330,9 +330,38 @@ def layout_for(network: Network, state: Mapping[str, np.ndarray]) -> Layout:
 
 
 def layer_sets(network: Network) -> list[tuple[frozenset[str], str]]:
-    """Names of the layers in each of a network's namings, and which of them is the classifier."""
+    """Names of the layers in each of a network's namings, and which of them is the classifier.
+
+    Nothing is computed for it: namings of transformers speak of layers that only some of them have, too.
+    """
+    sets = []
+    for names in (network.torch_names, *network.other_torch_names):
+        prefixes = [prefix for layers in _by_part(network, names).values() for prefix in layers.values()]
+        flat = {name for prefix in prefixes for name in ((prefix,) if isinstance(prefix, str) else prefix)}
+        sets.append((frozenset(flat), str(names.head.get(_CLASSIFIER, ""))))
+    return sets
+
+
+def begins_like(network: Network, state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the convolutions of the stem have their shapes in a state, but for the number of colours."""
+    images = jax.ShapeDtypeStruct(network.example_shape, jax.numpy.float32)
+    stem: Any = jax.eval_shape(lambda key, x: network.stem.init(key, x, False), jax.random.key(0), images)
+    names = _naming_of_layers(network, state)
+    for layer, leaves in stem["params"].items():
+        prefix, kernel = names.stem.get(layer), leaves.get("kernel")
+        if isinstance(prefix, str) and kernel is not None and len(kernel.shape) == 4:
+            value = state.get(f"{prefix}.weight")
+            if value is None or value.shape[::2] != _torch_shape(kernel.shape)[::2]:
+                return False
+    return True
+
+
+def _naming_of_layers(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
+    """Like :func:`_naming_of`, without asking which of the layers the network has."""
+    present = _layers(state)
     namings = (network.torch_names, *network.other_torch_names)
-    return [(frozenset(_prefixes(network, names)), str(names.head.get(_CLASSIFIER, ""))) for names in namings]
+    shares = [len(names & present) for names, _ in layer_sets(network)]
+    return namings[shares.index(max(shares))]
 
 
 def layers_of(state: Iterable[str]) -> frozenset[str]:

@@ -54,7 +54,12 @@ def load_origin(config: Any) -> pretrained.Pretrained:
     if config.pretrained == "none":
         network = registry.create(config.network or "resnet26", **settings)
         return pretrained.Pretrained(network, {})
-    origin = pretrained.resolve(config.pretrained, architecture=config.network or None, **settings)
+    origin = pretrained.resolve(
+        config.pretrained, architecture=config.network or None, entry=config.weights_entry, **settings
+    )
+    if jax.process_index() == 0:
+        for note in origin.notes:
+            print(f"note: {note}", file=sys.stderr)
     if config.width not in (1.0, origin.network.width):
         raise UserError(
             f"--width={config.width:g} contradicts --pretrained={config.pretrained}, "

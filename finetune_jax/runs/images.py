@@ -45,9 +45,11 @@ class Images:
 
     def __post_init__(self) -> None:
         count = len(self.splits["train"].labels)
-        if count < self.config.batch_size:
+        if count < self.config.images_per_step:
+            steps = self.config.accumulate_steps
+            times = "" if steps == 1 else f" times --accumulate_steps={steps}"
             raise UserError(
-                f"--batch_size={self.config.batch_size} is more than the {count} training images of "
+                f"--batch_size={self.config.batch_size}{times} is more than the {count} training images of "
                 f"{self.source.name}"
             )
         if self.config.select_on == "validation" and not len(self.splits["validation"].labels):
@@ -58,7 +60,7 @@ class Images:
         labels = self.splits["train"].labels
         return training_order(
             len(labels),
-            self.config.batch_size,
+            self.config.images_per_step,
             seed=self.config.seed,
             epoch=epoch,
             balance=labels if self.config.balanced_sampling else None,

@@ -118,9 +118,10 @@ def balanced_class_weights(counts: np.ndarray, power: float = 1.0) -> np.ndarray
         [0.667, 2.0]
     """
     present = counts > 0
-    weights = np.zeros(len(counts))
-    weights[present] = counts[present] ** -float(power)
-    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+    weights = np.zeros(len(counts), np.float32)
+    share = counts[present] ** float(power)
+    weights[present] = counts.sum() / (share * (counts[present] / share).sum())
+    return weights
 
 
 def proxy_anchor(

@@ -24,7 +24,7 @@ from finetune_jax.runs import start as run_start
 from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.result import finish
-from finetune_jax.training import lockstep, loop, tasks
+from finetune_jax.training import lockstep, loop, tables, tasks
 from finetune_jax.training.plan import AfterEpoch, Plan
 
 
@@ -130,11 +130,12 @@ def train_in_lockstep(
         for path in paths:
             recorded_data.before(path).check(program.images.source)
         runs = {}
+        by_step = any(tables.rates_change_within_epochs(config) for config in configs)
         for number in unfinished:
             settings = settings_of(configs[number], program.images)
             directory = directories[number]
             callback = report.after_each_epoch(program, settings, directory, callbacks[number])
-            plan = programs.plan_of(program, settings.config, callback)
+            plan = programs.plan_of(program, settings.config, callback, rates_by_step=by_step)
             runs[number] = Prepared(program, settings, plan, directory)
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
@@ -185,7 +186,7 @@ def prepare(
     settings = chosen_settings(flags, images, origin, chosen_before)
     config = settings.config
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
-    start = run_start.begin(config, origin, len(images.class_names), task.head, key, images.image_size)
+    start = run_start.begin(config, origin, images.class_names, task.head, key, images.image_size)
     return programs.build(config, task, images, start, replicas), settings
 
 

@@ -138,7 +138,7 @@ class Runs:
                 after_epoch(row)
         return dataclasses.replace(config, workdir=str(workdir)), name, finished
 
-    def _beside(self, config: FinetuneConfig) -> dict[str, Path]:
+    def _beside(self, config: FinetuneConfig) -> dict[str, Any]:
         """``beside`` of :func:`finetune.run`: a run of this study with the same data, looked for once."""
         key = tuple(getattr(config, name) for name in recorded_data.DIVIDING)
         if self._with_same_data.get(key) is None:

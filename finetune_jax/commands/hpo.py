@@ -116,7 +116,7 @@ def main() -> int:
     )
     search.check(config)
     seeds = command_line.numbers("seeds", int)
-    runs = command_line.start_study(config.workdir, "hpo")
+    runs = command_line.start_study(config.workdir, "hpo", independent=True)
     from finetune_jax.reports import sweep as sweep_report
     from finetune_jax.studies.sweeps import sweep as hpo
     from finetune_jax.studies.sweeps.trial_queue import TrialQueue

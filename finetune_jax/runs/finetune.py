@@ -12,6 +12,7 @@ from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.runs import same_run
 from finetune_jax.runs.program import _Job
 from finetune_jax.training import lockstep
 from finetune_jax.training.plan import AfterEpoch
@@ -33,6 +34,7 @@ def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | No
         Stopped: SIGTERM came; the state is saved.
     """
     directory = _directory(config, replicas)
+    same_run.agree_on_progress(directory)
     if directory.summary is not None:
         return directory.summary
     began = time.monotonic()
@@ -69,6 +71,8 @@ def run_together(
     """
     _check_group(configs)
     directories = [_directory(config, replicas) for config in configs]
+    for directory in directories:
+        same_run.agree_on_progress(directory)
     results: list[Any] = [directory.summary for directory in directories]
     unfinished = [number for number, summary in enumerate(results) if summary is None]
     if not unfinished:

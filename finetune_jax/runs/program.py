@@ -34,7 +34,7 @@ from finetune_jax.models.network import Network
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import tables
-from finetune_jax.runs import domains, references
+from finetune_jax.runs import domains, references, same_run
 from finetune_jax.runs.images import _augmentation
 from finetune_jax.runs.result import _write_report
 from finetune_jax.runs.start import load_origin
@@ -75,6 +75,7 @@ class _Job:
         self.origin = load_origin(config)
         silent = not replicas.is_primary
         self.source = datasets.load_source(config, silent=silent)
+        same_run.agree_on_images(self.source)
         if config.predict_unlabelled and not self.source.unlabelled:
             raise UserError(f"--predict_unlabelled: all images of {self.source.name} have labels")
         self.class_names = self.task.class_names(self.source)

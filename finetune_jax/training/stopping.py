@@ -4,6 +4,7 @@ import signal
 from types import FrameType
 from typing import Protocol
 
+from finetune_jax.devices import cluster
 from finetune_jax.devices.replicas import Replicas
 
 
@@ -20,27 +21,25 @@ class StopRequest:
     """Turns SIGTERM into a question the loop asks between two dispatches."""
 
     def __init__(self, replicas: Replicas) -> None:
-        self._several = replicas.process_count > 1
-        self._asked = 0
+        # Several processes agree on when to stop; their job takes the signal.
+        self._job = cluster.active() if replicas.process_count > 1 else None
         self.came = False
 
     def __enter__(self) -> "StopRequest":
-        if not self._several:
+        if self._job is None:
             self._previous = signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._several:
+        if self._job is None:
             signal.signal(signal.SIGTERM, self._previous)
+        else:
+            self._job.loop_ended()
 
     def __call__(self) -> bool:
         """Whether to save and stop now; all processes of a job, asking equally often, get the same answer."""
-        if self._several and not self.came:
-            from jax.experimental import multihost_utils
-
-            # The processes agree on the number after the largest one asked so far, so none may be left out.
-            self._asked += 1
-            self.came = multihost_utils.reached_preemption_sync_point(self._asked)
+        if self._job is not None and not self.came:
+            self.came = self._job.stop_requested()
         return self.came
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:

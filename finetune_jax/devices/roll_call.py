@@ -21,6 +21,8 @@ from finetune_jax.errors import UserError
 
 _TRY_SECONDS = 2.0
 _SILENT_SECONDS = 10.0
+# Names of pods may become known after the pods have started.
+_UNKNOWN_HOST_SECONDS = 30.0
 _LONGEST_MESSAGE = 1 << 20
 _PROGRAM = "finetune_jax"
 
@@ -93,22 +95,24 @@ def gather(place: Place, seconds: float) -> Attendance:
         UserError: one has not come, two have the same index, or they count differently; the others learn it too.
     """
     host, port = address(place.coordinator)
+    nonce = secrets.token_hex(8)
     try:
         dual = socket.has_dualstack_ipv6()
         listener = socket.create_server(
             ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=1024
         )
     except OSError as error:
+        answer = _probe(host, port, nonce, place.host)
+        if answer:
+            raise UserError(answer) from error
         raise UserError(
             f"--coordinator={place.coordinator}: process 0 cannot listen on port {port} of {place.host} "
-            f"({error.strerror}); another process there has --process_index=0 too, or another program uses the port: "
-            "choose a free one"
+            f"({os.strerror(error.errno or 0)}); another program uses it: choose a free one"
         ) from error
-    nonce = secrets.token_hex(8)
     attendance = Attendance((place.host,))
     hosts = {0: place.host}
     with listener, contextlib.ExitStack() as on_error:
-        probe = threading.Thread(target=_probe, args=(host, port, nonce, place.host), daemon=True)
+        probe = threading.Thread(target=_end_if_another, args=(host, port, nonce, place.host), daemon=True)
         probe.start()
         problem = _listen(listener, place, nonce, hosts, attendance, seconds)
         if problem:
@@ -190,8 +194,8 @@ def _take_in(
     return ""
 
 
-def _probe(host: str, port: int, nonce: str, name: str) -> None:
-    """As process 0, call at the coordinator's address: at another machine, another process 0 would answer."""
+def _probe(host: str, port: int, nonce: str, name: str) -> str:
+    """As process 0, call at the coordinator's address: elsewhere another process 0 would answer, with this error."""
     with (
         contextlib.suppress(OSError, ValueError),
         socket.create_connection((host, port), _TRY_SECONDS) as probe,
@@ -199,10 +203,15 @@ def _probe(host: str, port: int, nonce: str, name: str) -> None:
         _send(probe, {"program": _PROGRAM, "index": 0, "count": 0, "host": name, "nonce": nonce})
         probe.settimeout(_SILENT_SECONDS)
         answer = _receive(probe)
-        if answer is not None and "error" in answer:
-            sys.stdout.flush()
-            os.write(2, f"error: {answer['error']}\n".encode())
-            os._exit(1)
+        return "" if answer is None else str(answer.get("error", ""))
+    return ""
+
+
+def _end_if_another(host: str, port: int, nonce: str, name: str) -> None:
+    problem = _probe(host, port, nonce, name)
+    if problem:
+        os.write(2, f"error: {problem}\n".encode())
+        os._exit(1)
 
 
 def report(place: Place, seconds: float) -> Attendance:
@@ -212,7 +221,8 @@ def report(place: Place, seconds: float) -> Attendance:
         UserError: process 0 cannot be reached, or says what is wrong.
     """
     host, port = address(place.coordinator)
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     note = _Note(f"waiting for process 0 at {place.coordinator}")
     reason = ""
     while time.monotonic() < deadline:
@@ -222,6 +232,7 @@ def report(place: Place, seconds: float) -> Attendance:
             connection = socket.create_connection((host, port), min(_TRY_SECONDS, max(left, 0.1)))
         except socket.gaierror as error:
             reason = f"host {host} is unknown ({error.strerror})"
+            deadline = min(deadline, began + _UNKNOWN_HOST_SECONDS)
         except OSError as error:
             reason = error.strerror or "it does not answer"
         else:
@@ -244,7 +255,7 @@ def report(place: Place, seconds: float) -> Attendance:
         time.sleep(0.2)
     raise UserError(
         f"--coordinator={place.coordinator}: process {place.index} on host {place.host} could not reach process 0 "
-        f"within {seconds:.0f} s: {reason}; start process 0 on that host, or correct the address"
+        f"within {time.monotonic() - began:.0f} s: {reason}; start process 0 on that host, or correct the address"
     )
 
 

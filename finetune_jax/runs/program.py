@@ -163,7 +163,7 @@ class _Job:
     def claim(self, directory: RunDirectory) -> None:
         """Make it the directory of this run, and tell the rates."""
         # Only now: a mistake in a flag, found before, must not keep the directory from the corrected command.
-        directory.claim(dataclasses.asdict(self.given), self.resolved)
+        same_run.claim(directory, dataclasses.asdict(self.given), self.resolved)
         if self.replicas.is_primary:
             if self.reason:
                 print(f"--learning_rate=auto: {self.reason}", file=sys.stderr)

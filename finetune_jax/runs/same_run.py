@@ -1,7 +1,10 @@
 """What the processes of a job compare before they train a run together: how far it is, and its images."""
 
-from finetune_jax.data.examples import Source, fingerprint_of
-from finetune_jax.devices import agreement
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_jax.data.examples import Source
+from finetune_jax.devices import agreement, cluster
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 
@@ -26,9 +29,22 @@ def agree_on_images(source: Source) -> None:
     Raises:
         UserError: the processes differ.
     """
-    facts = {
-        f"the {split} split": f"{len(examples)} images "
-        f"(digest {fingerprint_of(examples.fingerprint, examples.labels.tobytes())[:8]})"
-        for split, examples in source.splits.items()
-    }
+    counts = ", ".join(f"{len(examples)} {split}" for split, examples in source.splits.items())
+    facts = {"the data set": f"{counts} images (digest {source.fingerprint[:8]})"}
     agreement.agree(facts, f"--dataset={source.name} must be the same on all of them")
+
+
+def claim(
+    directory: RunDirectory, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None
+) -> None:
+    """Make the directory that of the run, first for process 0, which alone writes.
+
+    Raises:
+        UserError: as of ``RunDirectory.claim``, or it is not the one in which process 0 writes.
+    """
+    job = cluster.active()
+    if job is not None and job.place.index:
+        job.gather("")
+    directory.claim(flags, resolved)
+    if job is not None and not job.place.index:
+        job.gather("")

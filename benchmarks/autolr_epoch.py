@@ -47,6 +47,7 @@ def measure(
     from finetune_jax.files.run_directory import RunDirectory
     from finetune_jax.models.normalization import normalizer
     from finetune_jax.training import evaluation, loop, objectives, step, tuning
+    from finetune_jax.training.methods.autolr import AutoLRTuner
     from finetune_jax.training.plan import Plan
     from finetune_jax.training.state import TrainState, create_state
 
@@ -73,7 +74,7 @@ def measure(
     rates = dict.fromkeys(parts, 1e-3)
     tuners = {
         "fixed": tuning.FixedRates(built.block_names, lambda epoch: rates),
-        "autolr": tuning.AutoLR(
+        "autolr": AutoLRTuner(
             AutoLRConfig(max_trials=1), built.block_names, 1e-3, {"head": 1e-3}, "stem", lambda epoch: 1.0
         ),
     }

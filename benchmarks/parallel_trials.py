@@ -61,7 +61,7 @@ def child(way: str, folder: str, rates: str, *settings: str) -> None:
     if way == "separate":
         finetune.run(configs[0], replicas)
     else:
-        finetune.run_together(configs, replicas, vectorize=way == "vectorized")
+        finetune.train_in_lockstep(configs, replicas, vectorize=way == "vectorized")
 
 
 def _children_seconds() -> float:

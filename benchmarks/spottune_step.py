@@ -84,11 +84,11 @@ def prediction_sides(case: argparse.Namespace, batch: int) -> dict[str, Callable
     from finetune_jax.algorithms import spottune
     from finetune_jax.config.settings import FinetuneConfig
     from finetune_jax.models.compositions.routed import RoutedNetwork
-    from finetune_jax.training.methods import by_name
+    from finetune_jax.training.methods import registry as methods
 
     network, variables = _network(case)
     config = FinetuneConfig(method="spottune", frozen_first=case.frozen_first)
-    model = by_name.setup(config, network, variables, jax.random.key(1)).model
+    model = methods.create(config, network, variables, jax.random.key(1)).model
     assert isinstance(model, RoutedNetwork)
     shape = (batch, case.image_size, case.image_size, 3)
     routed = model.start(variables, jax.random.key(1), jax.ShapeDtypeStruct(shape, np.float32))
@@ -134,12 +134,12 @@ def _stepper(case: argparse.Namespace, config: "FinetuneConfig") -> Callable[[],
     from finetune_jax.models.normalization import normalizer
     from finetune_jax.training import objectives, step
     from finetune_jax.training import rates as training_rates
-    from finetune_jax.training.methods import by_name
+    from finetune_jax.training.methods import registry as methods
     from finetune_jax.training.state import create_state
 
     network, variables = _network(case)
-    setup = by_name.setup(config, network, variables, jax.random.key(1))
-    optimizer = training_rates.optimizer(config, setup.trained)
+    setup = methods.create(config, network, variables, jax.random.key(1))
+    optimizer = training_rates.optimizer(config, setup.trained, setup.rules(config))
     objective = objectives.objective(
         setup.forward,
         objectives.cross_entropy(),
@@ -148,7 +148,7 @@ def _stepper(case: argparse.Namespace, config: "FinetuneConfig") -> Callable[[],
     )
     totals = ("loss", "correct", "examples", *setup.totals)
     state = create_state(setup.variables, setup.trained, optimizer, key=jax.random.key(2), totals=totals)
-    rates = training_rates.tuner(config, setup.trained).rates({}, 0)
+    rates = setup.tuner(config, setup.trained).rates({}, 0)
     state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
     run = jax.jit(
         functools.partial(step.train_step, objective=objective, optimizer=optimizer), donate_argnums=0

@@ -1,30 +1,34 @@
-"""Settings of every test process: eight virtual CPU devices, fast compilation, strict JAX."""
+"""Settings of every test process: eight virtual CPU devices, fast compilation, one cache of compiled programs."""
 
 import os
+from pathlib import Path
 
-import jax
 import pytest
+from child_processes import FAST_COMPILATION
 from hypothesis import settings
 
-# Before JAX starts its backend. Twice the devices: collectives would starve XLA's thread pool (devices/replicas.py).
-os.environ["NPROC"] = "16"
+# Before JAX is imported, which reads JAX_…, and before it starts its backend. Child processes inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Twice the devices: collectives would starve XLA's thread pool (devices/replicas.py).
+os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 "
-    # Halves compile time, which is most of what these small networks cost.
-    "--xla_backend_optimization_level=0 "
-    # A deadlock should fail in seconds, not minutes.
-    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=10 "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=60"
+    f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION} "
+    # A deadlock should fail, not hang; a busy machine should not look like one.
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 )
-
+# The same steps are compiled in many tests and processes: the first one to compile a program leaves it for all others,
+# and for the next run of the suite. The folder may be removed at any time.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".xla_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")
 
 
 class CompileCounter:
-    """Counts the programs XLA compiles while it is active."""
+    """Counts the programs that XLA compiles, or takes from the cache, while it is active."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,6 +41,8 @@ class CompileCounter:
 @pytest.fixture
 def compilations():
     """Number of XLA compilations since the test began, in ``.count``."""
+    import jax
+
     counter = CompileCounter()
     jax.monitoring.register_event_duration_secs_listener(counter)
     yield counter

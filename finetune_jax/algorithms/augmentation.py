@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.algorithms import augmentation_policies
+
 Aspect = jax.Array | float | None
 Augmentation = Callable[[jax.Array, jax.Array, Aspect], jax.Array]
 
@@ -215,6 +217,31 @@ def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(places, 4 - places), 0, 1)
 
 
+def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
+    """One of the eight views of a square: turned by a multiple of 90 degrees, mirrored or not, all equally likely.
+
+    Raises:
+        ValueError: the image is no square.
+    """
+    del aspect
+    if image.shape[0] != image.shape[1]:
+        raise ValueError(f"only squares can be turned by 90 degrees, got {image.shape[0]} × {image.shape[1]}")
+    key_transposed, key_rows, key_columns = jax.random.split(key, 3)
+    image = jnp.where(jax.random.bernoulli(key_transposed), image.swapaxes(0, 1), image)
+    image = jnp.where(jax.random.bernoulli(key_rows), image[::-1], image)
+    return jnp.where(jax.random.bernoulli(key_columns), image[:, ::-1], image)
+
+
+def then(first: Augmentation, second: Augmentation) -> Augmentation:
+    """One augmentation after the other, each with a random stream of its own."""
+
+    def both(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
+        key_first, key_second = jax.random.split(key)
+        return second(key_second, first(key_first, image, aspect), None)
+
+    return both
+
+
 BY_NAME: dict[str, Augmentation] = {
     "none": identity,
     "flip": flip,
@@ -224,10 +251,21 @@ BY_NAME: dict[str, Augmentation] = {
 """Those that keep the size of the image."""
 
 
+_POLICIES = {
+    "trivial_augment": augmentation_policies.trivial_augment,
+    "rand_augment": augmentation_policies.rand_augment,
+    "augmix": augmentation_policies.augmix,
+}
+
+
 def create(
     name: str, size: int, *, shorter_side: int = 0, color_jitter: float = 0.4, hue_jitter: float = 0.0
 ) -> Augmentation:
-    """The augmentation called ``name``, giving images of ``size`` pixels; the others as of its function."""
+    """The augmentation called ``name``, giving images of ``size`` pixels; the others as of its function.
+
+    ``trivial_augment``, ``rand_augment`` and ``augmix`` follow a random resized crop and a mirror, without its changes
+    of colour.
+    """
     if name == "crop":
         return functools.partial(crop, size=size, shorter_side=shorter_side)
     if name == "random_crop":
@@ -236,4 +274,8 @@ def create(
         return functools.partial(
             random_resized_crop, size=size, color_jitter=color_jitter, hue_jitter=hue_jitter
         )
+    if name in _POLICIES:
+        policy = _POLICIES[name]
+        cut = functools.partial(random_resized_crop, size=size, color_jitter=0.0)
+        return then(cut, lambda key, image, aspect: policy(key, image))
     return BY_NAME[name]

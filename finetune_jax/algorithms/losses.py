@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from finetune_jax.algorithms.retrieval import normalise
 
@@ -22,6 +23,71 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     if not label_smoothing:
         return -picked
     return -(1 - label_smoothing) * picked - label_smoothing * log_probabilities.mean(1)
+
+
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Softmax cross-entropy in nats with probabilities as targets.
+
+    Args:
+        logits: ``[B, C]``.
+        targets: ``[B, C]``, rows that sum to 1.
+
+    Returns:
+        ``[B]``.
+    """
+    return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over the classes of the sigmoid cross-entropies in nats: every class is a question of its own.
+
+    As timm's ``BinaryCrossEntropy``; Wightman et al., "ResNet strikes back" (2021), section 4.1.
+
+    Args:
+        logits: ``[B, C]``.
+        targets: ``[B, C]``, each in [0, 1].
+
+    Returns:
+        ``[B]``.
+    """
+    positive = jax.nn.log_sigmoid(logits)
+    return -(targets * positive + (1 - targets) * (positive - logits)).mean(-1)
+
+
+def focal(logits: jax.Array, targets: jax.Array, gamma: float = 2.0) -> jax.Array:
+    """Softmax cross-entropy, of which well classified examples count little: ``-Σ t (1 - p)^γ log p``.
+
+    Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017), Eq. 4, with a softmax in place of the sigmoid;
+    ``gamma`` 0 is the cross-entropy.
+
+    Args:
+        logits: ``[B, C]``.
+        targets: ``[B, C]``, rows that sum to 1.
+        gamma: at least 0.
+
+    Returns:
+        ``[B]``.
+    """
+    log_probabilities = jax.nn.log_softmax(logits)
+    # 1 - p, exact where p is almost 1; its power has no gradient at 0 but for whole exponents.
+    rest = jnp.maximum(-jnp.expm1(log_probabilities), jnp.finfo(logits.dtype).tiny)
+    return -(targets * rest**gamma * log_probabilities).sum(-1)
+
+
+def balanced_class_weights(counts: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """Weights of the classes, inverse to their frequencies to a power; 1 on average over the images.
+
+    Args:
+        counts: ``[C]``, images per class; classes without any get the weight 0.
+        power: 1 gives every class the same influence, 0 every image, 0.5 (Mahajan et al., ECCV 2018) lies between.
+
+    Returns:
+        float32 ``[C]``.
+    """
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = counts[present] ** -float(power)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 
 
 def proxy_anchor(

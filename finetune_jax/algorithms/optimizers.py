@@ -7,6 +7,7 @@ other inputs. The state has the same structure whatever their values, 0 included
 
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,20 +15,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from finetune_jax.algorithms.optimizer_rules import SCHEDULE_FREE_B1, Rule, adamw, create, sgd
+
+__all__ = [
+    "OneForAll",
+    "Rule",
+    "adamw",
+    "create",
+    "evaluation_params",
+    "get_learning_rates",
+    "one_for_all",
+    "per_block",
+    "per_block_adamw",
+    "per_block_sgd",
+    "reset",
+    "set_learning_rates",
+    "sgd",
+]
+
 LearningRates = Mapping[str, Any]
 """``{top-level name of the parameters: scalar}``."""
 
 
-class Rule(NamedTuple):
-    """The optimiser of one block.
+class OneForAll(NamedTuple):
+    """State of :func:`one_for_all`.
 
     Attributes:
-        transform: of ``learning_rate`` and the hyperparameters, by name.
-        hyperparameters: ``{name: value}`` beside the learning rate that the state starts with.
+        learning_rates: ``{part: []}``.
+        inner: of the optimisers; their rates follow from ``learning_rates`` in every step.
     """
 
-    transform: Callable[..., optax.GradientTransformation]
-    hyperparameters: Mapping[str, float]
+    learning_rates: dict[str, Any]
+    inner: Any
 
 
 def per_block_sgd(
@@ -81,25 +100,6 @@ def per_block_adamw(
     return per_block(params, learning_rates, dict.fromkeys(params, adamw(b1, b2, eps, weight_decay)))
 
 
-def sgd(momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4) -> Rule:
-    """The rule of :func:`per_block_sgd`."""
-
-    def transform(learning_rate: Any, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
-        plain = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
-        return optax.chain(optax.add_decayed_weights(weight_decay), plain)
-
-    return Rule(transform, {"momentum": float(momentum), "weight_decay": float(weight_decay)})
-
-
-def adamw(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2) -> Rule:
-    """The rule of :func:`per_block_adamw`."""
-
-    def transform(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
-        return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-
-    return Rule(transform, {"weight_decay": float(weight_decay)})
-
-
 def per_block(
     params: Mapping[str, Any], learning_rates: LearningRates, rules: Mapping[str, Rule]
 ) -> optax.GradientTransformation:
@@ -113,21 +113,83 @@ def per_block(
     Raises:
         ValueError: names of ``params`` and ``learning_rates`` differ.
     """
-    if set(params) != set(learning_rates):
-        raise ValueError(
-            f"parameters have the blocks {sorted(params)}, learning rates {sorted(learning_rates)}"
-        )
-    transforms = {
-        name: optax.inject_hyperparams(rules[name].transform)(
-            learning_rate=rate, **rules[name].hyperparameters
-        )
-        for name, rate in learning_rates.items()
-    }
+    _check_names(params, learning_rates)
+    transforms = {name: _injected(rules[name], rate) for name, rate in learning_rates.items()}
 
     def labels(tree: Mapping[str, Any]) -> dict[str, Any]:
         return {name: jax.tree.map(lambda _, name=name: name, tree[name]) for name in tree}
 
     return optax.multi_transform(transforms, labels)
+
+
+def one_for_all(
+    params: Mapping[str, Any],
+    learning_rates: LearningRates,
+    rule: Rule,
+    apart: Mapping[str, Rule] = MappingProxyType({}),
+) -> optax.GradientTransformationExtraArgs:
+    """One optimiser over all blocks together, as its paper has it, with one learning rate per block.
+
+    For optimisers that estimate their step size from all parameters (``optimizer_rules.WITHOUT_RATE``); with
+    :func:`per_block` every block has an estimate of its own. The optimiser runs at the largest of the rates, and the
+    update of every block is multiplied with its share of it.
+
+    Args:
+        params: ``{block name: tree}``; only the names are used.
+        learning_rates: one rate for every name in ``params``, and no other.
+        rule: of the optimiser.
+        apart: rules of blocks with an optimiser of their own.
+
+    Raises:
+        ValueError: names of ``params`` and ``learning_rates`` differ.
+    """
+    _check_names(params, learning_rates)
+    together = [name for name in learning_rates if name not in apart]
+    transforms = {
+        _TOGETHER: _injected(rule, 0.0),
+        **{name: _injected(apart[name], learning_rates[name]) for name in learning_rates if name in apart},
+    }
+
+    def labels(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: jax.tree.map(lambda _, name=name: name if name in apart else _TOGETHER, tree[name])
+            for name in tree
+        }
+
+    optimizer = optax.multi_transform(transforms, labels)
+
+    def init(params: Any) -> OneForAll:
+        dtype = optax.tree.dtype(params, "highest")
+        rates = {name: jnp.asarray(rate, dtype) for name, rate in learning_rates.items()}
+        return OneForAll(rates, optimizer.init(params))
+
+    def update(gradients: Any, state: OneForAll, params: Any = None, **values: Any) -> tuple[Any, OneForAll]:
+        rates = state.learning_rates
+        largest = functools.reduce(jnp.maximum, [rates[name] for name in together])
+        of_optimizers = {_TOGETHER: largest, **{name: rates[name] for name in apart}}
+        inner = set_learning_rates(state.inner, of_optimizers)
+        updates, inner = optimizer.update(gradients, inner, params, **values)
+        divisor = jnp.where(largest > 0, largest, 1)
+        for name in together:
+            share = rates[name] / divisor
+            updates = {**updates, name: jax.tree.map(lambda leaf, share=share: leaf * share, updates[name])}
+        return updates, OneForAll(rates, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+_TOGETHER = "together"
+
+
+def _check_names(params: Mapping[str, Any], learning_rates: LearningRates) -> None:
+    if set(params) != set(learning_rates):
+        raise ValueError(
+            f"parameters have the blocks {sorted(params)}, learning rates {sorted(learning_rates)}"
+        )
+
+
+def _injected(rule: Rule, rate: Any) -> optax.GradientTransformation:
+    return optax.inject_hyperparams(rule.transform)(learning_rate=rate, **rule.hyperparameters)
 
 
 def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
@@ -140,6 +202,15 @@ def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
     Raises:
         KeyError: a block the optimiser does not have.
     """
+    if isinstance(opt_state, OneForAll):
+        if unknown := sorted(set(learning_rates) - set(opt_state.learning_rates)):
+            raise KeyError(
+                f"no block {unknown[0]!r} in the optimiser; it has {sorted(opt_state.learning_rates)}"
+            )
+        placed = {
+            name: _placed_like(rate, opt_state.learning_rates[name]) for name, rate in learning_rates.items()
+        }
+        return opt_state._replace(learning_rates={**opt_state.learning_rates, **placed})
     inner_states = dict(opt_state.inner_states)
     for name, rate in learning_rates.items():
         if name not in inner_states:
@@ -159,22 +230,51 @@ def reset(opt_state: Any) -> Any:
     Placement is kept, so steps compiled for the old state run it as it is.
 
     Args:
-        opt_state: of an optimiser of this module, as arrays on devices.
+        opt_state: of an optimiser of this module, as arrays on devices; none of
+            ``optimizer_rules.FROM_THE_START``, which do not start from zeros.
     """
     empty = _zeros(jax.tree.map(lambda leaf: leaf.sharding, opt_state))(opt_state)
-    inner_states = {}
-    for name, masked in empty.inner_states.items():
-        hyperparams = opt_state.inner_states[name].inner_state.hyperparams
-        inner_states[name] = masked._replace(inner_state=masked.inner_state._replace(hyperparams=hyperparams))
-    return empty._replace(inner_states=inner_states)
+
+    def kept_or_zero(path: Any, old: Any, zero: Any) -> Any:
+        return old if _CONSTANT.intersection(getattr(key, "name", "") for key in path) else zero
+
+    return jax.tree_util.tree_map_with_path(kept_or_zero, opt_state, empty)
+
+
+_CONSTANT = {"hyperparams", "ns_coeffs"}
+"""Fields of optimiser states that no step changes; the second are Muon's coefficients."""
 
 
 def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:
     """``{block name: scalar}``, the rates the next step will use."""
+    if isinstance(opt_state, OneForAll):
+        return dict(opt_state.learning_rates)
     return {
         name: masked.inner_state.hyperparams["learning_rate"]
         for name, masked in opt_state.inner_states.items()
     }
+
+
+def evaluation_params(opt_state: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights to evaluate: for blocks of ``schedule_free_adamw`` the averaged ones, else those of the steps.
+
+    Defazio et al., "The Road Less Scheduled" (2024): steps are taken at ``y = (1 − β) z + β x``, and ``x`` is the
+    result.
+
+    Args:
+        opt_state: of an optimiser of this module.
+        params: ``{block name: tree}``, as the steps left them.
+    """
+    inner_states = getattr(opt_state, "inner_states", {})
+    averaged = dict(params)
+    for name in params:
+        masked = inner_states.get(name)
+        state = None if masked is None else masked.inner_state.inner_state
+        if isinstance(state, optax.contrib.ScheduleFreeState):
+            averaged[name] = jax.tree.map(
+                lambda y, z: (y - (1 - SCHEDULE_FREE_B1) * z) / SCHEDULE_FREE_B1, params[name], state.z[name]
+            )
+    return averaged
 
 
 def _zeros(shardings: Any) -> Callable[[Any], Any]:

@@ -1,7 +1,12 @@
-"""Learning rates as functions of the epoch (0-based).
+"""Learning rates as functions of the epoch (0-based), and their changes within an epoch.
 
 Fractions of an epoch are fine, and so are arrays: the same function gives a number for a number, and an array
 for an array, a JAX one under ``jax.jit`` and ``jax.vmap`` too.
+
+    >>> schedule = by_step(floored(cosine(1.0, epochs=2), lowest=0.1), steps_per_epoch=2)
+    >>> warm = warmup(2)
+    >>> [round(warm(step) * schedule(step), 3) for step in range(4)]
+    [0.5, 0.868, 0.55, 0.232]
 """
 
 import math
@@ -80,6 +85,52 @@ def sgdr(low: float, high: float, resets: int, epochs: int) -> Schedule:
         return low + (high - low) * 0.5 * (1 + _cos(math.pi * progress))
 
     return schedule
+
+
+def warmup(steps: float) -> Schedule:
+    """A factor of learning rates that rises linearly to 1 over the first steps: ``min(1, (step + 1) / steps)``.
+
+    The first step has ``1 / steps`` and not 0, the last one of the warm-up the full rate; Goyal et al.,
+    "Accurate, Large Minibatch SGD" (2017), section 2.2. It multiplies any schedule.
+
+    Args:
+        steps: length of the warm-up, fractions allowed; at most 1 is none.
+
+    Returns:
+        Step (0-based) to the factor.
+
+    Raises:
+        ValueError: ``steps`` is negative.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    length = max(steps, 1)
+
+    def factor(step: Any) -> Any:
+        risen = (step + 1) / length
+        return risen + (1 - risen) * (risen > 1)
+
+    return factor
+
+
+def floored(schedule: Schedule, lowest: float) -> Schedule:
+    """A schedule of factors in [0, 1], squeezed into ``[lowest, 1]``: ``lowest + (1 - lowest) · factor``.
+
+    A cosine with a floor is Eq. 5 of SGDR with one period, as ``optax.cosine_decay_schedule(alpha=lowest)``.
+
+    Raises:
+        ValueError: ``lowest`` is not in [0, 1].
+    """
+    if not 0 <= lowest <= 1:
+        raise ValueError(f"lowest must be in [0, 1], got {lowest}")
+    return lambda epoch: lowest + (1 - lowest) * schedule(epoch)
+
+
+def by_step(schedule: Schedule, steps_per_epoch: int) -> Schedule:
+    """A schedule of epochs as one of steps: it changes with every step, and agrees at the start of epochs."""
+    if steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
+    return lambda step: schedule(step / steps_per_epoch)
 
 
 def _progress(epoch: Any, periods: int, epochs: int) -> Any:

@@ -10,7 +10,7 @@ import dataclasses
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.recipes import recipe
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
@@ -18,6 +18,7 @@ from finetune_jax.errors import UserError
 command_line.define_flags(FinetuneConfig, method="autolr")
 flags.DEFINE_list("alphas", ["1", "2", "3", "4"], "Values of AutoLR's α, one row of the map each.")
 flags.DEFINE_list("betas", ["0.2", "0.4", "0.6", "0.8"], "Values of AutoLR's β, one column of the map each.")
+study_output.define_flags()
 
 
 def main() -> int:
@@ -39,9 +40,12 @@ def main() -> int:
     from finetune_jax.studies import alpha_beta
 
     result = alpha_beta.grid(
-        dataclasses.replace(config, workdir=""), runs, alphas=alphas, betas=betas, passes_of=runs.passes
+        dataclasses.replace(config, workdir=""),
+        runs,
+        alphas=alphas,
+        betas=betas,
+        passes_of=runs.passes,
+        progress=runs.progress,
     )
-    runs.write_files(alpha_beta_report.files(result))
-    if runs.is_primary:
-        print(f"\n{alpha_beta_report.text(result)}\n\nstudy: {runs.root}")
+    study_output.finish(alpha_beta_report.report(result), runs, "alpha_beta")
     return 0

@@ -13,7 +13,7 @@ import dataclasses
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(
@@ -42,6 +42,7 @@ flags.DEFINE_bool(
     "widen", True, "Try rates beyond --rates where the best rate of a method lies at their edge."
 )
 flags.DEFINE_integer("max_depth", 3, "At most this many of the top blocks are left out.", lower_bound=0)
+study_output.define_flags()
 
 
 def main() -> int:
@@ -76,8 +77,7 @@ def main() -> int:
         compare=values.compare,
         schedules=values.compare if values.schedules is None else values.schedules,
         max_depth=values.max_depth,
+        progress=runs.progress,
     )
-    runs.write_files(autolr_report.files(result))
-    if runs.is_primary:
-        print(f"\n{autolr_report.text(result)}\n\nstudy: {runs.root}")
+    study_output.finish(autolr_report.report(result), runs, "autolr")
     return 0

@@ -3,7 +3,6 @@
 Nothing here imports JAX before the flags are parsed, so ``--help`` answers at once.
 """
 
-import atexit
 import contextlib
 import os
 import sys
@@ -14,15 +13,17 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from finetune_jax.commands import parsing
+from finetune_jax.commands import interruption, parsing
 from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import LOCAL_SETTINGS, MachineConfig
 from finetune_jax.devices import slurm
-from finetune_jax.devices.peers import STOPPED_STATUS
-from finetune_jax.errors import Stopped, UserError
+from finetune_jax.errors import Stopped, UserError, message
 
 Config = TypeVar("Config")
+
+# What the command does at its end, however it ends: give back locked directories, remove empty ones.
+_at_end = contextlib.ExitStack()
 
 _job: Any = None
 """The ``cluster.Job`` of this process, where it is one of several."""
@@ -176,6 +177,7 @@ def start_jax(*, independent: bool = False) -> Any:
 
     from finetune_jax.devices import agreement, cluster
     from finetune_jax.devices.replicas import local_replicas, prepare_backend
+    from finetune_jax.files import lock
 
     prepare_backend(machine.virtual_devices)
     if machine.compilation_cache:
@@ -191,6 +193,7 @@ def start_jax(*, independent: bool = False) -> Any:
             peer_timeout=machine.peer_timeout,
             stop_timeout=machine.stop_timeout,
         )
+        _job.peers.before_leaving = lock.release_all
         agreement.agree(agreement.code(), "install the same version for all of them")
         agreement.agree(_lasting_flags(), "start all of them with the same command")
     replicas = local_replicas()
@@ -209,22 +212,29 @@ def _lasting_flags() -> dict[str, str]:
     return {f"--{name}": str(flag.value) for name, flag in defined.items() if name not in local}
 
 
-def start_study(workdir: str, kind: str, *, independent: bool = False) -> Any:
+def start_study(workdir: str, kind: str, *, shared: bool = False) -> Any:
     """:func:`start_jax`, and the ``Runs`` of a study in ``workdir``, or in a new directory below ``runs/``.
 
     Args:
         workdir: of the study; may be empty.
         kind: what the new directory is called.
-        independent: see :func:`start_jax`.
+        shared: whether several processes may work on the study; otherwise it is locked until the command ends.
+
+    Raises:
+        UserError: another process works on the study.
     """
     root = workdir or os.path.join("runs", time.strftime(f"{kind}-%Y%m%d-%H%M%S"))
-    replicas = start_jax(independent=independent)
+    replicas = start_jax(independent=shared)
     show_devices(replicas)
     from pathlib import Path
 
+    from finetune_jax.files import lock
     from finetune_jax.studies.runs import Runs
 
-    return Runs(Path(root).expanduser(), replicas)
+    path = Path(root).expanduser()
+    if replicas.is_primary and not shared:
+        _at_end.enter_context(lock.locked(path))
+    return Runs(path, replicas)
 
 
 def show_devices(replicas: Any) -> None:
@@ -236,7 +246,7 @@ def show_devices(replicas: Any) -> None:
 def new_workdir(data_set: str, method: str = "standard") -> str:
     """Make and name a directory below ``runs/`` for a run whose ``--workdir`` is empty.
 
-    It is taken back at the end of the process where nothing was written to it.
+    It is taken back at the end of the command where nothing was written to it.
 
     Args:
         data_set: as in ``--dataset``.
@@ -264,7 +274,7 @@ def new_workdir(data_set: str, method: str = "standard") -> str:
             raise UserError(
                 f"{os.path.abspath(workdir)} cannot be created: {error.strerror}; give another directory with --workdir"
             ) from error
-    atexit.register(_remove_if_empty, os.path.abspath(workdir))
+    _at_end.callback(_remove_if_empty, os.path.abspath(workdir))
     print(f"run directory: {workdir}", file=sys.stderr)
     return workdir
 
@@ -275,13 +285,16 @@ def _remove_if_empty(directory: str) -> None:
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:
-    """Parse the flags and call ``main``; bad input ends with one sentence and status 1, SIGTERM with 143.
+    """Parse the flags and call ``main``; bad input ends with one sentence and status 1.
+
+    A run that was asked to stop ends with 143 (SIGTERM) or 130 (Ctrl-C) and says how to go on.
 
     Args:
         main: gets the positional arguments if there may be any, and returns the exit status.
         positional: whether there may be any.
     """
 
+    interruption.watch()
     module = sys.modules[main.__module__]
     name = main.__module__.rpartition(".")[2]
 
@@ -290,42 +303,43 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
         try:
             return parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
         except UserError as error:
-            print(f"error: {as_started(str(error))}", file=sys.stderr)
+            print(f"error: {as_started(message(error))}", file=sys.stderr)
             sys.exit(1)
 
     def outcome(arguments: list[str]) -> tuple[int, str]:
         """Exit status, and the last line of an end before the time."""
         try:
-            if positional:
-                return main(arguments[1:]), ""
-            if len(arguments) > 1:
+            if len(arguments) > 1 and not positional:
                 raise UserError(f"{' '.join(arguments[1:])} is no flag; see finetune-jax {name} --help")
-            return main(), ""
+            with _at_end:
+                return (main(arguments[1:]) if positional else main()), ""
         except UserError as error:
-            return 1, f"error: {as_started(str(error))}"
+            return 1, f"error: {as_started(message(error))}"
         except Stopped as stopped:
-            return STOPPED_STATUS, str(stopped)
+            return stopped.status, message(stopped)
         except BrokenPipeError:
             parsing.forget_output()
             return 1, ""
         except KeyboardInterrupt:
-            return 130, "interrupted; the last checkpoint is intact"
+            return interruption.STATUS, "interrupted; what was saved before is kept"
         except Exception as error:
             if _job is None:
                 raise
             if type(error).__name__ == "JaxRuntimeError":
                 _job.await_verdict()
             traceback.print_exc()
-            return 1, f"error: {type(error).__name__}: {error}"
+            return 1, f"error: {type(error).__name__}: {message(error)}"
 
     def guarded(arguments: list[str]) -> int:
-        status, message = outcome(arguments)
-        if message:
-            print(message, file=sys.stderr, flush=True)
+        status, text = outcome(arguments)
+        if text:
+            print(text, file=sys.stderr, flush=True)
         if _job is not None:
-            if message:
-                _job.fail(message.removeprefix("error: "), status)
+            if text:
+                _job.fail(text.removeprefix("error: "), status)
             _job.finish()
+        if status == interruption.STATUS:
+            interruption.end()
         return status
 
     # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.

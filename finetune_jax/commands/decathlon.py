@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from finetune_jax.algorithms import decathlon
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
@@ -34,6 +34,7 @@ flags.DEFINE_string(
     "Folder decathlon-1.0/annotations of the challenge's devkit, needed for results.json; by default the one that "
     "TFDS unpacked.",
 )
+study_output.define_flags()
 
 
 def main() -> int:
@@ -59,10 +60,9 @@ def main() -> int:
         # All are opened before the first is trained on: one that is not prepared should not end a long study.
         if not runs.has_ended(name):
             data.load_source(config, silent=not runs.is_primary)
-    result = study.run(configs, runs)
-    runs.write_files(decathlon_report.files(result))
+    result = study.run(configs, runs, progress=runs.progress)
+    study_output.finish(decathlon_report.report(result), runs, "decathlon")
     if runs.is_primary:
-        print(f"\n{decathlon_report.text(result)}\n\nstudy: {runs.root}")
         print(_submit(runs, values.annotations, base.data_dir))
     return 0
 

@@ -3,6 +3,7 @@ r"""Measure a run on a split of its data set or of another one.
     finetune-jax evaluate --run=runs/photos
     finetune-jax evaluate --run=runs/photos --dataset=folder:other --protocol=retrieval
 
+A split is the run's own, whatever has come to the folder since; --current_folder measures on the folder as it is now.
 Classification prints accuracy, balanced accuracy, recall per class and the confusion matrix; retrieval
 prints Recall@K and MAP@R of the embeddings. Everything goes to EVALUATION.json in the run directory too.
 """
@@ -21,6 +22,14 @@ from finetune_jax.files.run_directory import data_config_of
 command_line.define_flags(DataConfig)
 flags.DEFINE_string("run", None, "Run directory whose best checkpoint is measured.", required=True)
 flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to measure on.")
+flags.DEFINE_bool(
+    "current_folder",
+    False,
+    "Measure on the data set as it is now, divided anew, instead of on the images that the run had.",
+)
+flags.DEFINE_bool(
+    "include_trained", False, "With --current_folder, measure on images that the run was trained on too."
+)
 
 
 def main() -> int:
@@ -37,7 +46,15 @@ def main() -> int:
     from finetune_jax.reports import tables
     from finetune_jax.runs import evaluate
 
-    result = evaluate.measure(run, config, replicas, split=values.split, protocol=protocol)
+    result = evaluate.measure(
+        run,
+        config,
+        replicas,
+        split=values.split,
+        protocol=protocol,
+        current_folder=values.current_folder,
+        include_trained=values.include_trained,
+    )
     print(tables.measurement_table(result))
     file = run / f"evaluation-{protocol}-{values.split}.json"
     try:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     from finetune_jax.data import folder
     from finetune_jax.runs import explain
 
-    paths = folder.image_files([Path(argument) for argument in arguments])
+    paths = folder.listed_images([Path(argument) for argument in arguments])
     if len(paths) > _MOST_IMAGES:
         print(f"{len(paths)} images; the first {_MOST_IMAGES} are shown", file=sys.stderr)
         paths = paths[:_MOST_IMAGES]

@@ -17,7 +17,7 @@ import sys
 from absl import flags
 
 from finetune_jax.algorithms import hyperparameters
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.recipes import recipe
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
@@ -66,6 +66,7 @@ flags.DEFINE_integer(
     "Number of trials that a worker takes at once and trains in one compiled program.",
     lower_bound=1,
 )
+study_output.define_flags()
 
 
 def main() -> int:
@@ -116,7 +117,7 @@ def main() -> int:
     )
     search.check(config)
     seeds = command_line.numbers("seeds", int)
-    runs = command_line.start_study(config.workdir, "hpo", independent=True)
+    runs = command_line.start_study(config.workdir, "hpo", shared=True)
     from finetune_jax.reports import sweep as sweep_report
     from finetune_jax.studies.sweeps import sweep as hpo
     from finetune_jax.studies.sweeps.trial_queue import TrialQueue
@@ -134,6 +135,5 @@ def main() -> int:
     report_progress = functools.partial(print, file=sys.stderr)
     records = hpo.run(base, search, seeds, queue, train, at_once=at_once, say=report_progress)
     result = hpo.result(base, search, seeds, records, runs.summary)
-    runs.write_files(sweep_report.files(result, runs.root))
-    print(f"\n{sweep_report.text(result, runs.root)}\n\nstudy: {runs.root}")
+    study_output.finish(sweep_report.report(result, runs.root), runs, "hpo")
     return 0 if result["best"] else 1

@@ -11,7 +11,7 @@ import dataclasses
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(FinetuneConfig, epochs=10)
@@ -22,6 +22,7 @@ flags.DEFINE_integer(
     "At most this many of the top blocks are left out; -1 goes on until one block is left.",
     lower_bound=-1,
 )
+study_output.define_flags()
 
 
 def main() -> int:
@@ -39,8 +40,7 @@ def main() -> int:
         runs,
         seeds=seeds,
         max_depth=None if values.max_depth < 0 else values.max_depth,
+        progress=runs.progress,
     )
-    runs.write_files(pruning_report.files(result))
-    if runs.is_primary:
-        print(f"\n{pruning_report.text(result)}\n\nstudy: {runs.root}")
+    study_output.finish(pruning_report.report(result), runs, "prune")
     return 0

@@ -15,7 +15,7 @@ import dataclasses
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.reports import published
@@ -33,6 +33,7 @@ for _source, _spoken in _SOURCES.items():
     flags.DEFINE_string(
         _source, "", f"Weights trained on {_spoken}, for rows that start from them; as --pretrained."
     )
+study_output.define_flags()
 
 
 def main() -> int:
@@ -78,11 +79,10 @@ def main() -> int:
         data=data,
         weights=weights,
         only=only,
+        progress=runs.progress,
     )
-    reported = (values.table, table, config.dataset, rows, data)
-    runs.write_files(reproduction.files(*reported))
-    if runs.is_primary:
-        print(f"\n{reproduction.text(*reported)}\n\nstudy: {runs.root}")
+    report = reproduction.report(values.table, table, config.dataset, rows, data)
+    study_output.finish(report, runs, "reproduce")
     return 0
 
 

@@ -12,7 +12,7 @@ network brings the class means of its source. finetune-jax finetune --learning_r
 
 import os
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.settings import SimilarityConfig
 from finetune_jax.errors import UserError
 
@@ -34,6 +34,7 @@ command_line.define_flags(
         "frozen_norm",
     ),
 )
+study_output.define_flags()
 
 
 def main() -> int:
@@ -66,7 +67,5 @@ def main() -> int:
     size = source.image_size
     targets = [prober.data_set(name, flag="targets", image_size=size) for name in config.targets]
     result = similarity.compare(source, targets, known)
-    runs.write_files(similarity_report.files(result))
-    if runs.is_primary:
-        print(f"{similarity_report.text(result)}\n\nstudy: {runs.root}")
+    study_output.finish(similarity_report.report(result), runs, "similarity")
     return 0

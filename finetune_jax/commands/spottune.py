@@ -12,7 +12,7 @@ import dataclasses
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, study_output
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 
@@ -27,6 +27,7 @@ flags.DEFINE_bool(
     "widen", True, "Try rates beyond --rates where the best rate of a method lies at their edge."
 )
 flags.DEFINE_string("resnet101", "", "File of ResNet-101 weights, for the row of --compare that needs them.")
+study_output.define_flags()
 
 
 def main() -> int:
@@ -50,8 +51,8 @@ def main() -> int:
     from finetune_jax.studies import spottune
 
     base = dataclasses.replace(config, workdir="")
-    result = spottune.run(base, runs, protocol, compare=values.compare, resnet101=values.resnet101)
-    runs.write_files(spottune_report.files(result))
-    if runs.is_primary:
-        print(f"\n{spottune_report.text(result)}\n\nstudy: {runs.root}")
+    result = spottune.run(
+        base, runs, protocol, compare=values.compare, resnet101=values.resnet101, progress=runs.progress
+    )
+    study_output.finish(spottune_report.report(result), runs, "spottune")
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from finetune_jax.config import methods
-from finetune_jax.config.choices import ALTERNATIVES, AUTO, IN_PROPORTION
+from finetune_jax.config.choices import ALTERNATIVES, AUTO, IN_PROPORTION, WITHOUT_RATE
 from finetune_jax.config.declaration import declared, written
 from finetune_jax.config.settings import DEFAULTS
 from finetune_jax.errors import UserError
@@ -57,8 +57,9 @@ def _weights_of_the_method(values: Mapping[str, Any]) -> None:
 
 
 def _one_balance(values: Mapping[str, Any]) -> None:
-    if values.get("balanced_sampling") and values["class_weights"] == "balanced":
-        raise UserError("--balanced_sampling and --class_weights=balanced correct the same thing twice")
+    weights = values.get("class_weights", "none")
+    if values.get("balanced_sampling") and weights.startswith("balanced"):
+        raise UserError(f"--balanced_sampling and --class_weights={weights} correct the same thing twice")
 
 
 def _fractions_leave_training_images(values: Mapping[str, Any]) -> None:
@@ -125,7 +126,96 @@ def _stretched_images_have_no_shorter_side(values: Mapping[str, Any]) -> None:
         )
 
 
+def _weights_of_classes_are_known(values: Mapping[str, Any]) -> None:
+    weights = values.get("class_weights", "none")
+    if weights in ("none", "balanced") or weights.endswith(".csv"):
+        return
+    kind, _, power = weights.partition(":")
+    try:
+        known = kind == "balanced" and 0 < float(power) <= 1
+    except ValueError:
+        known = False
+    if not known:
+        raise UserError(
+            f"--class_weights={weights} is not known; choose none, balanced, balanced:POWER with a power above 0 and "
+            "up to 1, or FILE.csv"
+        )
+
+
+def _something_is_mixed(values: Mapping[str, Any]) -> None:
+    if "mixup" not in values:
+        return
+    used = [name for name in ("mixup", "cutmix") if values[name]]
+    for name in ("mix_probability", "mixup_off_epoch"):
+        if values[name] != DEFAULTS[name] and not used:
+            raise UserError(f"--{name}={written(values[name])} has no meaning without --mixup or --cutmix")
+    if values["cutmix_probability"] != DEFAULTS["cutmix_probability"] and len(used) < 2:
+        raise UserError("--cutmix_probability has no meaning without both of --mixup and --cutmix")
+
+
+def _averages_of_weights(values: Mapping[str, Any]) -> None:
+    ema, swa = values.get("ema_decay"), values.get("swa_epochs", 0)
+    if ema is not None and swa:
+        raise UserError("--ema_decay and --swa_epochs are two averages of the same weights; give one")
+    if swa > values.get("epochs", swa):
+        raise UserError(f"--swa_epochs={swa} is more than --epochs={values['epochs']}")
+    if values.get("optimizer") == "schedule_free_adamw" and (ema is not None or swa):
+        name = "swa_epochs" if swa else "ema_decay"
+        raise UserError(
+            f"--{name} contradicts --optimizer=schedule_free_adamw, which averages the weights itself"
+        )
+
+
+def _trials_start_over(values: Mapping[str, Any]) -> None:
+    if values.get("method") != "autolr":
+        return
+    if values["optimizer"] in (*WITHOUT_RATE, "schedule_free_adamw"):
+        raise UserError(
+            f"--optimizer={values['optimizer']} contradicts --method=autolr: its steps depend on all since the start, "
+            "and AutoLR starts epochs over with rates of its own"
+        )
+    if values["unfreeze_epochs"]:
+        raise UserError(
+            "--unfreeze_epochs contradicts --method=autolr, which sorts the movements of all blocks"
+        )
+
+
+def _one_clip(values: Mapping[str, Any]) -> None:
+    if values.get("clip", "none") != "none" and values["clip_norm"] is not None:
+        raise UserError(f"--clip={values['clip']} and --clip_norm both shorten the gradient; give one")
+
+
+def _head_comes_first(values: Mapping[str, Any]) -> None:
+    method = values.get("method")
+    for name in ("head_epochs", "unfreeze_epochs"):
+        if not values.get(name):
+            continue
+        if method in ("feature_extractor", "progressive", "scratch"):
+            raise UserError(
+                f"--{name}={values[name]} has no meaning with --method={method}, which has no pretrained parts to "
+                "train after the head"
+            )
+        if values.get("pretrained") == "none":
+            raise UserError(
+                f"--{name}={values[name]} has no meaning with --pretrained=none: nothing is worth keeping"
+            )
+    if values.get("head_epochs", 0) >= values.get("epochs", 1) and values.get("head_epochs"):
+        raise UserError(
+            f"--head_epochs={values['head_epochs']} leaves none of --epochs={values['epochs']} for the other parts; "
+            "use --method=feature_extractor to train the head alone"
+        )
+    if values.get("keep_head") and (values["pretrained"] == "none" or method == "scratch"):
+        without = "--pretrained=none" if values["pretrained"] == "none" else "--method=scratch"
+        raise UserError(f"--keep_head contradicts {without}, which brings no head")
+
+
 _CONTRADICTIONS = (
+    _weights_of_classes_are_known,
+    _something_is_mixed,
+    _averages_of_weights,
+    _trials_start_over,
+    _one_clip,
+    _head_comes_first,
     _weights_of_the_method,
     _one_rule_of_rates,
     _stretched_images_have_no_shorter_side,

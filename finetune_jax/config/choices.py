@@ -10,7 +10,9 @@ ROUTED = methods.with_fact("routed")
 TUNES_EVERYTHING = methods.with_fact("freezes", False)
 """Methods that freeze nothing."""
 PROTOCOLS = ("classification", "retrieval")
-IN_PROPORTION = ("random_crop", "random_resized_crop")
+POLICIES = ("trivial_augment", "rand_augment", "augmix")
+"""Augmentations that take a random resized crop and then operations of a published list."""
+IN_PROPORTION = ("random_crop", "random_resized_crop", *POLICIES)
 """Augmentations that are defined on images in their own proportions."""
 CROPPING = ("crop", *IN_PROPORTION)
 """Augmentations that cut --image_size pixels out of larger stored images."""
@@ -18,10 +20,27 @@ AUGMENTATIONS = ("auto", "none", "flip", "pad_crop", "pad_crop_flip", *CROPPING)
 RESIZE_MODES = ("auto", "stretch", "shorter_side")
 NORMALIZATIONS = ("pretrained", "dataset")
 FROZEN_NORMS = ("eval", "train", "learn")
+SCHEDULE_UNITS = ("epoch", "step")
 SCHEDULES = ("constant", "step", "cosine", "cyclic", "sgdr")
-OPTIMIZERS = ("sgd", "adamw")
-LOSSES = ("cross_entropy", "proxy_anchor")
-CLASS_WEIGHTS = ("none", "balanced")
+WITHOUT_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "mechanize", "momo")
+"""Optimisers that estimate their own step size."""
+OPTIMIZERS = (
+    "sgd",
+    "adamw",
+    "adam",
+    "lamb",
+    "lion",
+    "adafactor",
+    "muon",
+    "schedule_free_adamw",
+    *WITHOUT_RATE,
+)
+DECAYS_EVERYTHING = ("prodigy", "dadapt_adamw", "momo")
+"""Optimisers whose weight decay leaves nothing out."""
+LABEL_LOSSES = ("cross_entropy", "bce", "focal")
+"""Losses of classifiers."""
+LOSSES = (*LABEL_LOSSES, "proxy_anchor")
+CLIPS = ("none", "agc")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 SELECTION = ("validation", "test", "last")
 AUTO = "auto"

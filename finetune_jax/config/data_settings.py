@@ -15,8 +15,8 @@ class DataConfig:
 
     dataset: str = setting(
         "digits",
-        "Data set: digits, folder:PATH for a folder of class folders, or tfds:NAME[:CONFIG]; the path of an "
-        "existing folder is taken for folder:PATH.",
+        "Data set: digits, folder:PATH for a folder of class folders, csv:FILE for a table of images and labels, or "
+        "tfds:NAME[:CONFIG]; the path of an existing folder or table is taken for folder:PATH or csv:FILE.",
         group=DATA,
         important=1,
         spelling=data_set,
@@ -30,6 +30,27 @@ class DataConfig:
             "folder",
             "images",
         ),
+    )
+    columns: tuple[str, ...] = setting(
+        (),
+        "Columns of a table by their roles, e.g. image=filename,label=species,split=fold; what is left out is "
+        "guessed by the columns' names.",
+        group=DATA,
+    )
+    image_root: str = setting(
+        "", "Folder that a table's image paths count from; empty is the folder of the table.", group=DATA
+    )
+    group_by: str = setting(
+        "",
+        "Column of a table whose equal values never lie in two splits, such as a patient; folder takes the folder of "
+        "each image.",
+        group=DATA,
+    )
+    images_per_class: int = setting(
+        0,
+        "At most this many training images of each class; 0 takes all.",
+        group=DATA,
+        range=ranges.NOT_NEGATIVE,
     )
     protocol: str = setting(
         "classification",
@@ -102,7 +123,8 @@ class DataConfig:
         "auto",
         "Random changes of the training images, made on the device in every step; auto is flip, and none for "
         "digits. crop takes --image_size pixels at a random place, random_crop also flips, random_resized_crop "
-        "takes 8 to 100 % of the area with 3/4 to 4/3 as wide as high, flips, and changes colours.",
+        "takes 8 to 100 % of the area with 3/4 to 4/3 as wide as high, flips, and changes colours; trivial_augment, "
+        "rand_augment and augmix take such a crop, flip, and apply the operations of their papers.",
         AUGMENTATIONS,
         group=IMAGES,
         important=9,
@@ -111,8 +133,8 @@ class DataConfig:
     resize_mode: str = setting(
         "auto",
         "How images become squares: stretch, or shorter_side, which keeps their proportions and of which "
-        "evaluation sees the centre; auto is shorter_side with --augmentation=random_crop or "
-        "random_resized_crop, else stretch.",
+        "evaluation sees the centre; auto is shorter_side with --augmentation=random_crop, random_resized_crop, "
+        "trivial_augment, rand_augment or augmix, else stretch.",
         RESIZE_MODES,
         group=IMAGES,
     )
@@ -147,6 +169,22 @@ class DataConfig:
         group=IMAGES,
         range=ranges.UP_TO_HALF,
         only_with={"augmentation": ("random_resized_crop",)},
+    )
+    bits: int = setting(
+        16,
+        "Bits of a grey value in 16-bit images: 2**bits - 1 is white. Most scanners and scientific cameras use 12, and "
+        "their images are nearly black otherwise.",
+        group=IMAGES,
+        range=ranges.BITS,
+        reading=True,
+    )
+    max_pixels: int = setting(
+        178_956_970,
+        "Width times height up to which an image is read. Larger JPEGs are read at a reduced scale, other larger "
+        "images are refused.",
+        group=DATA,
+        range=ranges.COUNT,
+        reading=True,
     )
     skip_unreadable: bool = setting(
         False,

@@ -27,7 +27,7 @@ class NetworkConfig:
     )
     pretrained: str = setting(
         "resnet26_cifar10",
-        "Pretrained weights: a weight file, a run directory, a bundled or installed name, hf:REPO, or none.",
+        "Pretrained weights: a weight file, a run directory, a bundled or installed name, timm:TAG, hf:REPO, or none.",
         group=NETWORK,
         important=3,
         aliases=(
@@ -40,6 +40,28 @@ class NetworkConfig:
             "model_name_or_path",
             "model",
         ),
+    )
+    pool: str = setting(
+        "",
+        "How the tokens of a transformer become an embedding: the class token (token), the mean of the patches (mean), "
+        "one behind the other (both), or attention (map); empty is what the weights were trained with.",
+        group=NETWORK,
+        aliases=("gp", "global_pool"),
+    )
+    drop_path: float = setting(
+        0.0,
+        "Share of the images whose last block is skipped in training, rising linearly from 0 in the first (stochastic "
+        "depth of transformers and ConvNeXt).",
+        group=NETWORK,
+        range=ranges.BELOW_ONE,
+        aliases=("drop_path_rate", "stochastic_depth"),
+    )
+    dropout: float = setting(
+        0.0,
+        "Share of the embedding that the classifier does without in training (transformers and ConvNeXt).",
+        group=NETWORK,
+        range=ranges.BELOW_ONE,
+        aliases=("drop", "drop_rate"),
     )
     normalization: str = setting(
         "pretrained",

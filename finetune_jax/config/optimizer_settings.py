@@ -3,13 +3,24 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AUTO, CLASS_WEIGHTS, LOSSES, OPTIMIZERS, SCHEDULES
+from finetune_jax.config.choices import (
+    AUTO,
+    CLIPS,
+    DECAYS_EVERYTHING,
+    LABEL_LOSSES,
+    LOSSES,
+    OPTIMIZERS,
+    SCHEDULE_UNITS,
+    SCHEDULES,
+    WITHOUT_RATE,
+)
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import LOSS, OPTIMIZER, SCHEDULE
 
 _SGD = {"optimizer": ("sgd",)}
 _RISING = {"schedule": ("cyclic", "sgdr")}
-_LABELS = {"loss": ("cross_entropy",)}
+_LABELS = {"loss": LABEL_LOSSES}
+_DECAYS_BY_MASK = tuple(name for name in OPTIMIZERS if name not in DECAYS_EVERYTHING)
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,8 @@ class OptimizerConfig:
 
     optimizer: str = setting(
         "sgd",
-        "Optimiser: SGD with Nesterov momentum, or AdamW, which wants a smaller --learning_rate, 0.001 or less.",
+        "Optimiser: SGD with Nesterov momentum, AdamW, which wants a smaller --learning_rate, 0.001 or less, or "
+        "another one of optax; prodigy, dadapt_adamw, dog, dowg, mechanize and momo estimate their own step size.",
         OPTIMIZERS,
         group=OPTIMIZER,
         aliases=("opt", "optim", "optimiser"),
@@ -81,7 +93,8 @@ class OptimizerConfig:
     )
     weight_decay: float = setting(
         5e-4,
-        "Weight decay: SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay.",
+        "Weight decay: SGD adds weight_decay · w to the gradient; AdamW shrinks w by learning_rate · weight_decay, and "
+        "so do the others but adam, dog and dowg.",
         group=OPTIMIZER,
         range=ranges.NOT_NEGATIVE,
         runtime=True,
@@ -94,6 +107,54 @@ class OptimizerConfig:
         range=ranges.NOT_NEGATIVE,
         only_with=_SGD,
         runtime=True,
+    )
+    decay_norms: bool = setting(
+        True,
+        "Weight decay also shrinks norms and biases; --nodecay_norms leaves it to the kernels, as timm does.",
+        group=OPTIMIZER,
+        only_with={"optimizer": _DECAYS_BY_MASK},
+        why="whose decay leaves nothing out",
+        aliases=("no_bias_decay", "weight_decay_norms"),
+    )
+    block_estimates: bool = setting(
+        False,
+        "Every part of the network estimates a step size of its own, instead of one for all.",
+        group=OPTIMIZER,
+        only_with={"optimizer": WITHOUT_RATE},
+    )
+    clip_norm: float | None = setting(
+        None,
+        "Largest norm of the gradient of all trained parts over the whole batch; a longer one is shortened to it.",
+        group=OPTIMIZER,
+        range=ranges.POSITIVE,
+        aliases=("clip_grad", "max_grad_norm", "gradient_clip_val", "grad_clip", "clip_grad_norm"),
+    )
+    clip: str = setting(
+        "none",
+        "Clipping beside --clip_norm: agc keeps the gradient of each output of a layer shorter than --clip_ratio times "
+        "its weights (adaptive gradient clipping), the classifier left out.",
+        CLIPS,
+        group=OPTIMIZER,
+        aliases=("clip_mode",),
+    )
+    clip_ratio: float = setting(
+        0.01,
+        "Largest ratio of the norms of gradient and weights that --clip=agc leaves.",
+        group=OPTIMIZER,
+        range=ranges.POSITIVE,
+        only_with={"clip": ("agc",)},
+    )
+    gradient_norms: bool = setting(
+        False,
+        "Write the mean norm of the gradient of every trained part to metrics.csv and TensorBoard, before clipping.",
+        group=OPTIMIZER,
+    )
+    accumulate_steps: int = setting(
+        1,
+        "Batches of --batch_size whose gradients are averaged for one step of the optimiser.",
+        group=OPTIMIZER,
+        range=ranges.COUNT,
+        aliases=("gradient_accumulation_steps", "grad_accum_steps", "accumulate_grad_batches", "accum_iter"),
     )
     batch_size: int = setting(
         32,
@@ -145,12 +206,60 @@ class OptimizerConfig:
         only_with=_RISING,
         runtime=True,
     )
+    schedule_by: str = setting(
+        "epoch",
+        "Whether the schedule changes the learning rates at every epoch or at every step.",
+        SCHEDULE_UNITS,
+        group=SCHEDULE,
+        runtime=True,
+    )
+    min_rate_factor: float = setting(
+        0.0,
+        "Share of the learning rates that the cosine schedule goes down to.",
+        group=SCHEDULE,
+        range=ranges.UP_TO_ONE,
+        only_with={"schedule": ("cosine",)},
+        runtime=True,
+        aliases=("min_lr_ratio", "lr_min_factor"),
+    )
+    warmup_epochs: float = setting(
+        0.0,
+        "Epochs, fractions allowed, over which the learning rates rise step by step to those of the schedule.",
+        group=SCHEDULE,
+        range=ranges.NOT_NEGATIVE,
+        runtime=True,
+        aliases=("warmup", "lr_warmup_epochs", "warmup_ratio", "warmup_steps"),
+    )
+    head_epochs: int = setting(
+        0,
+        "First epochs in which the head alone learns; then all parts do, after a warm-up of their own "
+        "(linear probing, then fine-tuning).",
+        group=SCHEDULE,
+        range=ranges.NOT_NEGATIVE,
+        runtime=True,
+        aliases=("freeze_epochs", "linear_probe_epochs"),
+    )
+    unfreeze_epochs: int = setting(
+        0,
+        "Gradual unfreezing from the top: after --head_epochs one part more learns with every so many epochs.",
+        group=SCHEDULE,
+        range=ranges.NOT_NEGATIVE,
+        runtime=True,
+    )
     loss: str = setting(
         "cross_entropy",
-        "Loss that is minimised; proxy_anchor learns embeddings and is for --protocol=retrieval.",
+        "Loss that is minimised: cross_entropy, bce (every class a question of its own), focal (well classified "
+        "images count little); proxy_anchor learns embeddings and is for --protocol=retrieval.",
         LOSSES,
         group=LOSS,
         value_only_with={"proxy_anchor": {"protocol": ("retrieval",)}},
+    )
+    focal_gamma: float = setting(
+        2.0,
+        "Exponent γ of the focal loss; 0 is cross_entropy.",
+        group=LOSS,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"loss": ("focal",)},
     )
     proxy_learning_rate: float = setting(
         0.0,
@@ -170,8 +279,8 @@ class OptimizerConfig:
     )
     class_weights: str = setting(
         "none",
-        "Weights of the classes in the loss; balanced makes them inverse to the class frequencies.",
-        CLASS_WEIGHTS,
+        "Weights of the classes in the loss: none; balanced, inverse to the class frequencies; balanced:POWER, to that "
+        "power of the inverse, e.g. balanced:0.5; or FILE.csv with the columns class and weight.",
         group=LOSS,
         only_with=_LABELS,
     )

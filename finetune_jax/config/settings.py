@@ -14,6 +14,7 @@ from finetune_jax.config.groups import DATA, MACHINE, METHOD, RETRIEVAL, RUN, SI
 from finetune_jax.config.machine_settings import MachineConfig
 from finetune_jax.config.method_settings import RoutingConfig, SourceConfig, TuningConfig
 from finetune_jax.config.methods import with_fact
+from finetune_jax.config.mixing_settings import AveragingConfig, MixingConfig
 from finetune_jax.config.network_settings import NetworkConfig
 from finetune_jax.config.optimizer_settings import OptimizerConfig
 from finetune_jax.config.spelling import data_set
@@ -23,9 +24,11 @@ __all__ = [
     "LOCAL_SETTINGS",
     "READING_SETTINGS",
     "RUNTIME_SETTINGS",
+    "AveragingConfig",
     "DataConfig",
     "FinetuneConfig",
     "MachineConfig",
+    "MixingConfig",
     "NetworkConfig",
     "OptimizerConfig",
     "RoutingConfig",
@@ -73,7 +76,16 @@ class SimilarityConfig(SourceConfig, DataConfig, NetworkConfig):
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, TuningConfig, RoutingConfig):
+class FinetuneConfig(
+    SourceConfig,
+    DataConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    MixingConfig,
+    AveragingConfig,
+    TuningConfig,
+    RoutingConfig,
+):
     """The command ``finetune``: one run, kept in one directory."""
 
     workdir: str = setting(
@@ -91,6 +103,11 @@ class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, T
         group=METHOD,
         important=4,
         aliases=("strategy", "mode"),
+    )
+    keep_head: bool = setting(
+        False,
+        "Go on with the head of --pretrained, a run directory of the same classes, instead of a fresh one.",
+        group=METHOD,
     )
     k: int = setting(
         1,
@@ -157,6 +174,11 @@ class FinetuneConfig(SourceConfig, DataConfig, NetworkConfig, OptimizerConfig, T
         group=MACHINE,
         range=ranges.NOT_NEGATIVE,
     )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images over which the gradients of one step are averaged."""
+        return self.batch_size * self.accumulate_steps
 
 
 DEFAULTS = {name: setting.default for name, setting in declared(FinetuneConfig).items()}

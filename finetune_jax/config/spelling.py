@@ -2,12 +2,17 @@
 
 import os
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+
 
 def data_set(name: str) -> str:
-    """The full name of a data set: the path of an existing folder becomes ``folder:PATH``.
+    """The full name of a data set: the path of an existing folder becomes ``folder:PATH``, of a table ``csv:PATH``.
 
     ``digits`` and names with a prefix stay as they are, whatever folders there are.
     """
-    if name == "digits" or name.startswith(("folder:", "tfds:")) or not name:
+    if name == "digits" or name.startswith(("folder:", "csv:", "tfds:")) or not name:
         return name
-    return f"folder:{name}" if os.path.isdir(os.path.expanduser(name)) else name
+    path = os.path.expanduser(name)
+    if name.lower().endswith(TABLE_SUFFIXES) and os.path.isfile(path):
+        return f"csv:{name}"
+    return f"folder:{name}" if os.path.isdir(path) else name

@@ -5,6 +5,7 @@
 """
 
 from finetune_jax.data.prepare import (
+    cache_folder,
     image_size,
     in_proportion,
     load_source,
@@ -17,6 +18,7 @@ from finetune_jax.data.prepare import (
 )
 
 __all__ = [
+    "cache_folder",
     "image_size",
     "in_proportion",
     "load_source",

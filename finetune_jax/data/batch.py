@@ -15,9 +15,11 @@ class Batch(NamedTuple):
             depend on it and not on the replica.
         aspects: float32 ``[B]``, width over height of the images before they were stretched to squares; None where
             that is not to be undone.
+        mix_probability: float32 ``[]``, the probability with which the batch is mixed; None is as configured.
     """
 
     images: jax.Array
     labels: jax.Array
     slots: jax.Array
     aspects: jax.Array | None = None
+    mix_probability: jax.Array | None = None

@@ -3,19 +3,28 @@
 import dataclasses
 import io
 import os
-from pathlib import Path
-from typing import Literal
+import struct
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
 
-from finetune_jax.errors import UserError
+from finetune_jax.data import formats, pixels
+from finetune_jax.data.containers import without_metadata
+from finetune_jax.data.regular_file import read_regular
+from finetune_jax.errors import UserError, readable
 
-# Only these decoders look at a file, whatever its suffix is: some of Pillow's others run programs.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-_WIDE_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+MAX_PIXELS = 178_956_970  # where Pillow, left to itself, refuses an image
+# Memory that decoding takes beside the pixels themselves, in pixels: libwebp and libavif hold a copy, progressive
+# JPEGs their coefficients.
+_COSTS = {"WEBP": 2.0, "AVIF": 2.0, "HEIF": 2.0}
+_PROGRESSIVE_COST = 1.5
 _LONGEST_ASPECT = 16
+_EXIF_ORIENTATIONS = range(1, 9)
+
+T = TypeVar("T")
 
 
 class UnreadableImage(UserError):
@@ -32,8 +41,28 @@ class UnreadableImage(UserError):
         self.reason = reason
 
 
-def read_image(path: str | os.PathLike[str], name: str | None = None) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What files alone do not tell about their pixels, and how much memory they may take.
+
+    Attributes:
+      bits: Of a sample of 16-bit grey images; ``2**bits - 1`` is white.
+      max_pixels: Larger images are refused, unless their format can be read at a reduced scale (JPEG).
+    """
+
+    bits: int = pixels.FULL_BITS
+    max_pixels: int = MAX_PIXELS
+
+
+def read_image(
+    path: str | os.PathLike[str], name: str | None = None, decoding: Decoding | None = None
+) -> np.ndarray:
     """Decodes an image file.
+
+    Args:
+      path: Of a regular file.
+      name: For the error; the path unless given.
+      decoding: See there.
 
     Returns:
       uint8 ``[h, w, 3]``, see `decode_image`.
@@ -41,23 +70,27 @@ def read_image(path: str | os.PathLike[str], name: str | None = None) -> np.ndar
     Raises:
       UnreadableImage: Also where the file cannot be opened.
     """
-    name = os.fspath(path) if name is None else name
+    name = readable(os.fspath(path), 1000) if name is None else name
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise UnreadableImage(name, error.strerror or str(error)) from error
-    return decode_image(data, name)
+    except ValueError as error:  # a null byte in the name
+        raise UnreadableImage(name, str(error)) from error
+    return decode_image(data, name, decoding)
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM image to upright RGB.
+def decode_image(data: bytes, name: str, decoding: Decoding | None = None) -> np.ndarray:
+    """Decodes a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM image (AVIF and HEIF where decoders are installed) to RGB.
 
     The first frame of an animation counts. Transparency is put on white. 16-bit grey is scaled to 8 bits.
-    Colour and grey JPEGs take a faster way with the same pixels.
+    Colour and grey JPEGs take a faster way with the same pixels. Images of more than `pixels.FULL_PIXELS` come
+    at a reduced scale.
 
     Args:
       data: The encoded image.
       name: For the error.
+      decoding: See there.
 
     Returns:
       uint8 ``[h, w, 3]``, the EXIF orientation applied.
@@ -65,22 +98,143 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
       UnreadableImage: With the reason.
     """
+    known = decoding or Decoding()
+    return _decoded(data, name, lambda image, file: _pixels(image, file, known))
+
+
+def from_pillow(image: Image.Image, decoding: Decoding | None = None) -> np.ndarray:
+    """A Pillow image of any mode as `decode_image` gives it.
+
+    Args:
+      image: Perhaps not loaded yet.
+      decoding: See there.
+
+    Returns:
+      uint8 ``[h, w, 3]``, the EXIF orientation applied.
+
+    Raises:
+      UnreadableImage: Its file is damaged, or its values have no known range.
+    """
+    known = decoding or Decoding()
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-            pixels = _decode_jpeg(data) if plain_jpeg else None
-            if pixels is None:
-                # Before the orientation is asked for: some plugins turn the image themselves while loading.
-                image.load()
-            orientation = _orientation(image)
-            return _upright(_to_rgb(image) if pixels is None else pixels, orientation)
+        image.load()
+        return _upright(pixels.to_rgb(image, b"", known.bits), _orientation(image))
+    # Pillow's plugins answer damaged files with nearly every exception there is.
+    except Exception as error:
+        name = readable(getattr(image, "filename", "") or f"of mode {image.mode}")
+        raise UnreadableImage(name, readable(error) or type(error).__name__) from error
+
+
+def small_image(data: bytes, side: int) -> np.ndarray:
+    """A coarse look at an image, for comparisons: JPEGs are read at a reduced scale, many times faster.
+
+    Args:
+      data: The encoded image.
+      side: Pixels that the shorter side keeps at least, where it has them.
+
+    Returns:
+      uint8 ``[h, w, 3]``, the EXIF orientation applied.
+
+    Raises:
+      UnreadableImage: It cannot be decoded.
+    """
+
+    def look(image: Image.Image, file: bytes) -> np.ndarray:
+        plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+        if not plain_jpeg:
+            return _pixels(image, file, Decoding())
+        _check_size(image, MAX_PIXELS, plain_jpeg)
+        scale = max(1, min(image.size) // side)
+        image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
+        image.load()
+        return _upright(pixels.to_rgb(image, file, pixels.FULL_BITS), _orientation(image))
+
+    return _decoded(data, "", look)
+
+
+def bits_used(data: bytes, name: str) -> int | None:
+    """Bits that the largest value of an image with 16 bits per sample needs; None for other images.
+
+    Raises:
+      UnreadableImage: It cannot be decoded.
+    """
+    return _decoded(data, name, lambda image, file: pixels.bits_used(image, file))
+
+
+def _decoded(data: bytes, name: str, function: Callable[[Image.Image, bytes], T]) -> T:
+    """What `function` makes of the opened image, with and then without the metadata around the pixels."""
+    shorter = None
+    try:
+        try:
+            with _open(data) as image:
+                return function(image, data)
+        except Exception:
+            # Damaged or very large text beside sound pixels is no reason to refuse them.
+            shorter = without_metadata(data)
+            if shorter is None:
+                raise
+        with _open(shorter) as image:
+            return function(image, shorter)
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(name, "empty file" if not data else "not a known image format") from error
     except MemoryError as error:
         raise UnreadableImage(name, "too large for the memory") from error
     # Pillow's plugins answer damaged files with nearly every exception there is.
     except Exception as error:
-        raise UnreadableImage(name, " ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImage(name, readable(" ".join(str(error).split())) or type(error).__name__) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """``Image.open`` with the limit on pixels left to `_check_size`, which knows what can be read in parts.
+
+    Raises:
+      UnidentifiedImageError: No decoder knows it.
+    """
+    for name in formats.decoders():
+        factory, accept = Image.OPEN[name]
+        file = io.BytesIO(data)
+        try:
+            if accept is None or accept(data[:16]) is True:
+                return factory(file, "")
+        # What Pillow's own loop takes for "not this format".
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise Image.UnidentifiedImageError
+
+
+def _pixels(image: Image.Image, data: bytes, decoding: Decoding) -> np.ndarray:
+    plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+    _check_size(image, decoding.max_pixels, plain_jpeg)
+    side = pixels.reduction(*image.size)
+    array = _decode_jpeg(data) if plain_jpeg and side == 1 else None
+    if array is None:
+        if plain_jpeg and side > 1:
+            scale = 1 << (side - 1).bit_length()  # libjpeg reads halves, quarters and eighths
+            image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
+        # Before the orientation is asked for: some plugins turn the image themselves while loading.
+        image.load()
+    orientation = _orientation(image)
+    return _upright(pixels.to_rgb(image, data, decoding.bits) if array is None else array, orientation)
+
+
+def _check_size(image: Image.Image, max_pixels: int, plain_jpeg: bool) -> None:
+    """Refuse what would take too much memory.
+
+    Raises:
+      ValueError: It would.
+    """
+    count = image.width * image.height
+    cost = _COSTS.get(image.format or "", 1.0)
+    if plain_jpeg:
+        if not image.info.get("progressive"):
+            return
+        cost = _PROGRESSIVE_COST
+    if count * cost > max_pixels:
+        needed = int(count * cost)
+        raise ValueError(
+            f"{image.width} × {image.height} pixels take more memory than an image may; make it smaller, save it as "
+            f"a baseline JPEG, or allow it with --max_pixels={needed}"
+        )
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
@@ -97,7 +251,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # The pixels are fine all the same.
         return 1
-    return value if value in range(1, 9) else 1
+    return value if value in _EXIF_ORIENTATIONS else 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -111,21 +265,6 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """A loaded image of any mode to uint8 ``[h, w, 3]``."""
-    if image.mode in _WIDE_GREY:
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ValueError("32-bit grey values have no known range; save it with 8 or 16 bits")
-        return np.repeat(((wide + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("floating-point values have no known range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
-
-
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the input of a network; `dataclasses.asdict` of it is plain JSON.
@@ -137,17 +276,21 @@ class Preprocessing:
       resize: Side after resizing, before the crop; at least `image_size`.
       mode: ``stretch`` resizes to ``resize × resize``, ``shorter_side`` keeps the aspect ratio and makes the
         shorter side `resize`.
+      bits: Of a sample of 16-bit grey images, see `Decoding`.
     """
 
     image_size: int
     resize: int
     mode: Literal["stretch", "shorter_side"] = "stretch"
+    bits: int = pixels.FULL_BITS
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= self.resize:
             raise ValueError(f"image_size {self.image_size} must lie in 1 … resize ({self.resize})")
         if self.mode not in ("stretch", "shorter_side"):
             raise ValueError(f"mode {self.mode!r} is neither 'stretch' nor 'shorter_side'")
+        if not 1 <= self.bits <= pixels.FULL_BITS:
+            raise ValueError(f"bits {self.bits} must lie in 1 … {pixels.FULL_BITS}")
 
 
 def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

@@ -5,7 +5,7 @@ E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits" (1998), as b
 
 import numpy as np
 
-from finetune_jax.data.examples import Examples, Source, fingerprint_of
+from finetune_jax.data.examples import Examples, Source, as_digests, digest_of, fingerprint_of_digests
 
 
 def read() -> Source:
@@ -15,10 +15,12 @@ def read() -> Source:
     data = load_digits()
     grey = np.round(data.images * (255.0 / 16.0)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
+    digests = as_digests([digest_of(image.tobytes()) for image in images])
     train = Examples(
         labels=data.target.astype(np.int32),
         names=[f"digits[{index}]" for index in range(len(images))],
         read=images.__getitem__,
-        fingerprint=fingerprint_of("digits", images.tobytes()),
+        fingerprint=fingerprint_of_digests(digests),
+        digests=digests,
     )
     return Source("digits", tuple(str(digit) for digit in range(10)), {"train": train})

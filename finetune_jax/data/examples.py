@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+DIGEST_BYTES = 16
+"""Bytes of the digest of one image's content."""
+
 
 def fingerprint_of(*parts: str | bytes) -> str:
     """Hex digest of a sequence of strings; ``("ab", "c")`` and ``("a", "bc")`` differ."""
@@ -18,6 +21,21 @@ def fingerprint_of(*parts: str | bytes) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def digest_of(content: bytes) -> bytes:
+    """Digest of one image's content, :data:`DIGEST_BYTES` long."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def as_digests(digests: Sequence[bytes]) -> np.ndarray:
+    """Digests of N images as uint8 ``[N, 16]``."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def fingerprint_of_digests(digests: np.ndarray) -> str:
+    """Hex digest of images, uint8 ``[N, 16]``, in their order."""
+    return fingerprint_of("images", digests.tobytes())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,12 +48,22 @@ class Examples:
       read: Index to decoded image, uint8 ``[h, w, 3]``, orientation applied. May be called from several
         threads at once. Raises `decode.UnreadableImage`.
       fingerprint: Hex digest of the images and their order; labels and names do not count.
+      digests: Digest of each image's content, uint8 ``[N, 16]``; zeros where there is none to be had. None for
+        examples of which only the fingerprint is known.
+      appearances: What the images look like, uint8 ``[N, 75]``, see `near_duplicates`; None where nobody asked.
+      encoded: Index to the encoded image, where there is one; errors as of `read`.
+      groups: Digest of the name of each image's group, uint8 ``[N, 16]``; splits that are made keep a group on one
+        side. None where there are no groups.
     """
 
     labels: np.ndarray
     names: Sequence[str]
     read: Callable[[int], np.ndarray]
     fingerprint: str
+    digests: np.ndarray | None = None
+    appearances: np.ndarray | None = None
+    encoded: Callable[[int], bytes] | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int32:
@@ -49,13 +77,25 @@ class Examples:
     def subset(self, indices: np.ndarray) -> "Examples":
         """The examples at `indices`, int ``[M]``, in that order."""
         order = np.asarray(indices, np.int64)
-        read = self.read
+        read, encoded = self.read, self.encoded
+        digests = None if self.digests is None else self.digests[order]
         return Examples(
             labels=self.labels[order],
             names=[self.names[i] for i in order],
             read=lambda index: read(int(order[index])),
-            fingerprint=fingerprint_of("subset", self.fingerprint, order.tobytes()),
+            fingerprint=fingerprint_of("subset", self.fingerprint, order.tobytes())
+            if digests is None
+            else fingerprint_of_digests(digests),
+            digests=digests,
+            appearances=None if self.appearances is None else self.appearances[order],
+            encoded=None if encoded is None else lambda index: encoded(int(order[index])),
+            groups=None if self.groups is None else self.groups[order],
         )
+
+    def grouped(self, names: Sequence[str]) -> "Examples":
+        """The same images with the name of each one's group."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        return dataclasses.replace(self, groups=as_digests([digest_of(name) for name in encoded]))
 
     def relabelled(self, new_labels: np.ndarray) -> "Examples":
         """The same images, class ``c`` now being ``new_labels[c]``, int ``[C]``."""
@@ -66,16 +106,37 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     """All examples of `parts`, one part after the other."""
     ends = np.cumsum([len(part) for part in parts])
 
-    def read(index: int) -> np.ndarray:
+    def place(index: int) -> tuple[Examples, int]:
         part = int(np.searchsorted(ends, index, side="right"))
-        return parts[part].read(index - int(ends[part]) + len(parts[part]))
+        return parts[part], index - int(ends[part]) + len(parts[part])
 
+    def read(index: int) -> np.ndarray:
+        part, inside = place(index)
+        return part.read(inside)
+
+    def encoded(index: int) -> bytes:
+        part, inside = place(index)
+        assert part.encoded is not None
+        return part.encoded(inside)
+
+    digests = _joined([part.digests for part in parts])
     return Examples(
         labels=np.concatenate([part.labels for part in parts]),
         names=[name for part in parts for name in part.names],
         read=read,
-        fingerprint=fingerprint_of("concatenation", *(part.fingerprint for part in parts)),
+        fingerprint=fingerprint_of("concatenation", *(part.fingerprint for part in parts))
+        if digests is None
+        else fingerprint_of_digests(digests),
+        digests=digests,
+        appearances=_joined([part.appearances for part in parts]),
+        encoded=encoded if all(part.encoded is not None for part in parts) else None,
+        groups=_joined([part.groups for part in parts]),
     )
+
+
+def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [array for array in arrays if array is not None]
+    return np.concatenate(known) if len(known) == len(arrays) else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +152,9 @@ class Source:
         the splits that were there; `sources.load` adds the others.
       notes: What was made up or left out, one sentence each, for the log.
       unlabelled: By name, splits that come without labels (all of theirs are -1), to be predicted only.
+      root: What the names of the images begin with and a data set that is moved changes.
+      findings: What is wrong with it that a check of the data lists and a run refuses.
+      split_rule: Version of the rule by which missing splits are made, see `split_rules`.
     """
 
     name: str
@@ -98,6 +162,9 @@ class Source:
     splits: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
     unlabelled: Mapping[str, Examples] = dataclasses.field(default_factory=dict)
+    root: str = ""
+    findings: tuple[str, ...] = ()
+    split_rule: int = 1
 
     @property
     def num_train_classes(self) -> int:

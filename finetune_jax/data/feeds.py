@@ -114,12 +114,12 @@ class ResidentFeed:
         mapped = _settling(replicas, dispatch, (None, None, None, None, 0, 0, None))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
-            own = replicas.own(order)
+            own = replicas.local_columns(order)
             slots = replicas.split(_slots(replicas, order))
             examples = (self._images, self._labels, self._aspects)
             # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
             counts = {steps: replicas.replicate(np.int32(steps)) for steps in {limit, len(own) % limit} - {0}}
-            with host_memory.unsearched():
+            with host_memory.without_garbage_collection():
                 for start in range(0, len(own), limit):
                     rows = own[start : start + limit]
                     indices = np.zeros((own.shape[1], limit), np.int32)
@@ -131,7 +131,7 @@ class ResidentFeed:
 
     def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
         """See :class:`Feed`."""
-        for row in self._replicas.own(order):
+        for row in self._replicas.local_columns(order):
             yield self._gather(self._images, self._replicas.split(row))
 
 
@@ -151,8 +151,8 @@ class StreamedFeed:
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
-            own = replicas.own(order)
-            with host_memory.unsearched():
+            own = replicas.local_columns(order)
+            with host_memory.without_garbage_collection():
                 for number, (images, labels) in enumerate(self._read(order)):
                     aspects = None if self._aspects is None else replicas.split(self._aspects[own[number]])
                     batch = Batch(replicas.split(images), replicas.split(labels), slots, aspects)
@@ -173,7 +173,7 @@ class StreamedFeed:
 
         options = grain.ReadOptions(num_threads=_PREFETCHED_BATCHES, prefetch_buffer_size=_PREFETCHED_BATCHES)
         with contextlib.ExitStack() as files:
-            rows = _Rows(self._arrays, self._replicas.own(order), files)
+            rows = _Rows(self._arrays, self._replicas.local_columns(order), files)
             yield from grain.MapDataset.source(rows).to_iter_dataset(options)
 
 
@@ -226,7 +226,7 @@ def _settling(
         result = mapped(*arguments)
         if not settled:
             settled = True
-            gc.freeze()  # what tracing and compiling made exists now too, see host_memory.unsearched
+            gc.freeze()  # what tracing and compiling made exists now too, see host_memory.without_garbage_collection
             if replicas.on_cpu:
                 jax.block_until_ready(result)
                 time.sleep(_SECONDS_TO_FREE)
@@ -237,4 +237,4 @@ def _settling(
 
 
 def _slots(replicas: Replicas, order: np.ndarray) -> np.ndarray:
-    return replicas.own(np.arange(order.shape[1], dtype=np.int32)[None])[0]
+    return replicas.local_columns(np.arange(order.shape[1], dtype=np.int32)[None])[0]

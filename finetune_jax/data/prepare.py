@@ -11,17 +11,19 @@ from finetune_jax.config.choices import CROPPING, IN_PROPORTION
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.data import cache, sources
 from finetune_jax.data.cache import Arrays
-from finetune_jax.data.decode import Preprocessing
+from finetune_jax.data.decode import Decoding, Preprocessing
 from finetune_jax.data.examples import Examples, Source
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
 
 _DIGITS_SIZE = 32
 # Test images are resized to 256 and cropped to 224, as in the papers; other sizes keep the proportion.
 _RESIZE_FACTOR = 256 / 224
 
 
-def load_source(config: DataConfig, *, silent: bool = False) -> Source:
-    """The data set with its three splits; errors as of ``sources.load``."""
+def load_source(
+    config: DataConfig, *, silent: bool = False, split_rule: int | None = None, list_findings: bool = False
+) -> Source:
+    """The data set with its three splits; arguments and errors as of ``sources.load``."""
     return sources.load(
         config.dataset,
         protocol="retrieval" if config.protocol == "retrieval" else "classification",
@@ -30,10 +32,22 @@ def load_source(config: DataConfig, *, silent: bool = False) -> Source:
         test_fraction=config.test_fraction,
         train_on_validation=config.train_on_validation,
         data_dir=config.data_dir or None,
-        cache_dir=_cache_dir(config),
+        cache_dir=cache_folder(config),
+        decoding=decoding(config),
+        columns=config.columns,
+        image_root=config.image_root,
+        group_by=config.group_by,
+        images_per_class=config.images_per_class,
+        split_rule=split_rule,
+        list_findings=list_findings,
         workers=config.decode_workers or None,
         progress=not silent,
     )
+
+
+def decoding(config: DataConfig) -> Decoding:
+    """How image files become pixels."""
+    return Decoding(bits=config.bits, max_pixels=config.max_pixels)
 
 
 def image_size(config: DataConfig, natural_size: int) -> int:
@@ -76,7 +90,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
     cropping = config.augmentation in CROPPING
     stored = _stored_size(config, size)
     if train and cropping:
-        return Preprocessing(stored, stored)
+        return Preprocessing(stored, stored, bits=config.bits)
     mode: Literal["stretch", "shorter_side"] = "stretch"
     usual = size if config.dataset == "digits" and not cropping else shorter_side(config, size)
     if in_proportion(config):
@@ -89,7 +103,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
         resize = config.test_resize
     if resize < size:
         raise UserError(f"--test_resize={resize} is smaller than the {size} pixels that the network sees")
-    return Preprocessing(size, resize, mode)
+    return Preprocessing(size, resize, mode, config.bits)
 
 
 def _stored_size(config: DataConfig, size: int) -> int:
@@ -140,7 +154,7 @@ def materialise_split(
     arrays = cache.materialise(
         examples,
         prepared,
-        cache_dir=_cache_dir(config),
+        cache_dir=cache_folder(config),
         workers=config.decode_workers or None,
         progress=not silent,
         skip_unreadable=config.skip_unreadable,
@@ -155,5 +169,13 @@ def materialise_split(
     return arrays
 
 
-def _cache_dir(config: DataConfig) -> Path:
-    return Path(config.cache_dir or "~/.cache/finetune_jax").expanduser()
+def cache_folder(config: DataConfig) -> Path:
+    """Where decoded images are kept.
+
+    Raises:
+        UserError: it is a file.
+    """
+    folder = Path(config.cache_dir or "~/.cache/finetune_jax").expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--cache_dir={readable(folder)} is a file; name a folder, which may be a new one")
+    return folder

@@ -2,16 +2,18 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
+from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
-from finetune_jax.data.splits import class_split, num_validation_classes, stratified_split
+from finetune_jax.data.split_rules import BY_COUNT, carved, few_per_class
+from finetune_jax.data.splits import class_split, num_validation_classes
 from finetune_jax.errors import UserError
 
 Protocol = Literal["classification", "retrieval"]
-_STREAM = {"validation": 0, "test": 1}  # one independent random stream for each split that is made up
 
 
 def load(
@@ -24,16 +26,23 @@ def load(
     train_on_validation: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    decoding: Decoding | None = None,
+    columns: Sequence[str] = (),
+    image_root: str = "",
+    group_by: str = "",
+    images_per_class: int = 0,
+    split_rule: int | None = None,
+    list_findings: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> Source:
     """Opens a data set; no image is decoded yet.
 
-    Classification: a split that is missing is carved out of the training split, each class giving its
-    share; first the test split, then of what is left the validation split. Retrieval: see `for_retrieval`.
+    Classification: a split that is missing is carved out of the training split, see `split_rules`; first the
+    test split, then of what is left the validation split. Retrieval: see `for_retrieval`.
 
     Args:
-      dataset: ``digits``, ``folder:PATH`` or ``tfds:NAME[:CONFIG]``.
+      dataset: ``digits``, ``folder:PATH``, ``csv:FILE`` or ``tfds:NAME[:CONFIG]``.
       protocol: ``classification`` or ``retrieval``.
       seed: Of the splits that are made up, at least 0.
       validation_fraction: Of the training split, in ``[0, 1)``; 0 leaves the validation split empty.
@@ -41,6 +50,13 @@ def load(
       train_on_validation: Whether a validation split that the data set brings joins the training split.
       data_dir: Where TFDS data sets were prepared; None is TFDS's own default.
       cache_dir: Where digests of unchanged files are remembered; None reads all files at every start.
+      decoding: Of images in folders.
+      columns: Of a table, ``ROLE=COLUMN`` for each role that is not to be guessed.
+      image_root: Folder that a table's image paths count from; empty is the table's own.
+      group_by: ``folder``, or a column of a table; equal values stay on one side of splits that are made.
+      images_per_class: At most so many training images of each class; 0 takes all.
+      split_rule: Version of the rule by which splits are made, see `split_rules`; None is that of the kind of data.
+      list_findings: Whether to list what is wrong with a folder where that is possible, instead of refusing it.
       workers: Number of reading threads, see `ordered_map`.
       progress: Whether to show a bar while files are read for the first time.
 
@@ -58,7 +74,17 @@ def load(
     kind, separator, rest = dataset.partition(":")
     if data_dir is not None and kind != "tfds":
         raise UserError(f"--data_dir is for tfds: data sets and has no meaning with --dataset={dataset}")
+    if kind != "csv":
+        for flag, value in (("columns", ",".join(columns)), ("image_root", image_root)):
+            if value:
+                raise UserError(f"--{flag} is for csv: data sets and has no meaning with --dataset={dataset}")
+        if group_by and (kind != "folder" or group_by != "folder"):
+            raise UserError(
+                f"--group_by={group_by}: give folder with --dataset=folder:PATH, or a column with csv:FILE"
+            )
     retrieval = protocol == "retrieval"
+    fractions = {"test": 0.0 if retrieval else test_fraction, "validation": validation_fraction}
+    made = [split for split, fraction in fractions.items() if fraction > 0.0]
     if kind == "digits" and not separator:
         from finetune_jax.data import digits
 
@@ -67,22 +93,49 @@ def load(
         from finetune_jax.data import folder
 
         source = folder.read(
-            rest, open_classes=retrieval, cache_dir=cache_dir, workers=workers, progress=progress
+            rest,
+            by_folder=group_by == "folder",
+            open_classes=retrieval,
+            made_splits=() if split_rule == BY_COUNT else made,
+            list_findings=list_findings,
+            decoding=decoding,
+            cache_dir=cache_dir,
+            workers=workers,
+            progress=progress,
+        )
+    elif kind == "csv" and rest:
+        from finetune_jax.data import table
+
+        source = table.read(
+            rest,
+            columns=columns,
+            image_root=image_root,
+            group_by=group_by,
+            open_classes=retrieval,
+            made_splits=made,
+            decoding=decoding,
+            cache_dir=cache_dir,
+            workers=workers,
+            progress=progress,
         )
     elif kind == "tfds" and rest:
         from finetune_jax.data import tfds
 
         source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
     else:
-        raise UserError(f"--dataset={dataset} is none of digits, folder:PATH and tfds:NAME[:CONFIG]")
+        raise UserError(
+            f"--dataset={dataset} is none of digits, folder:PATH, csv:FILE and tfds:NAME[:CONFIG]"
+        )
+    if split_rule is not None:
+        source = dataclasses.replace(source, split_rule=split_rule)
     if train_on_validation:
         source = _with_validation_in_training(source)
     if retrieval:
-        return for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
-    fractions = {"test": test_fraction, "validation": validation_fraction}
+        source = for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
+        return few_per_class(source, images_per_class, seed) if images_per_class else source
     for split in [split for split in ("test", "validation") if split not in source.splits]:
-        source = _carved(source, split, fractions[split], seed)
-    return source
+        source = carved(source, split, fractions[split], seed, list_findings=list_findings)
+    return few_per_class(source, images_per_class, seed) if images_per_class else source
 
 
 def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float = 0.1) -> Source:
@@ -136,7 +189,7 @@ def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float =
     train = source.splits["train"]
     held_out = num_validation_classes(source.num_train_classes, validation_fraction)
     if validation_fraction > 0.0 and held_out == 0:
-        return _carved(source, "validation", validation_fraction, seed)
+        return carved(source, "validation", validation_fraction, seed)
     first = source.num_train_classes - held_out
     note = f"validation: the last {held_out} of the training classes" if held_out else "validation: none"
     return dataclasses.replace(
@@ -194,21 +247,3 @@ def _with_validation_in_training(source: Source) -> Source:
     note = f"train: with the {len(validation)} validation images of the data set"
     splits["train"] = concatenate([splits["train"], validation])
     return dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
-
-
-def _carved(source: Source, split: str, fraction: float, seed: int) -> Source:
-    """Adds a split made of a part of every training class."""
-    train = source.splits["train"]
-    rng = np.random.Generator(np.random.PCG64([seed, _STREAM[split]]))
-    kept, held_out = stratified_split(train.labels, fraction, rng=rng)
-    if fraction > 0.0 and len(held_out) == 0:
-        raise UserError(
-            f"--dataset={source.name}: every class has one training image, so none can be held out for "
-            f"{split}: add images, a {split} split, or set --{split}_fraction=0"
-        )
-    note = f"{split}: {len(held_out)} images, {100 * fraction:g} % of train, stratified, seed {seed}"
-    return dataclasses.replace(
-        source,
-        splits={**source.splits, "train": train.subset(kept), split: train.subset(held_out)},
-        notes=(*source.notes, note if fraction else f"{split}: none (--{split}_fraction=0)"),
-    )

@@ -76,3 +76,52 @@ def class_split(num_classes: int) -> tuple[range, range]:
     if num_classes < 4:
         raise ValueError(f"a class split needs at least 4 classes, not {num_classes}")
     return range(num_classes // 2), range(num_classes // 2, num_classes)
+
+
+def hashed_split(
+    labels: np.ndarray, fraction: float, *, keys: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out the groups of examples whose key is below `fraction`: no group depends on another.
+
+    Every class keeps one group at least, the one with the largest key. A class none of whose groups has fallen below
+    `fraction`, though half a group is its share, gives the one with the smallest key. In these two cases alone can
+    another example's coming move an example.
+
+    Args:
+      labels: int ``[N]``.
+      fraction: In ``[0, 1)``.
+      keys: float ``[N]`` in ``[0, 1)``, equal within a group, else independent of each other.
+      groups: int ``[N]``, the number of each example's group; examples of a group stay together, whatever their labels.
+
+    Returns:
+      Indices of the examples kept and of those held out, both ascending.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"fraction must lie in [0, 1), not {fraction}")
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    group_keys = keys[first]
+    held = group_keys < fraction
+    members: dict[int, np.ndarray] = {
+        int(label): np.unique(group_of[labels == label]) for label in np.unique(labels)
+    }
+    by_key = {label: own[np.argsort(group_keys[own], kind="stable")] for label, own in members.items()}
+    for own in by_key.values():
+        if held[own].all():
+            held[own[-1]] = False
+    if fraction > 0.0:
+        for own in by_key.values():
+            if not held[own].any() and fraction * len(own) >= 0.5:
+                _give_first(own, held, by_key)
+        if not held.any():
+            everything = np.argsort(group_keys, kind="stable")
+            _give_first(everything, held, by_key)
+    held_out = held[group_of]
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _give_first(candidates: np.ndarray, held: np.ndarray, by_key: dict[int, np.ndarray]) -> None:
+    """Holds out the first group that is not the last one a class has."""
+    for group in candidates:
+        if all((~held[own]).sum() > 1 for own in by_key.values() if group in own):
+            held[group] = True
+            return

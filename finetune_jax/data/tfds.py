@@ -1,17 +1,25 @@
 """Data sets prepared by TensorFlow Datasets, read without TensorFlow and without network."""
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from finetune_jax.data import index
 from finetune_jax.data.decode import UnreadableImage, decode_image
-from finetune_jax.data.examples import Examples, Source, fingerprint_of
+from finetune_jax.data.examples import (
+    Examples,
+    Source,
+    as_digests,
+    digest_of,
+    fingerprint_of,
+    fingerprint_of_digests,
+)
 from finetune_jax.data.parallel import ordered_map
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
 
 _SPEC = re.compile(r"(?P<name>\w+)(?:[:/](?P<config>\w[\w.+-]*))?")
 _VALIDATION = ("validation", "val", "valid", "dev")
@@ -68,13 +76,16 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
 
     where = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=where)
+        with _known_features_only():
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=where)
     except tfds.core.DatasetNotFoundError:
         pass
-    except ValueError as error:
+    # A damaged dataset_info.json or features.json; their readers have exceptions of their own.
+    except Exception as error:
         raise UserError(f"--dataset=tfds:{name}: {_first_line(error)}") from error
     try:
-        return tfds.builder(name, data_dir=where)
+        with _known_features_only():
+            return tfds.builder(name, data_dir=where)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
             f"--dataset=tfds:{name}: TFDS has no data set of this name, "
@@ -83,6 +94,33 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     # Building a builder runs the code of the data set, which may need packages that are not there.
     except Exception as error:
         raise UserError(f"--dataset=tfds:{name}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _known_features_only() -> Iterator[None]:
+    """Keeps TFDS from importing the modules of feature classes that the files of a data set name.
+
+    ``features.json`` names Python classes, and TFDS imports the module of one that it does not know, which may be any
+    in the current directory.
+    """
+    from tensorflow_datasets.core.features.feature import FeatureConnector
+
+    usual = FeatureConnector.__dict__["cls_from_name"]
+
+    def known(cls: Any, python_class_name: str) -> Any:
+        feature = cls._registered_features.get(python_class_name)
+        if feature is None:
+            raise ValueError(
+                f"features.json names {readable(python_class_name, 100)}, which is no feature of TFDS; it is not "
+                "imported"
+            )
+        return feature
+
+    FeatureConnector.cls_from_name = classmethod(known)
+    try:
+        yield
+    finally:
+        FeatureConnector.cls_from_name = usual
 
 
 def _class_names(name: str, builder: Any) -> tuple[str, ...]:
@@ -153,7 +191,9 @@ def _examples(
     key = _shards_key(builder, split)
     known = index.recall(cache_dir, key) if key else {}
     named = _file_name_feature(builder)
-    if len(known.get("labels", ())) != count or (named and "names" not in known):
+    if any(
+        len(known.get(part, ())) != count for part in ("labels", "digests", *(["names"] if named else []))
+    ):
         labels, digests, names = [], [], []
 
         def scan(i: int) -> tuple[int, str, str | None]:
@@ -164,7 +204,7 @@ def _examples(
                     f"--dataset=tfds:{name}: record {i} of {split} in {builder.data_dir} is damaged "
                     f"({_first_line(error)}): prepare the data set again"
                 ) from error
-            return label, fingerprint_of(image if isinstance(image, bytes) else image.tobytes()), file
+            return label, digest_of(image if isinstance(image, bytes) else image.tobytes()).hex(), file
 
         for label, digest, file in ordered_map(
             scan, count, workers=workers, progress=progress, title=f"reading {split}"
@@ -172,21 +212,23 @@ def _examples(
             labels.append(label)
             digests.append(digest)
             names.append(file)
-        known = {"labels": labels, "fingerprint": fingerprint_of("records", *digests)}
+        known = {"labels": labels, "digests": digests}
         if named:
             known["names"] = names
         if key:
             index.remember(cache_dir, key, known)
+    every_digest = as_digests([bytes.fromhex(digest) for digest in known["digests"]])
     return Examples(
         labels=np.array(known["labels"], np.int32),
         names=known.get("names") or [f"{name} {split}[{i}]" for i in range(count)],
         read=read_image,
-        fingerprint=known["fingerprint"],
+        fingerprint=fingerprint_of_digests(every_digest),
+        digests=every_digest,
     )
 
 
 def _shards_key(builder: Any, split: str) -> str | None:
-    """Changes with the name, size or modification time of any file of the split; None without files."""
+    """Changes with the name, size, inode or times of change of any file of the split; None without files."""
     if split not in builder.info.splits:
         return None
     try:
@@ -196,7 +238,11 @@ def _shards_key(builder: Any, split: str) -> str | None:
             f"--dataset=tfds:{builder.name}: cannot read {error.filename} ({error.strerror}): "
             "prepare the data set again"
         ) from error
-    return fingerprint_of("shards", *(f"{path} {s.st_size} {s.st_mtime_ns}" for path, s in status))
+    return fingerprint_of("shards", *(_status_text(path, s) for path, s in status))
+
+
+def _status_text(path: str, status: os.stat_result) -> str:
+    return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _parse(record: Any, named: str | None = None) -> tuple[Any, int, str | None]:
@@ -242,4 +288,4 @@ def _where(data_dir: str | os.PathLike[str] | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return readable((str(error).strip() or type(error).__name__).splitlines()[0])

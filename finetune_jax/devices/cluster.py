@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +25,18 @@ _ENDED_SECONDS = 5.0
 _job: "Job | None" = None
 
 
+class PeerFailed(UserError):
+    """Another process of the job failed, which says why."""
+
+
 def active() -> "Job | None":
     """The job that this process belongs to; None for a process that trains alone."""
     return _job
+
+
+def one_per_host_first() -> contextlib.AbstractContextManager[None]:
+    """:meth:`Job.one_per_host_first`, or nothing for a process that trains alone."""
+    return contextlib.nullcontext() if _job is None else _job.one_per_host_first()
 
 
 class Job:
@@ -44,14 +54,37 @@ class Job:
         self._peer_timeout = peer_timeout
         self._gathered = 0
 
-    def gather(self, text: str) -> list[str]:
+    def gather(self, text: str = "") -> list[str]:
         """A text of every process, by its index, over the key-value store; all processes call this equally often.
 
         Unlike a collective it needs no compilation, waits as long as the others live, and lets signals through.
 
         Raises:
+            PeerFailed: another process called :meth:`gather_failure`; with its message.
             UserError: another process has come to its end instead.
         """
+        answers = [json.loads(answer) for answer in self._gather(json.dumps({"text": text}))]
+        for index, answer in enumerate(answers):
+            if "failure" in answer:
+                raise PeerFailed(f"{self.peers.name(index)} failed: {answer['failure']}")
+        return [answer["text"] for answer in answers]
+
+    def gather_failure(self, message: str) -> None:
+        """Instead of :meth:`gather`, after an error of this process."""
+        self._gather(json.dumps({"failure": message}))
+
+    @contextlib.contextmanager
+    def one_per_host_first(self) -> Iterator[None]:
+        """The first process of each host does the work; the others of that host then do it too, and find it done."""
+        hosts = self.peers.hosts
+        first = hosts.index(hosts[self.place.index]) == self.place.index
+        if not first:
+            self.gather()
+        yield
+        if first:
+            self.gather()
+
+    def _gather(self, text: str) -> list[str]:
         store, number = _store(), self._gathered
         self._gathered += 1
         mine, result = f"{ROOT}/texts/{number}", f"{ROOT}/gathered/{number}"
@@ -89,7 +122,8 @@ class Job:
 
     def fail(self, message: str, status: int = 1) -> NoReturn:
         """End this process after an error that was printed, and the others with its message."""
-        self.peers.leave(status, "stopped" if status == STOPPED_STATUS else "failed", message, printed=True)
+        stopped = status in (STOPPED_STATUS, 128 + signal.SIGINT)
+        self.peers.leave(status, "stopped" if stopped else "failed", message, printed=True)
 
     def await_verdict(self) -> None:
         """A collective failed: give the threads time to see that a process was lost; they then end this one."""

@@ -1,11 +1,11 @@
-"""Memory of the host that a process has touched stays with it, and Python searches it for garbage between passes alone.
+"""Host memory for CPU training: freed memory stays in the process; garbage collection runs between passes only.
 
 XLA on CPU takes the buffers of every step from malloc and gives them back after it. glibc returns large blocks to the
 kernel at once, so that the next step touches every page for the first time again: a fault each, zeroed by the
 kernel, and in a virtual machine often asked for from the host (measured in docs/lab).
 
 ``launch.sh`` starts processes with jemalloc where the system has it, which keeps memory for each thread by itself and
-is faster; elsewhere glibc can be told, at the cost of threads that wait for each other.
+is faster; elsewhere glibc can be set to do so, at the cost of threads that wait for each other.
 """
 
 import contextlib
@@ -69,8 +69,8 @@ def give_back_unused() -> None:
 
 
 @contextlib.contextmanager
-def unsearched() -> Iterator[None]:
-    """What exists already is not searched for garbage meanwhile, only what is made from now on.
+def without_garbage_collection() -> Iterator[None]:
+    """Leave objects that exist already out of garbage collection; only new ones are searched meanwhile.
 
     A step makes thousands of objects and drops thousands. Every few steps, Python then searches all that JAX holds, for
     0.2 seconds in which nothing else of Python runs, such as XLA's calls of oneDNN (docs/lab). Old garbage

@@ -53,6 +53,7 @@ class Peers:
         self.hosts = attendance.hosts
         self.stopping = StopAgreement()
         self.ended: dict[int, dict[str, Any]] = {}
+        self.before_leaving: Callable[[], None] = _flush
         self._connections = attendance.connections
         self._timeout = timeout
         self._stop_timeout = stop_timeout
@@ -112,8 +113,8 @@ class Peers:
         telling.join(_GRACE_SECONDS)
         if self.place.index == 0:
             self._outlast_others(time.monotonic() + _LAST_SECONDS)
-        flushing = self._start(_flush)
-        flushing.join(1.0)
+        last = self._start(self._at_last)
+        last.join(_GRACE_SECONDS)
         os._exit(status)
 
     def finish(self) -> None:
@@ -123,6 +124,11 @@ class Peers:
             time.sleep(0.05)
             self._wake.set()
         self._done = True
+
+    def _at_last(self) -> None:
+        with contextlib.suppress(Exception):
+            self.before_leaving()
+        _flush()
 
     def _tell(self, ending: Mapping[str, Any]) -> None:
         if self._store is not None:
@@ -243,12 +249,16 @@ class Peers:
         """Python runs its handlers in the main thread, which may be compiling; the pipe is read by another one."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        # Whoever watched for signals before still does.
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: None)
 
         def wait() -> None:
             while True:
-                if signal.SIGTERM in os.read(reading, 64):
+                signals = os.read(reading, 64)
+                if before >= 0:
+                    os.write(before, signals)
+                if signal.SIGTERM in signals:
                     self._stop_wanted = True
                     self._wake.set()
 

@@ -94,7 +94,7 @@ class Replicas:
             donate_argnums=tuple(donate),
         )
 
-    def alike(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def map_replicated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` of replicated trees to replicated trees, compiled; every local device computes it all."""
         return jax.jit(function, out_shardings=self._sharding(PartitionSpec()))
 
@@ -111,13 +111,13 @@ class Replicas:
         reshaped = jax.tree.map(lambda x: np.reshape(x, (rows, x.shape[0] // rows, *x.shape[1:])), tree)
         return jax.device_put(reshaped, self._sharding(PartitionSpec(AXIS)))
 
-    def own(self, order: np.ndarray) -> np.ndarray:
+    def local_columns(self, order: np.ndarray) -> np.ndarray:
         """This process's columns of ``order [steps, B]``, as ``[steps, B / processes]``."""
         width = order.shape[1] // self.process_count
         return order[:, self.process_index * width : (self.process_index + 1) * width]
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """Work that may fail on one process alone, such as writing files; its end is a barrier.
 
         If it does, the others fail too. They would otherwise wait for that process in a collective.
@@ -128,14 +128,14 @@ class Replicas:
         job = cluster.active() if self.process_count > 1 else None
         try:
             yield
+        except cluster.PeerFailed:
+            raise
         except Exception as error:
             if job is not None:
-                job.gather(str(error) or type(error).__name__)
+                job.gather_failure(str(error) or type(error).__name__)
             raise
         if job is not None:
-            for index, message in enumerate(job.gather("")):
-                if message:
-                    raise UserError(f"{job.peers.name(index)} failed: {message}")
+            job.gather()
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuse a batch that the replicas cannot share evenly.

@@ -6,15 +6,21 @@ over. Process 0 writes them as host arrays, asynchronously; any process, on any 
 
 Checkpoints are numbered by the steps trained so far, passes that were thrown away included; where none was,
 that is the step of the state.
+
+``meta`` holds a digest of every array and of itself, which reading checks. An old checkpoint is renamed before it
+is deleted, so that whatever has a step's name is whole.
 """
 
 import contextlib
 import errno
 import functools
+import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +29,18 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
+from finetune_jax.files import causes, digests
 
 # Generous for what a checkpoint holds beside its arrays, bytes.
 _OVERHEAD = 2**20
+# Begins the name of what is being deleted.
+_DELETED = ".deleted-"
+# What a checkpoint of Orbax has once it is whole.
+_MARKER = "commit_success.txt"
+_METADATA = "_CHECKPOINT_METADATA"
+# Entries of the JSON that are the reader's business alone: digests of the arrays, and of the JSON itself.
+_ARRAYS, _SELF = "digests", "digest"
 
 
 class Checkpoints:
@@ -44,11 +58,14 @@ class Checkpoints:
             UserError: it cannot be created or written.
         """
         self._directory = directory.absolute()
+        self._keep_all = keep_all
+        self._scores: dict[int, float | None] = {}
         self._manager = None
         if writable:
             with self._explained("opened"):
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._manager = _manager(self._directory, keep_all)
+                self._delete_leftovers()
+                self._manager = _manager(self._directory)
 
     @property
     def writable(self) -> bool:
@@ -68,8 +85,8 @@ class Checkpoints:
             score: larger is better; None where the state was not evaluated.
 
         Raises:
-            UserError: the disk is full or not writable, now or in the save before; earlier checkpoints are
-                intact.
+            UserError: the disk is full or not writable, now or in the save before; earlier checkpoints stay as
+                they were.
             ValueError: there is a checkpoint of a later number.
         """
         if self._manager is None or number in self._manager.all_steps():
@@ -77,13 +94,19 @@ class Checkpoints:
         if number < (self._manager.latest_step() or 0):
             raise ValueError(f"step {number} comes after a checkpoint of step {self._manager.latest_step()}")
         host = {name: jax.device_get(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+        content = {
+            **meta,
+            "score": score,
+            _ARRAYS: {name: digests.of_tree(tree) for name, tree in host.items()},
+        }
         arguments = ocp.args.Composite(
-            meta=ocp.args.JsonSave({**meta, "score": score}),
+            meta=ocp.args.JsonSave({**content, _SELF: digests.of_json(content)}),
             **{name: ocp.args.StandardSave(tree) for name, tree in host.items()},
         )
         metrics = None if score is None else {"score": score}
         with self._explained("written"):
             self._manager.wait_until_finished()
+            self._delete_surpassed()
             _reserve(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(host)) + _OVERHEAD)
             self._manager.save(number, args=arguments, metrics=metrics)
 
@@ -91,35 +114,65 @@ class Checkpoints:
         """Wait until everything is on disk.
 
         Raises:
-            UserError: a save in the background failed; earlier checkpoints are intact.
+            UserError: a save in the background failed; earlier checkpoints stay as they were.
         """
         manager, self._manager = self._manager, None
         if manager is not None:
             with self._explained("written"):
                 try:
                     manager.wait_until_finished()
+                    self._delete_surpassed()
                 finally:
                     manager.close()
+
+    def _delete_surpassed(self) -> None:
+        """Delete all checkpoints but the latest and the best (the latest of equals)."""
+        steps = whole_steps(self._directory)
+        if self._keep_all or len(steps) < 2:
+            return
+        for step in steps:
+            if step not in self._scores:
+                self._scores[step] = read_meta(self._directory, step)["score"]
+        kept = {steps[-1], _best({step: self._scores[step] for step in steps})}
+        for step in steps:
+            if step not in kept:
+                _delete(self._directory / str(step))
+
+    def _delete_leftovers(self) -> None:
+        """Delete what a kill has left: deletions that had begun, and steps that are not whole."""
+        for entry in self._directory.glob(f"{_DELETED}*"):
+            shutil.rmtree(entry, ignore_errors=True)
+        whole = whole_steps(self._directory)
+        for entry in list(self._directory.iterdir()):
+            number = _number(entry)
+            if number is not None and number not in whole:
+                _delete(entry)
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # orbax and its storage layer raise OSError, ValueError, RuntimeError, …
             kept = latest_step(self._directory)
             rest = "none was written before" if kept is None else f"the one of step {kept} is intact"
             raise UserError(
-                f"a checkpoint in {self._directory} could not be {what} ({_reason(error)}); {rest}; "
-                "make room or choose another --workdir, then start again"
+                f"a checkpoint in {readable(self._directory)} could not be {what} ({causes.reason(error)}); {rest}; "
+                f"{causes.remedy(error, self._directory)}"
             ) from error
 
 
 def whole_steps(directory: Path) -> list[int]:
     """Numbers of the whole checkpoints of a folder, ascending; none where there is no such folder."""
-    # A checkpoint gets its final name last; one that a kill cut short still has a temporary name.
-    if not directory.is_dir():
+    # A checkpoint gets its final name last; one that a kill cut short still has a temporary name. Versions that
+    # deleted without renaming may have left a part of an old one, though, under its final name.
+    try:
+        entries = list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit())
+    numbers = ((_number(entry), entry) for entry in entries)
+    return sorted(number for number, entry in numbers if number is not None and _is_whole(entry))
 
 
 def latest_step(directory: Path) -> int | None:
@@ -129,9 +182,32 @@ def latest_step(directory: Path) -> int | None:
 
 def best_step(directory: Path) -> int | None:
     """Step of the checkpoint with the best score (the latest of equals), None without an evaluated one."""
-    scores = {step: read_meta(directory, step)["score"] for step in whole_steps(directory)}
+    return _best({step: read_meta(directory, step)["score"] for step in whole_steps(directory)})
+
+
+def _best(scores: Mapping[int, float | None]) -> int | None:
     evaluated = [(score, step) for step, score in scores.items() if score is not None]
     return max(evaluated)[1] if evaluated else None
+
+
+def _number(entry: Path) -> int | None:
+    """The step that a folder is named after."""
+    name = entry.name
+    return int(name) if name.isascii() and name.isdecimal() and name == str(int(name)) else None
+
+
+def _is_whole(entry: Path) -> bool:
+    if not (entry / _METADATA).is_file() or not (entry / "meta" / "metadata").is_file():
+        return False
+    # Where Orbax writes markers at all it writes that of the step last.
+    return (entry / _MARKER).exists() or not any(entry.glob(f"*/{_MARKER}"))
+
+
+def _delete(entry: Path) -> None:
+    # Renamed first: a kill in the middle must not leave a part of it under its name.
+    aside = entry.with_name(f"{_DELETED}{entry.name}-{uuid.uuid4().hex[:8]}")
+    entry.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def restore_item(directory: Path, step: int, name: str, like: Any) -> Any:
@@ -150,25 +226,55 @@ def restore_variables(directory: Path, step: int, like: Any) -> Any:
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:
-    """The JSON of a checkpoint.
+    """The JSON of a checkpoint, without the digests.
 
     Raises:
         UserError: the checkpoint is damaged.
     """
-    return restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
+    meta = _whole_meta(directory, step)
+    return {name: value for name, value in meta.items() if name not in (_ARRAYS, _SELF)}
 
 
-def _manager(directory: Path, keep_all: bool) -> ocp.CheckpointManager:
+def _whole_meta(directory: Path, step: int) -> dict[str, Any]:
+    with _readable(directory, step):
+        meta = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
+        if not isinstance(meta, dict):
+            raise ValueError("its metadata is not a JSON object")
+        if _SELF in meta or _ARRAYS in meta:  # checkpoints of earlier versions have neither
+            content = {name: value for name, value in meta.items() if name != _SELF}
+            if digests.of_json(content) != meta.get(_SELF):
+                raise ValueError("its metadata is not what was saved")
+        score = meta.get("score")
+        if "score" not in meta or not (score is None or type(score) in (int, float)):
+            raise ValueError("its metadata has no score")
+    return meta
+
+
+@contextlib.contextmanager
+def _readable(directory: Path, step: int) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a missing key, another shape, a damaged file: all kinds of errors
+        others = [number for number in whole_steps(directory) if number != step]
+        advice = (
+            f"delete its folder to go on from the one before, of step {others[-1]}"
+            if others
+            else "there is no other one: bring it back from a copy, or choose another --workdir"
+        )
+        raise UserError(
+            f"checkpoint {readable(directory.absolute() / str(step))} cannot be read ({causes.reason(error)}); "
+            f"if it is damaged, {advice}"
+        ) from error
+
+
+def _manager(directory: Path) -> ocp.CheckpointManager:
     _hush_orbax()
-    policy = ocp.checkpoint_managers
-    best = policy.BestN(
-        get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
-    )
-    # `max_to_keep` would delete the checkpoint just written unless it is among the best.
-    latest_and_best = policy.AnyPreservationPolicy([policy.LatestN(1), best])
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics["score"],
-        preservation_policy=None if keep_all else latest_and_best,
+        # Which stay is decided here, by scores that are known to be intact.
+        preservation_policy=None,
         create=False,
         cleanup_tmp_directories=True,  # what a kill cut short
         # Host arrays are written by process 0 alone, without barriers between processes.
@@ -196,18 +302,16 @@ def restore(directory: Path, step: int, **items: Any) -> Any:
         UserError: the checkpoint is of another network or optimiser, or damaged.
     """
     path = directory.absolute() / str(step)
+    recorded = _whole_meta(directory, step).get(_ARRAYS)
     _hush_orbax()
-    try:
+    with _readable(directory, step):
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as reader:
             restored = reader.restore(path, args=ocp.args.Composite(**items))
         for name, target in items.items():
             if isinstance(target, ocp.args.StandardRestore):
                 jax.tree_util.tree_map_with_path(_check_like, target.item, restored[name])
-    except Exception as error:  # a missing key, another shape, a damaged file: all kinds of errors
-        raise UserError(
-            f"checkpoint {path} cannot be read ({_reason(error)}); "
-            "if it is damaged, delete its folder to go on from the one before"
-        ) from error
+                if recorded is not None:
+                    digests.check_tree(restored[name], recorded.get(name, {}))
     return restored
 
 
@@ -234,17 +338,6 @@ def _reserve(directory: Path, size: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot tell
                 raise
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    if not lines:
-        return type(error).__name__
-    # Tensorstore appends its settings; orbax puts the names that differ on the lines after a colon.
-    first = lines[0].split(" [tensorstore_spec")[0]
-    return f"{first} {lines[1].strip(' :')}" if first.endswith(":") and lines[1:] else first
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The directory of a run: its flags, metrics, TensorBoard events and summary.
 
-Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetune_jax.checkpoints``.
+Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetune_jax.files.checkpoints``. While a
+process trains in it, it is locked (``finetune_jax.files.lock``).
 """
 
 import contextlib
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jax.config import recorded
+from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import DataConfig
-from finetune_jax.errors import UserError
-from finetune_jax.files.event_log import event, start_events
+from finetune_jax.errors import UserError, readable
+from finetune_jax.files import causes, lock, readers
+from finetune_jax.files.event_log import EventLog
 
 _FLAGS = "flags.json"
 _RESOLVED = "resolved"
@@ -25,12 +28,27 @@ _CLAIM_SECONDS = 10.0
 
 
 class RunDirectory:
-    """Writes the files of one run; with ``primary=False`` (other processes of a job) it only reads."""
+    """Writes the files of one run; with ``primary=False`` (other processes of a job) it only reads.
+
+    As a context manager it is locked against other processes, from :meth:`claim` on to the end of the block.
+    """
 
     def __init__(self, path: Path, *, primary: bool = True) -> None:
         self.path = path
         self._primary = primary
-        self._events: Any = None
+        self._events = EventLog(path / "tensorboard")
+        self._locking = False
+        self._lock: lock.Lock | None = None
+
+    def __enter__(self) -> "RunDirectory":
+        self._locking = self._primary
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        held, self._lock = self._lock, None
+        self._locking = False
+        if held is not None:
+            held.release()
 
     @property
     def checkpoints(self) -> Path:
@@ -51,7 +69,11 @@ class RunDirectory:
     def summary(self) -> dict[str, Any] | None:
         """The summary, if the run has ended."""
         file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        return readers.json_object(
+            file, "delete it, and the same command writes it anew from the checkpoints"
+        )
 
     @property
     def resolved(self) -> dict[str, Any] | None:
@@ -62,23 +84,30 @@ class RunDirectory:
     def claim(self, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> None:
         """Make the directory the home of a run with these flags, or go on with the one that lives there.
 
-        Other processes of a job wait here for process 0.
+        Other processes of a job wait here for process 0, which locks it for all of them.
 
         Args:
             flags: as given.
             resolved: what they came to with the data of the run, kept beside them, JSON.
 
         Raises:
-            UserError: it cannot be written, holds something else, or a run with other flags (named).
+            UserError: it cannot be written, holds something else, a run with other flags (named), or another process
+                trains in it (named with its host).
         """
+        if self._primary:
+            self.check(flags)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"--workdir={readable(self.path)} cannot be created: {error.strerror}"
+                ) from error
+            if self._locking and self._lock is None:
+                self._lock = lock.acquire(self.path)
         found = self._flags() if self._primary else self._wait_for_flags()
         if found is not None:
             self._check_same(found, flags)
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--workdir={self.path} cannot be created: {error.strerror}") from error
         content = recorded.lasting(flags) | ({} if resolved is None else {_RESOLVED: dict(resolved)})
         self._write(_FLAGS, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
@@ -86,8 +115,11 @@ class RunDirectory:
         """Whether :meth:`claim` would find a free directory or a run with these flags; changes nothing.
 
         Raises:
-            UserError: the directory holds something else, or a run with other flags (named).
+            UserError: the directory holds something else, a run with other flags (named), or another process trains in
+                it (named with its host).
         """
+        if self._primary:
+            lock.refuse_if_held(self.path)
         found = self._flags()
         if found is not None:
             self._check_same(found, flags)
@@ -109,15 +141,24 @@ class RunDirectory:
         try:
             # One look: between two, process 0 may move in.
             names = {entry.name for entry in self.path.iterdir()}
-            if _FLAGS in names:
-                return json.loads((self.path / _FLAGS).read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"--workdir={self.path} cannot be read: {error}") from error
-        # A kill while the flags were written leaves their temporary file.
-        if names - {_temporary(_FLAGS)}:
-            raise UserError(f"--workdir={self.path} exists and is not a run directory; choose another one")
+        except OSError as error:
+            raise UserError(
+                f"--workdir={readable(self.path)} cannot be read: {causes.reason(error)}"
+            ) from error
+        if _FLAGS in names:
+            try:
+                return readers.json_object(
+                    self.path / _FLAGS, "bring it back from a copy, or choose another --workdir"
+                )
+            except UserError as error:
+                raise UserError(f"--workdir={readable(self.path)} cannot be read: {error}") from error
+        # A kill while the flags were written leaves their temporary file, and one at any time the lock.
+        if any(name != _temporary(_FLAGS) and not name.startswith(lock.NAME) for name in names):
+            raise UserError(
+                f"--workdir={readable(self.path)} exists and is not a run directory; choose another one"
+            )
         return None
 
     def _wait_for_flags(self) -> dict[str, Any]:
@@ -166,11 +207,10 @@ class RunDirectory:
         self._append("passes.csv", row)
 
     def _rows(self, name: str) -> list[dict[str, str]]:
-        file = self.path / name
-        if not file.exists():
-            return []
-        with file.open(newline="") as lines:
-            return list(csv.DictReader(lines))
+        advice = (
+            "delete it, and the run goes on without the rows of earlier epochs, or bring it back from a copy"
+        )
+        return readers.table(self.path / name, advice, whole_numbers=("epoch", "step"))
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         cells = {name: _cell(value) for name, value in row.items()}
@@ -185,15 +225,9 @@ class RunDirectory:
         """
         if not self._primary:
             return
-        from tensorboardX.summary import scalar
-
+        numbers = {name: value for name, value in values.items() if name not in ("epoch", "step")}
         with self._explained("tensorboard"):
-            if self._events is None:
-                self._events = start_events(self.path / "tensorboard", epoch)
-            for name, value in values.items():
-                if value is not None and name not in ("epoch", "step"):
-                    self._events.write_event(event(epoch, summary=scalar(name, float(value))))
-            self._events.flush()
+            self._events.add(numbers, epoch)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, the sign that the run has ended."""
@@ -209,14 +243,14 @@ class RunDirectory:
         Raises:
             UserError: they cannot be written.
         """
-        events, self._events = self._events, None
-        if events is not None:
-            with self._explained("tensorboard"):
-                events.close()
+        with self._explained("tensorboard"):
+            self._events.close()
 
     def _write(self, name: str, content: str | bytes) -> None:
         if not self._primary:
             return
+        if self._lock is not None:
+            self._lock.check()
         temporary = self.path / _temporary(name)
         with self._explained(name):
             with temporary.open("wb") as file:
@@ -231,8 +265,8 @@ class RunDirectory:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path / name} cannot be written: {error.strerror}; what was saved before is intact; "
-                "make room or choose another --workdir, then start again"
+                f"{readable(self.path / name)} cannot be written: {causes.reason(error)}; what was saved before is "
+                f"intact; {causes.remedy(error, self.path / name)}"
             ) from error
 
 
@@ -243,10 +277,26 @@ def data_config_of(run: Path) -> DataConfig:
         UserError: the directory is not of a run.
     """
     try:
-        flags = json.loads((run / _FLAGS).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--run={run} is no run directory: flags.json cannot be read ({error})") from error
+        flags = readers.json_object(run / _FLAGS, "name the directory of a run")
+    except UserError as error:
+        raise UserError(f"--run={readable(run)} is no run directory: {error}") from error
+    _check_kinds(run, flags)
     return recorded.config_of(flags, DataConfig)
+
+
+def _check_kinds(run: Path, flags: Mapping[str, Any]) -> None:
+    """Refuse flags of other types than the settings have."""
+    for name, setting in declared(DataConfig).items():
+        like = setting.default
+        if name not in flags or like is None:
+            continue
+        value = flags[name]
+        kinds = (int, float) if type(like) is float else (list, tuple) if type(like) is tuple else type(like)
+        if not isinstance(value, kinds):
+            raise UserError(
+                f"--run={readable(run)} is no intact run directory: {_FLAGS} has "
+                f"{name}={readable(repr(value), 40)}"
+            )
 
 
 def _temporary(name: str) -> str:

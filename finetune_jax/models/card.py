@@ -37,6 +37,8 @@ class Card:
         composition: what the checkpoint holds around the network, see ``models.routed`` and
             ``models.progressive``; empty for the plain network.
         beside: shapes of parameters in the checkpoint that only training needs, ``{part: tree of shapes}``.
+        options: of the network, those of ``models.create`` on which its shapes and outputs depend: ``image_size``
+            and ``pool`` of a transformer.
     """
 
     architecture: str
@@ -50,16 +52,20 @@ class Card:
     head: str = heads.OWN
     composition: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return dataclasses.asdict(self) | {"class_names": list(self.class_names)}
+        values = dataclasses.asdict(self) | {"class_names": list(self.class_names)}
+        if not self.options:
+            del values["options"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Card":
         """Back from :meth:`to_json`; other entries are ignored."""
         # Checkpoints without these entries have nothing else.
-        values = {"head": heads.OWN, "composition": {}, "beside": {}, **values}
+        values = {"head": heads.OWN, "composition": {}, "beside": {}, "options": {}, **values}
         own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         own["preprocessing"] = Preprocessing(**own["preprocessing"])
         for name in ("class_names", "mean", "std"):
@@ -68,7 +74,7 @@ class Card:
 
     def network(self, **settings: Any) -> Network:
         """The plain network, without parameters; ``settings`` of ``models.create`` beside those of the card."""
-        settings = {"head": self.head, "width": self.width, **settings}
+        settings = {"head": self.head, "width": self.width, **self.options, **settings}
         network = registry.create(self.architecture, len(self.class_names), **settings)
         return dataclasses.replace(network, blocks=network.blocks[: self.blocks])
 
@@ -89,6 +95,13 @@ class Card:
             proxies = jax.ShapeDtypeStruct((len(self.class_names), heads.EMBEDDING_SIZE), jnp.float32)
             beside["proxies"] = {"kernel": proxies}
         return {**shapes, "params": {**shapes["params"], **beside}}
+
+
+def options_of(network: Network) -> dict[str, Any]:
+    """A card's ``options`` of a network."""
+    if network.tokens is None:
+        return {}
+    return {"image_size": network.image_size, "pool": network.options.pool}
 
 
 def shapes_of(params: Mapping[str, Any]) -> dict[str, Any]:

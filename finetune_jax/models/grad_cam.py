@@ -27,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from finetune_jax.models.layers.basic import global_average
 from finetune_jax.models.network import Network
 
 Score = Callable[[Network, Mapping[str, Mapping[str, Any]], jax.Array], jax.Array]
@@ -79,8 +78,7 @@ def embedding_norm(
     The squared norm is the image's similarity with itself, see `similarity_to`: the map of the last block
     shows where the features resemble those of the whole image, without need of a second one.
     """
-    del network, variables
-    return jnp.square(global_average(features)).sum(1)
+    return jnp.square(network.pool(variables, features)).sum(1)
 
 
 def similarity_to(embeddings: ArrayLike) -> Score:
@@ -98,8 +96,7 @@ def similarity_to(embeddings: ArrayLike) -> Score:
     """
 
     def score(network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
-        del network, variables
-        own, other = global_average(features), jnp.asarray(embeddings, jnp.float32)
+        own, other = network.pool(variables, features), jnp.asarray(embeddings, jnp.float32)
         if other.shape not in (own.shape, own.shape[1:]):
             raise ValueError(
                 f"embeddings must have the shape {own.shape} or {own.shape[1:]}, got {other.shape}"
@@ -126,8 +123,9 @@ def grad_cam(
         score: what is to be explained, by default the logit of the class predicted.
 
     Returns:
-        ``[B, h, w]`` float32 in [0, 1], of the size of the block's output. Each map is divided by its own
-        maximum, so that 0 still means "nothing in favour"; a map without anything in favour is 0 everywhere.
+        ``[B, h, w]`` float32 in [0, 1], of the size of the block's output, for tokens of the grid of patches. Each
+        map is divided by its own maximum, so that 0 still means "nothing in favour"; a map without anything in favour
+        is 0 everywhere. Where a class token alone is read from the last block, its map is of the tokens it reads.
 
     Raises:
         ValueError: there is no such block, its output is no ``[B, h, w, C]``, or the score is no ``[B]``.
@@ -170,7 +168,8 @@ def grad_cams(
     def scores(names: Sequence[str], x: jax.Array) -> jax.Array:
         return score(network, variables, run(names, x))
 
-    ends = sorted({parts.index(name) + 1 for name in blocks})
+    end_of = {name: _end(network, name) for name in blocks}
+    ends = sorted(set(end_of.values()))
     output = run(parts[: ends[0]], images)
     outputs, pullbacks = [output], []
     for begin, end in itertools.pairwise(ends):
@@ -187,9 +186,27 @@ def grad_cams(
     maps = {}
     while ends:
         (gradient,) = pullbacks.pop()(gradient)
-        name = parts[ends.pop() - 1]
-        maps[name] = _map(name, outputs.pop(), gradient)
-    return {name: maps[name] for name in blocks}
+        end = ends.pop()
+        maps[end] = _map(parts[end - 1], *(_grid(network, x) for x in (outputs.pop(), gradient)))
+    return {name: maps[end_of[name]] for name in blocks}
+
+
+def _end(network: Network, name: str) -> int:
+    """How many parts run before the features that a block's map is made of: up to the block, as a rule.
+
+    A class token alone goes from the last block of a transformer to the head, so nothing depends on the other tokens
+    there; the block's map is of the tokens that it reads.
+    """
+    ends_in_token = network.tokens is not None and network.options.pool == "token"
+    return network.part_names.index(name) + (not (ends_in_token and name == network.block_names[-1]))
+
+
+def _grid(network: Network, x: jax.Array) -> jax.Array:
+    """The patches among tokens ``[B, S, C]`` as ``[B, h, w, C]``; anything else as it is."""
+    if network.tokens is None:
+        return x
+    side = network.tokens.side
+    return x[:, network.tokens.prefix :].reshape(len(x), side, side, -1)
 
 
 def _map(name: str, output: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -13,13 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.models.layers import stochastic_depth
 from finetune_jax.models.layers.basic import Numerics, global_average
 from finetune_jax.models.layers.rematerialisation import Run, rematerialised
+from finetune_jax.models.options import Options, TokenGrid
 
 Variables = dict[str, dict[str, Any]]
 """``{"params": {part: tree}, "batch_stats": {part: tree}}`` with the part names as keys of both."""
 
-_ANY_IMAGES = (1, 64, 64, 3)  # no parameter depends on the size of the images
+Pooling = Callable[[jax.Array], jax.Array]
+"""``output of the last block → embeddings [B, C]``; its layers are those of the head that calls it."""
+
+TorchPrefix = str | tuple[str, ...]
+"""What the names of a layer's entries begin with; several of them stand one behind the other in one layer here."""
+
+_ANY_SIZE = 64  # of images, where no parameter depends on it
 
 
 class Model(Protocol):
@@ -40,7 +48,7 @@ class Model(Protocol):
         """Outputs ``[B, …]`` of ``images [B, H, W, C]`` (normalised, float32), evaluation mode."""
 
     def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
-        """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
+        """What the classifier sees of each image, ``[B, C]`` float32, evaluation mode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +63,21 @@ class TorchNames:
         head: layers of the head.
         pointwise_classifier: the classifier is a 1×1 convolution there.
         ignored: beginnings of the names of entries that belong to no part, such as an auxiliary classifier's.
+        pooling: layers of the head before its classifier, which every head of the network has.
+        pointwise: layers whose matrices are 1×1 convolutions there.
+        broadcast: layers whose vectors have three axes of one element in front there.
+        classifier_optional: published states come without a classifier; a fresh one takes its place.
     """
 
-    stem: Mapping[str, str]
-    blocks: tuple[Mapping[str, str], ...]
-    head: Mapping[str, str]
+    stem: Mapping[str, TorchPrefix]
+    blocks: tuple[Mapping[str, TorchPrefix], ...]
+    head: Mapping[str, TorchPrefix]
     pointwise_classifier: bool = False
     ignored: tuple[str, ...] = ()
+    pooling: Mapping[str, TorchPrefix] = dataclasses.field(default_factory=dict)
+    pointwise: tuple[str, ...] = ()
+    broadcast: tuple[str, ...] = ()
+    classifier_optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +98,11 @@ class Network:
         head_name: ``classifier`` for the architecture's own head, else one of ``models.heads``.
         numerics: how its layers compute.
         other_torch_names: other such namings that are read but not written.
+        image_size: side of the images that it is made for; None where no parameter depends on it.
+        tokens: of a network whose blocks hand on tokens, how they stand for the image; None for images.
+        pooling: how the head pools, before its classifier.
+        options: what was chosen of the architecture.
+        drop_path_rates: of stochastic depth in each block, those of the published depth; empty for none.
     """
 
     architecture: str
@@ -94,6 +115,17 @@ class Network:
     other_torch_names: tuple[TorchNames, ...] = dataclasses.field(default=(), repr=False, compare=False)
     head_name: str = "classifier"
     numerics: Numerics = dataclasses.field(default_factory=Numerics)
+    image_size: int | None = None
+    tokens: TokenGrid | None = None
+    pooling: Pooling = global_average
+    options: Options = dataclasses.field(default_factory=Options)
+    drop_path_rates: tuple[float, ...] = ()
+
+    @property
+    def example_shape(self) -> tuple[int, int, int, int]:
+        """``(1, H, W, 3)`` of an image that it takes."""
+        side = self.image_size or _ANY_SIZE
+        return (1, side, side, 3)
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -140,7 +172,7 @@ class Network:
 
     def fresh_head(self, key: jax.Array) -> dict[str, Any]:
         """``{"params": tree, "batch_stats": tree}`` of the head alone, as :meth:`init` gives it."""
-        (own,) = self._init_parts(("head",), key, _ANY_IMAGES)
+        (own,) = self._init_parts(("head",), key, self.example_shape)
         return {"params": own["params"], "batch_stats": own.get("batch_stats", {})}
 
     def _init_parts(self, names: Sequence[str], key: jax.Array, shape: tuple[int, ...]) -> list[Any]:
@@ -157,7 +189,7 @@ class Network:
 
     def shapes(self) -> Variables:
         """The variables as ``jax.ShapeDtypeStruct``, without computing anything."""
-        images = jax.ShapeDtypeStruct(_ANY_IMAGES, jnp.float32)
+        images = jax.ShapeDtypeStruct(self.example_shape, jnp.float32)
         return jax.eval_shape(self.init, jax.random.key(0), images)
 
     def run(
@@ -177,7 +209,8 @@ class Network:
             x: input of the first of them.
             train: True, False, or the names of the parts that normalise with batch statistics; all others
                 use their running statistics and leave them as they are.
-            rngs: Linen random streams (``dropout``) for parts in training mode.
+            rngs: random streams for parts in training mode: a key ``dropout``, and for stochastic depth
+                ``drop_path``, one key or keys ``[B]`` of the examples.
 
         Returns:
             Output of the last part, and the batch statistics of all parts named.
@@ -190,10 +223,21 @@ class Network:
             run: Run = functools.partial(_run_part, self.part(name), name in training)
             if self.numerics.rematerialise:
                 run = rematerialised(run)
-            x, updated = run(own, x, rngs if name in training else None)
+            x, updated = run(own, x, self._streams(name, len(x), rngs) if name in training else None)
             statistics = updated.get("batch_stats", statistics)
             batch_stats[name] = statistics
         return x, batch_stats
+
+    def _streams(self, name: str, examples: int, rngs: dict[str, jax.Array] | None) -> dict[str, Any] | None:
+        """Random streams of one part, with what stochastic depth needs where the part has any."""
+        streams: dict[str, Any] | None = rngs and {key: rng for key, rng in rngs.items() if key != _DROP_PATH}
+        if name not in self.block_names or not self.options.drop_path:
+            return streams
+        if not rngs or _DROP_PATH not in rngs:
+            raise ValueError("a network with drop_path needs rngs={'drop_path': key} in training mode")
+        index = self.block_names.index(name)
+        keys = stochastic_depth.example_keys(rngs[_DROP_PATH], examples, index)
+        return {**(streams or {}), _DROP_PATH: stochastic_depth.collection(self.drop_path_rates[index], keys)}
 
     def apply(
         self,
@@ -213,21 +257,52 @@ class Network:
         return logits if train is False else (logits, batch_stats)
 
     def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
-        """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
+        """What the architecture's classifier sees of each image, ``[B, C]`` float32, evaluation mode.
+
+        That is the pooled output of the last block, and where the head has a norm of its own before or behind the
+        pooling (transformers, ConvNeXt), with that: timm's ``forward_head(…, pre_logits=True)``.
+        """
         features, _ = self.run(self.part_names[:-1], variables, images)
-        return global_average(features)
+        return self.pool(variables, features)
+
+    def pool(self, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
+        """:meth:`embed` of the output of the last block."""
+        params = variables["params"].get("head", {})
+        pooled: Any = _Pooled(self.pooling).apply({"params": params}, features)
+        return pooled
+
+
+class _Pooled(nn.Module):
+    """The pooling of a head alone, with the same names of layers."""
+
+    pooling: Pooling
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.pooling(x)
 
 
 def _run_part(
-    module: nn.Module, train: bool, variables: Any, x: jax.Array, rngs: dict[str, jax.Array] | None
+    module: nn.Module, train: bool, variables: Any, x: jax.Array, rngs: dict[str, Any] | None
 ) -> tuple[jax.Array, Any]:
     """Output of a part, and its new batch statistics if it has any and is in training mode."""
+    if rngs and _DROP_PATH in rngs:
+        variables = {**variables, **rngs[_DROP_PATH]}
+        rngs = {key: rng for key, rng in rngs.items() if key != _DROP_PATH}
     output: Any = module.apply(variables, x, train, rngs=rngs, mutable=["batch_stats"] if train else False)
     return output if train else (output, {})
 
 
-Builder = Callable[[str, int, float, Numerics], Network]
-"""``(architecture, number of classes, width, numerics) → network``."""
+Builder = Callable[[str, int, float, Numerics, Options], Network]
+"""``(architecture, number of classes, width, numerics, options) → network``.
+
+The network's own ``options`` are those that the architecture has.
+"""
+
+PlainBuilder = Callable[[str, int, float, Numerics], Network]
+"""A builder of networks without options."""
+
+_DROP_PATH = stochastic_depth.COLLECTION
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

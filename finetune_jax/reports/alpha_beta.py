@@ -1,4 +1,4 @@
-"""Table and figure of an alpha-beta map."""
+"""Report of an alpha-beta map."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,16 @@ from typing import Any
 import numpy as np
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.tables import Files, json_text, spoken, table
+from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.tables import Table, json_text, spoken
 
 
-def files(result: Mapping[str, Any]) -> Files:
-    """``results.json``, ``results.txt`` and ``map.png`` of a result of ``studies.alpha_beta``."""
-    picture = figures.alpha_beta_grid(
-        np.array(result["scores"], np.float64),
-        result["alphas"],
-        result["betas"],
-        np.array(result["unavailable"]),
-        score_name=spoken(result["score"]),
-    )
-    return {"results.json": json_text(result), "results.txt": text(result) + "\n", "map.png": picture}
+def report(result: Mapping[str, Any]) -> StudyReport:
+    """Scores with a row per α and a column per β, and the map of them.
 
-
-def text(result: Mapping[str, Any]) -> str:
-    """Scores with a row per α and a column per β."""
+    Args:
+        result: of ``studies.alpha_beta.grid``.
+    """
     rows = []
     for alpha, scores, unavailable in zip(
         result["alphas"], result["scores"], result["unavailable"], strict=True
@@ -32,4 +25,22 @@ def text(result: Mapping[str, Any]) -> str:
             for score, hatched in zip(scores, unavailable, strict=True)
         ]
         rows.append([f"{alpha:g}", *cells])
-    return table([f"{spoken(result['score'])}, α \\ β", *[f"{beta:g}" for beta in result["betas"]]], rows)
+    score = spoken(result["score"])
+    figure = figures.draw_alpha_beta_grid(
+        np.array(result["scores"], np.float64),
+        result["alphas"],
+        result["betas"],
+        np.array(result["unavailable"]),
+        score_name=score,
+    )
+    caption = (
+        f"{score[0].upper()}{score[1:]} by α and β, which set how far the lowest and the highest block should move in "
+        "the first epoch. Hatched pairs ask low blocks to move further than high ones; a frame marks the highest score "
+        "where there is only one."
+    )
+    return StudyReport(
+        title="AutoLR over α and β",
+        parts=[Table([f"{score} in %, α \\ β", *[f"{beta:g}" for beta in result["betas"]]], rows)],
+        pictures=[Picture("map", caption, figure)],
+        data={"results.json": json_text(result)},
+    )

@@ -1,35 +1,33 @@
-"""Tables and figure of a study of AutoLR."""
+"""Report of a study of AutoLR."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_jax.reports import figures
-from finetune_jax.reports.comparison import compared, methods_table, tried_table
-from finetune_jax.reports.pruning import prune_table
-from finetune_jax.reports.tables import Files, json_text, spoken
+from finetune_jax.reports import pruning
+from finetune_jax.reports.comparison import methods_picture, methods_table, tried_table, uncertainty_note
+from finetune_jax.reports.study_report import StudyReport
+from finetune_jax.reports.tables import json_text
 
 
-def files(result: Mapping[str, Any]) -> Files:
-    """``results.json``, ``results.txt`` and ``methods.png`` of a result of ``studies.autolr``."""
+def report(result: Mapping[str, Any]) -> StudyReport:
+    """Pruning depths, the table of methods, and everything that was tried.
+
+    Args:
+        result: of ``studies.autolr.run``.
+    """
     entries = result["entries"]
-    scores = {
-        spoken(metric): {entry["name"]: entry["test"][metric] for entry in entries}
-        for metric in dict.fromkeys((entries[0]["score"], *compared(entries[0]["test"])))
-    }
-    return {
-        "results.json": json_text(result),
-        "results.txt": text(result) + "\n",
-        "methods.png": figures.compare_methods(scores),
-    }
-
-
-def text(result: Mapping[str, Any]) -> str:
-    """Pruning depths, the table of methods, and everything that was tried."""
-    return "\n\n".join(
-        [
+    unpruned = "Leaving out top blocks did not help, so no method has a pruned row."
+    without = [] if result["pruning"]["best_depth"] else [unpruned]
+    return StudyReport(
+        title=f"AutoLR on {result['dataset']}",
+        parts=[
             f"{result['dataset']}, {result['configurations']} configurations tried",
-            prune_table(result["pruning"]),
-            methods_table(result["entries"]),
-            tried_table(result["entries"]),
-        ]
+            pruning.depths_table(result["pruning"]),
+            *without,
+            methods_table(entries),
+            uncertainty_note(entries),
+            tried_table(entries),
+        ],
+        pictures=[methods_picture(entries), pruning.picture(result["pruning"])],
+        data={"results.json": json_text(result)},
     )

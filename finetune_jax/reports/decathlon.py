@@ -1,11 +1,12 @@
-"""Results of ``studies.decathlon`` for people: Table 3 with a row of ours."""
+"""Report of the Visual Decathlon: Table 3 of SpotTune's paper with a row of ours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.algorithms import decathlon
 from finetune_jax.algorithms.decathlon import DATASETS, TABLE_3
-from finetune_jax.reports.tables import Files, json_text, table
+from finetune_jax.reports.study_report import StudyReport
+from finetune_jax.reports.tables import Table, json_text
 
 _PRINTED = ("ImNet", "Airc.", "C100", "DPed", "DTD", "GTSR", "Flwr", "OGlt", "SVHN", "UCF")
 _WHERE = (
@@ -14,13 +15,12 @@ _WHERE = (
 )
 
 
-def files(result: Mapping[str, Any]) -> Files:
-    """``decathlon.json`` and ``decathlon.txt`` of a result of ``studies.decathlon``."""
-    return {"decathlon.json": json_text(result), "decathlon.txt": text(result) + "\n"}
+def report(result: Mapping[str, Any]) -> StudyReport:
+    """The published rows and ours, with the score of what was run, and what is missing.
 
-
-def text(result: Mapping[str, Any]) -> str:
-    """The published rows and ours, with the score of what was run, and what is missing."""
+    Args:
+        result: of ``studies.decathlon.run``.
+    """
     accuracies = {entry["dataset"]: entry["accuracy"] for entry in result["entries"]}
     measured = [name for name in DATASETS if accuracies.get(name) is not None]
     of_some = 0 < len(measured) < len(DATASETS)
@@ -34,7 +34,7 @@ def text(result: Mapping[str, Any]) -> str:
     ours = [accuracies.get(name) for name in DATASETS]
     rows.append(_row(f"ours: {result['method']}", result["multiple"], ours, scores))
     columns = ["", "#par", *_PRINTED, "Score", *["of those run"] * of_some]
-    lines = [table(columns, rows), "", _WHERE]
+    lines = [_WHERE]
     diverged = [entry["dataset"] for entry in result["entries"] if entry["accuracy"] is None]
     if diverged:
         lines.append(f"training diverged on {', '.join(diverged)}")
@@ -43,7 +43,12 @@ def text(result: Mapping[str, Any]) -> str:
             f"missing: {', '.join(result['missing'])}; the score of ours is over the other "
             f"{len(measured)} of {len(DATASETS)}"
         )
-    return "\n".join(lines)
+    return StudyReport(
+        title="Visual Decathlon",
+        parts=[Table(columns, rows), "\n".join(lines)],
+        data={"decathlon.json": json_text(result)},
+        name="decathlon",
+    )
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""Text of the gamma study."""
+"""Table of the gamma study."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,23 +1,17 @@
-"""Tables of reproductions: ours beside the paper's."""
+"""Report of a reproduction: our rows of a table beside the paper's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_jax.reports import tables
-from finetune_jax.reports.comparison import mean_of, with_spread
 from finetune_jax.reports.published import Table
-from finetune_jax.reports.tables import Files, json_text, spoken
+from finetune_jax.reports.study_report import StudyReport
+from finetune_jax.reports.tables import json_text, mean_of, spoken, with_spread
 
 
-def files(name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]], data: str = "") -> Files:
-    """``results.json`` and ``results.txt`` of rows of ``studies.reproduce``; arguments as of :func:`text`."""
-    return {
-        "results.json": json_text(rows),
-        "results.txt": text(name, table, dataset, rows, data) + "\n",
-    }
-
-
-def text(name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]], data: str = "") -> str:
+def report(
+    name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]], data: str = ""
+) -> StudyReport:
     """Ours beside the paper's numbers.
 
     Args:
@@ -43,8 +37,8 @@ def text(name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]
             cells[-1] += [shown, "–" if number is None else f"{number:.2f}"]
         cells[-1] += [mean_of(row["passes"]) if row["passes"] else "–"]
     whose = f"paper, {data}" if not same else "paper"
-    columns = [part for metric in metrics for part in (f"{spoken(metric)}, ours", whose)]
-    lines = [f"{name}: {table.title}, {dataset}", "", tables.table(["", *columns, "epochs trained"], cells)]
+    columns = [part for metric in metrics for part in (f"{spoken(metric)} in %, ours", whose)]
+    lines = []
     for row in rows:
         if row.get("chosen"):
             point = ", ".join(f"{field} {value:g}" for field, value in row["chosen"].items())
@@ -55,4 +49,12 @@ def text(name: str, table: Table, dataset: str, rows: Sequence[Mapping[str, Any]
         lines.append(f"the paper's numbers are of {data}, another data set: for orientation only")
     if table.note:
         lines.append(f"note: {table.note}")
-    return "\n".join(lines)
+    return StudyReport(
+        title=f"{name} on {dataset}",
+        parts=[
+            f"{name}: {table.title}, {dataset}",
+            tables.Table(["row", *columns, "epochs trained"], cells),
+            *(["\n".join(lines)] if lines else []),
+        ],
+        data={"results.json": json_text(rows)},
+    )

@@ -1,81 +1,57 @@
-"""The figures of one run, chosen by what it did; each a name, a caption and a PNG."""
+"""The figures of one run, chosen by what it did."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from finetune_jax.algorithms import metrics, policies, retrieval
+from finetune_jax.algorithms import policies, retrieval
 from finetune_jax.data.feeds import Arrays
 from finetune_jax.reports import figures
-from finetune_jax.reports.run_result import Classified, Rows, RunResult
+from finetune_jax.reports.run_result import Rows
+from finetune_jax.reports.study_report import Picture
 
 _QUERIES, _NEIGHBOURS = 8, 8
 
 
-class Picture(NamedTuple):
-    """A figure of a run; the name is that of its file, without suffix."""
-
-    name: str
-    caption: str
-    png: bytes
-
-
-def of_run(result: RunResult) -> list[Picture]:
-    """All figures of a run that has ended."""
-    assert result.summary is not None
-    pictures = of_training(result.rows, result.passes, result.summary["best_epoch"], result.score)
-    if isinstance(result.test, Classified):
-        pictures += of_classification(result.test.logits, result.test.labels, result.test.class_names)
-    elif result.test is not None:
-        retrieved = result.test
-        pictures += of_retrieval(
-            retrieved.embeddings, retrieved.images, retrieved.class_names, retrieved.gallery
-        )
-    if result.policy is not None:
-        policy = result.policy
-        pictures += of_policy(
-            policy.decisions, policy.labels, policy.class_names, policy.blocks, policy.dataset
-        )
-    return pictures
-
-
-def of_training(rows: Rows, passes: Rows, best_epoch: int, score: str) -> list[Picture]:
-    """Curves over epochs; variations per block, and where trials were rejected also trial by trial.
+def of_blocks(passes: Rows) -> list[Picture]:
+    """How far every block moved, and where trials were rejected also trial by trial.
 
     Args:
-        rows: of ``metrics.csv``.
         passes: of ``passes.csv``.
-        best_epoch: the one chosen.
-        score: name of what is drawn beside the loss, without its split.
     """
-    curves = figures.training_curves(rows, best_epoch, score)
-    pictures = [Picture("training", "Loss and score per epoch; the dotted line is the epoch chosen", curves)]
+    if not passes:
+        return []
     blocks = [name.removeprefix("variation/") for name in passes[0] if name.startswith("variation/")]
     if len(blocks) < 2:
-        return pictures
+        return []
     variations = _numbers(passes, [f"variation/{name}" for name in blocks])
     accepted = np.array([row["accepted"] == "1" for row in passes])
-    caption = "How far each block moved in each epoch, ‖Δw‖ / n"
-    pictures.append(Picture("variations", caption, figures.variations(variations[accepted])))
+    pictures = []
     if passes[0]["threshold"]:
-        picture = figures.trials(
+        figure = figures.draw_trials(
             variations,
             _numbers(passes, [f"rate/{name}" for name in blocks]),
             [(int(row["epoch"]), int(row["trial"])) for row in passes],
             accepted,
         )
-        caption = "Variations and learning rates of every trial; rejected ones stand on grey"
-        pictures.append(Picture("trials", caption, picture))
+        caption = (
+            "AutoLR's trials: above, how far the weights of each block moved per weight (L2 norm over number of "
+            "weights); below, the learning rates it was trained with. A pass whose blocks do not move further the "
+            "higher they are is rejected, on grey, and repeated with other rates."
+        )
+        pictures.append(Picture("trials", caption, figure))
+    if accepted.any():
+        caption = (
+            "How far the weights of each block moved in each epoch (L2 norm over number of weights): what AutoLR "
+            "arranges by their height in the network."
+        )
+        pictures.append(Picture("variations", caption, figures.draw_variations(variations[accepted])))
     return pictures
 
 
-def of_classification(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> list[Picture]:
-    """The confusion matrix of test logits ``[N, C]``."""
-    matrix = metrics.confusion_matrix(logits.argmax(1), labels, len(class_names))
-    return [
-        Picture("confusion", "Confusion matrix of the test images", figures.confusion(matrix, class_names))
-    ]
+def block_rates_differ(passes: Rows) -> bool:
+    """Whether blocks learn at different rates, so that their variations say something."""
+    return any(len({row[name] for name in row if name.startswith("rate/block_")}) > 1 for row in passes)
 
 
 def of_retrieval(
@@ -110,7 +86,7 @@ def of_retrieval(
         return []
     labels = searched.labels[neighbours]
     names = [[class_names[label] for label in row] for row in labels]
-    strips = figures.retrieval_strips(
+    strips = figures.draw_retrieval_strips(
         images.images[queries],
         np.stack([searched.images[row] for row in neighbours]),
         similarities,
@@ -118,7 +94,11 @@ def of_retrieval(
         query_names=[class_names[label] for label in images.labels[queries]],
         neighbour_names=names,
     )
-    return [Picture("neighbours", "Test images and their nearest neighbours", strips)]
+    caption = (
+        "Test images and their nearest neighbours with the cosine similarity: blue, solid and ticked where the class "
+        "is the same, orange-red, dashed and crossed where it is not."
+    )
+    return [Picture("neighbours", caption, strips)]
 
 
 def of_policy(
@@ -142,11 +122,13 @@ def of_policy(
     return [
         Picture(
             "policy_usage",
-            "Share of test images that take the fine-tuned copy of each block",
-            figures.policy_usage(usage, blocks),
+            "Share of test images that take the fine-tuned copy of each block, in all and per class.",
+            figures.draw_policy_usage(usage, blocks),
         ),
         Picture(
-            "policy_counts", "Test images by their number of fine-tuned blocks", figures.policy_counts(counts)
+            "policy_counts",
+            "Test images by their number of fine-tuned blocks.",
+            figures.draw_policy_counts(counts),
         ),
     ]
 

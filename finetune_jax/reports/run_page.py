@@ -1,83 +1,294 @@
-"""The page of a run."""
+"""The report of a run: one page, its figures, and tables for programs."""
 
-import base64
-import html
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_jax.reports import policy_tables, run_figures
-from finetune_jax.reports.run_result import RunResult
-from finetune_jax.reports.tables import Files, cell, result_line
+import numpy as np
+
+from finetune_jax.algorithms.metrics import balanced_accuracy
+from finetune_jax.algorithms.uncertainty import bootstrap_interval, calibration
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.reports import class_scores, examples, figures, pages, run_figures
+from finetune_jax.reports.figures import curves
+from finetune_jax.reports.run_result import Classified, Rows, RunResult
+from finetune_jax.reports.study_report import Picture, pictures_as_files
+from finetune_jax.reports.tables import (
+    Files,
+    Table,
+    between,
+    interval_of,
+    percent,
+    result_line,
+    spoken,
+)
+
+_REFRESH_SECONDS = 10
+_BATCH = 24
+_BOOTSTRAP_CELLS = 20_000_000
+"""Samples times images times classes that a bootstrap may look at, about a second."""
 
 
-def files(result: RunResult) -> Files:
-    """The report of a run that has ended: ``report.html``, its figures, and the tables of its policy."""
-    assert result.summary is not None
-    pictures = run_figures.of_run(result)
-    page = run_page(
-        result.summary, result.flags, result.rows, {picture.caption: picture.png for picture in pictures}
-    )
-    policy = result.policy
-    return {
-        **({} if policy is None else policy_tables.files(policy)),
-        **{f"{picture.name}.png": picture.png for picture in pictures},
+def files(result: RunResult) -> dict[str, bytes]:
+    """The report of a run, while it goes on or when it has ended.
+
+    A pure function of its argument. While the run goes on (no summary) the page asks the browser to load it again every
+    ten seconds, and no figures are written beside it.
+
+    Returns:
+        ``report.html``; when the run has ended also its figures in the formats asked for, ``classes.csv`` of a
+        classifier, and the files of the method.
+    """
+    pictures = _Pictures.of(result)
+    classes = None if not isinstance(result.test, Classified) else _scores_of_classes(result.test)
+    page = pages.render("run.html", **_page(result, pictures, classes))
+    if result.summary is None:
+        return {"report.html": page.encode()}
+    beside = [picture for picture in pictures.all if picture.name != "reliability"]
+    written: Files = {
+        **result.files,
+        **({} if classes is None else {"classes.csv": class_scores.classes_csv(classes)}),
+        **pictures_as_files(beside, result.formats),
         "report.html": page,
+    }
+    return {
+        name: content if isinstance(content, bytes) else content.encode() for name, content in written.items()
     }
 
 
-def run_page(
-    summary: Mapping[str, Any],
-    flags: Mapping[str, Any],
-    rows: Sequence[Mapping[str, str]],
-    figures: Mapping[str, bytes],
-) -> str:
-    """A run's report: result, curves, confusion matrix, epochs and flags, one self-contained HTML page.
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+    """The figures of a run by their place on the page."""
 
-    Args:
-        summary: of ``summary.json``.
-        flags: of ``flags.json``.
-        rows: of ``metrics.csv``.
-        figures: caption to PNG.
-    """
-    facts = [
-        (name.replace("_", " "), cell(value))
-        for name, value in summary.items()
-        if isinstance(value, int | float | str)
+    training: Picture | None
+    panels: Sequence[Picture]
+    test: Sequence[Picture]
+    method: Sequence[Picture]
+    blocks: Sequence[Picture]
+
+    @classmethod
+    def of(cls, result: RunResult) -> "_Pictures":
+        measured = curves.measured(result.rows, result.score)
+        best = None if result.summary is None else result.summary["best_epoch"]
+        drawn = [
+            Picture(
+                name,
+                "",
+                figures.draw_training_curves(result.rows, best, result.score, only=name),
+            )
+            for name in measured
+        ]
+        whole = figures.draw_training_curves(result.rows, best, result.score) if measured else None
+        return cls(
+            training=None if whole is None else Picture("training", "", whole),
+            panels=drawn,
+            test=_of_test(result),
+            method=result.pictures,
+            blocks=run_figures.of_blocks(result.passes),
+        )
+
+    @property
+    def all(self) -> list[Picture]:
+        """Those that are files too."""
+        training = [] if self.training is None else [self.training]
+        return [*training, *self.blocks, *self.test, *self.method]
+
+
+def _of_test(result: RunResult) -> list[Picture]:
+    test = result.test
+    if test is None:
+        return []
+    if not isinstance(test, Classified):
+        return run_figures.of_retrieval(test.embeddings, test.images, test.class_names, test.gallery)
+    matrix = class_scores.matrix_of(test.logits, test.labels, test.class_names)
+    calibrated = calibration(examples.probabilities(test.logits), test.labels)
+    reliability = figures.draw_reliability(calibrated.confidence, calibrated.accuracy, calibrated.images)
+    explained = (
+        "Each point is a tenth of the range of probabilities, with its number of images: on the dotted line the "
+        "network is right as often as it says, below it is too sure of itself. Expected calibration error "
+        f"{percent(calibrated.error)}."
+    )
+    return [
+        Picture(
+            "confusion",
+            "Rows are true classes, columns predictions; the darker a cell, the larger its share of the row. Point at "
+            "a cell for its classes.",
+            figures.draw_confusion(matrix, test.class_names),
+        ),
+        Picture("reliability", explained, reliability),
     ]
-    facts += [("images", ", ".join(f"{split} {count}" for split, count in summary["images"].items()))]
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in summary["notes"])
-    pictures = "".join(
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,'
-        f'{base64.b64encode(picture).decode()}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, picture in figures.items()
+
+
+def _scores_of_classes(test: Classified) -> list[class_scores.ClassScore]:
+    matrix = class_scores.matrix_of(test.logits, test.labels, test.class_names)
+    return class_scores.by_recall(matrix, test.class_names)
+
+
+def _page(
+    result: RunResult, pictures: _Pictures, classes: list[class_scores.ClassScore] | None
+) -> dict[str, Any]:
+    """What the template fills in."""
+    summary, flags = result.summary, result.flags
+    by_name = {picture.name: (picture.caption, pages.inline(picture.figure)) for picture in pictures.test}
+    test = result.test if isinstance(result.test, Classified) else None
+    chosen = None if test is None else examples.notable(test.logits, test.labels)
+    telling = bool(result.passes and result.passes[0].get("threshold")) or run_figures.block_rates_differ(
+        result.passes
     )
-    title, line = f"{summary['method']} on {summary['dataset']}", result_line(summary)
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; font-size: 13px }} td, th {{ padding: .2rem .7rem; text-align: left }}
-tr:nth-child(even) {{ background: #f4f6f8 }} figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }}
-.result {{ font-size: 1.3rem }} .scroll {{ overflow-x: auto }}
-</style>
-<h1>{html.escape(title)}</h1>
-<p class="result">{html.escape(line[0].upper() + line[1:])}</p>
-<ul>{notes}</ul>
-{pictures}
-<h2>Result</h2>{_html_table(("", ""), facts)}
-<h2>Epochs</h2><div class="scroll">{_html_table(list(rows[0]), [_short(row) for row in rows])}</div>
-<h2>Flags</h2>{_html_table(("flag", "value"), [(f"--{name}", str(value)) for name, value in flags.items()])}
-</html>
-"""
+    dataset = str(flags.get("dataset", "")) if summary is None else str(summary["dataset"])
+    changed, unchanged = _settings(flags)
+    confusions = []
+    if test is not None:
+        matrix = class_scores.matrix_of(test.logits, test.labels, test.class_names)
+        confusions = class_scores.worst_confusions(matrix, test.class_names)
+    return {
+        "title": f"{dataset}, fine-tuned ({flags.get('method', 'standard')})",
+        "refresh": _REFRESH_SECONDS if summary is None else None,
+        "status": _status(result),
+        "notes": [] if summary is None else summary["notes"],
+        "seen": Table(["", ""], [*result.seen.items(), *_images(summary)]),
+        "scores": None if summary is None else _score_table(summary, result.test),
+        "panels": [pages.inline(picture.figure) for picture in pictures.panels],
+        "batch": [] if result.training_images is None else _batch(result.training_images),
+        "mistakes": [] if test is None or chosen is None else _cards(test, chosen.mistakes),
+        "unsure": [] if test is None or chosen is None else _cards(test, chosen.unsure),
+        "classes": classes,
+        "confusions": confusions,
+        "confusion": by_name.get("confusion"),
+        "reliability": by_name.get("reliability"),
+        "neighbours": by_name.get("neighbours"),
+        "method": [(picture.caption, pages.inline(picture.figure)) for picture in pictures.method],
+        "blocks": [(picture.caption, pages.inline(picture.figure)) for picture in pictures.blocks]
+        if telling
+        else [],
+        "epochs": _epochs(result.rows),
+        "facts": None if summary is None else _facts(summary),
+        "changed": Table(["setting", "value", "default"], changed),
+        "unchanged": Table(["setting", "value"], unchanged),
+        "command": result.command,
+        "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+        "data_digest": result.data_digest,
+    }
 
 
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+def _status(result: RunResult) -> str:
+    if result.summary is not None:
+        line = result_line(result.summary)
+        return line[0].upper() + line[1:]
+    epochs = result.flags.get("epochs")
+    if not result.rows:
+        return f"Epoch 1 of {epochs} goes on"
+    last = result.rows[-1]
+    scores = [
+        f"{split} {spoken(result.score)} {percent(float(last[name]))}"
+        for split in ("train", "validation", "test")
+        if last.get(name := f"{split}_{result.score}")
+    ]
+    return ", ".join([f"Epoch {last['epoch']} of {epochs} is done", *scores])
 
 
-def _short(row: Mapping[str, str]) -> list[str]:
-    return [f"{float(value):.4g}" if "." in value else value for value in row.values()]
+def _images(summary: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if summary is None:
+        return []
+    counts = ", ".join(f"{count:,} {split}" for split, count in summary["images"].items() if count)
+    classes = [("classes", f"{summary['classes']:,}")] if "classes" in summary else []
+    return [("images", counts), *classes]
+
+
+def _score_table(summary: Mapping[str, Any], test: Any) -> Table:
+    """Test scores in percent, and how far chance in the choice of images reaches."""
+    images = summary["images"].get("test")
+    rows = []
+    for name, value in summary.items():
+        if not name.startswith("test_") or not isinstance(value, float):
+            continue
+        if "loss" in name or "entropy" in name:
+            rows.append([spoken(name), f"{value:.4f}", ""])
+            continue
+        ends, way = interval_of(name, value, images), "Wilson"
+        if name == "test_balanced_accuracy" and isinstance(test, Classified):
+            ends, way = _bootstrapped_balance(test), "bootstrap"
+        rows.append([spoken(name), percent(value), "" if ends is None else f"{between(ends)} ({way})"])
+    return Table(["score", "value", "95 % interval"], rows)
+
+
+def _bootstrapped_balance(test: Classified) -> tuple[float, float] | None:
+    predicted, labels, count = test.logits.argmax(1), test.labels, len(test.class_names)
+    samples = min(1000, _BOOTSTRAP_CELLS // (len(labels) + count**2))
+    if samples < 100:
+        return None
+
+    def statistic(drawn: np.ndarray) -> float:
+        pairs = labels[drawn].astype(np.int64) * count + predicted[drawn]
+        matrix = np.bincount(pairs, minlength=count**2).reshape(count, count)
+        return balanced_accuracy(matrix)
+
+    return bootstrap_interval(statistic, len(labels), samples=samples)
+
+
+def _batch(images: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"source": pages.image(image, most=160), "small": pages.is_small(image)} for image in images[:_BATCH]
+    ]
+
+
+def _cards(test: Classified, places: np.ndarray) -> list[dict[str, Any]]:
+    """What is shown of each image: itself, its classes with their probabilities, its name."""
+    chances = examples.probabilities(test.logits)
+    cards = []
+    for place in map(int, places):
+        image = test.photos.get(place)
+        if image is None and test.images is not None:
+            image = test.images[place]
+        if image is None:
+            continue
+        label, predicted = int(test.labels[place]), int(chances[place].argmax())
+        second = int(np.argsort(-chances[place], kind="stable")[min(1, chances.shape[1] - 1)])
+        cards.append(
+            {
+                "source": pages.image(image),
+                "small": pages.is_small(image),
+                "true": test.class_names[label],
+                "true_chance": float(chances[place, label]),
+                "predicted": test.class_names[predicted],
+                "chance": float(chances[place, predicted]),
+                "second": test.class_names[second],
+                "second_chance": float(chances[place, second]),
+                "name": test.names[place] if len(test.names) else "",
+            }
+        )
+    return cards
+
+
+def _epochs(rows: Rows) -> Table | None:
+    if not rows:
+        return None
+    cells = [[f"{float(value):.4g}" if "." in value else value for value in row.values()] for row in rows]
+    return Table([spoken(name) for name in rows[0]], cells)
+
+
+def _facts(summary: Mapping[str, Any]) -> Table:
+    known = [
+        (spoken(name), value)
+        for name, value in summary.items()
+        if isinstance(value, int | float | str) and not name.startswith("test_")
+    ]
+    return Table(["", ""], known)
+
+
+def _settings(flags: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Those that differ from their defaults, with the default, and the others."""
+    defaults = dataclasses.asdict(FinetuneConfig())
+    changed, unchanged = [], []
+    for name, value in flags.items():
+        if name in defaults and value != defaults[name]:
+            changed.append([f"--{name}", _shown(value), _shown(defaults[name])])
+        else:
+            unchanged.append([f"--{name}", _shown(value)])
+    return changed, unchanged
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value)

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from finetune_jax.data.feeds import Arrays
+from finetune_jax.reports.figures.canvas import Format
+from finetune_jax.reports.study_report import Picture
+from finetune_jax.reports.tables import Files
 
 Rows = Sequence[Mapping[str, str]]
 """Rows of a CSV file, as text."""
@@ -20,16 +23,23 @@ class Classified:
         logits: ``[N, C]``.
         labels: ``[N]``, columns of ``logits``.
         class_names: ``C`` names.
+        names: ``N`` names of the images, such as their files; empty where they have none.
+        images: uint8 ``[N, H, W, 3]`` as the network sees them; None shows no images.
+        photos: ``{place in the arrays: uint8 [h, w, 3]}`` at full resolution, of the images that
+            ``examples.notable`` chooses; where one is missing, that of ``images`` is shown.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     class_names: Sequence[str]
+    names: Sequence[str] = ()
+    images: np.ndarray | None = None
+    photos: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieved:
-    """Test images and what is found for them.
+    """Test images and their embeddings.
 
     Attributes:
         embeddings: ``[N, D]`` of the test images.
@@ -45,25 +55,6 @@ class Retrieved:
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyDecisions:
-    """Which copy of each block a policy takes for each test image.
-
-    Attributes:
-        decisions: ``[N, L]`` of 0 (frozen) and 1 (fine-tuned).
-        labels: ``[N]``.
-        class_names: of all labels.
-        blocks: ``L`` names of the routed blocks.
-        dataset: name of the data set.
-    """
-
-    decisions: np.ndarray
-    labels: np.ndarray
-    class_names: Sequence[str]
-    blocks: Sequence[str]
-    dataset: str
-
-
-@dataclasses.dataclass(frozen=True)
 class RunResult:
     """A run as far as it has come.
 
@@ -74,7 +65,14 @@ class RunResult:
         passes: of ``passes.csv``.
         summary: content of ``summary.json``; None while the run goes on.
         test: its test images, once they have been looked at.
-        policy: decisions on the test images; None for methods without a policy.
+        pictures: what the method adds to the page.
+        files: what the method adds to the directory.
+        seen: ``{what: how}`` of the images as the network sees them, e.g. ``{"pixels": "32 × 32, stretched"}``.
+        training_images: uint8 ``[N, H, W, C]``, a batch as it was augmented.
+        command: with which the run can be started again.
+        versions: ``{library: version}``.
+        data_digest: a digest of the images that were read; empty where it is not known.
+        formats: in which figures are written beside the page.
     """
 
     flags: Mapping[str, Any]
@@ -83,4 +81,11 @@ class RunResult:
     passes: Rows
     summary: Mapping[str, Any] | None = None
     test: Classified | Retrieved | None = None
-    policy: PolicyDecisions | None = None
+    pictures: Sequence[Picture] = ()
+    files: Files = dataclasses.field(default_factory=dict)
+    seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    training_images: np.ndarray | None = None
+    command: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    data_digest: str = ""
+    formats: Sequence[Format] = ("png",)

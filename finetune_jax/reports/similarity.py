@@ -1,30 +1,19 @@
-"""Results of ``studies.similarity`` for people: one table with the reference data sets, and a figure."""
+"""Report of similarities: targets among the reference data sets, as a table and a figure."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.tables import Files, json_text, table
+from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.tables import Table, json_text
 
 
-def files(result: Mapping[str, Any]) -> Files:
-    """``results.json``, ``results.txt`` and ``similarity.png`` of a result of ``studies.similarity``."""
-    references = {
-        name: (cell["similarity"], cell["effective_learning_rate"])
-        for name, cell in result["references"].items()
-    }
-    targets = {
-        row["name"]: (row["similarity"], *row["effective_learning_rates"]) for row in result["targets"]
-    }
-    return {
-        "results.json": json_text(result),
-        "results.txt": text(result) + "\n",
-        "similarity.png": figures.similarities(references, targets, title=result["reference"]),
-    }
+def report(result: Mapping[str, Any]) -> StudyReport:
+    """Targets and reference data sets by falling similarity, then the reason of each recommendation.
 
-
-def text(result: Mapping[str, Any]) -> str:
-    """Targets and reference data sets by falling similarity, then the reason of each recommendation."""
+    Args:
+        result: of ``studies.similarity.compare``.
+    """
     source = result["source"]
     rows: list[tuple[float, list[str]]] = []
     for row in result["targets"]:
@@ -42,13 +31,34 @@ def text(result: Mapping[str, Any]) -> str:
         rows.append((cell["similarity"], [*cells, f"best {cell['effective_learning_rate']:g}"]))
     rows.sort(key=lambda row: -row[0])
     columns = ["data set", "classes", "images", "distance", "similarity", "effective learning rate"]
-    lines = [
-        f"source: {source['name']}, {source['classes']} classes; images of {result['image_size']} pixels",
-        "",
-        table(columns, [cells for _, cells in rows]),
-        "",
-        *[f"{row['reason']}." for row in result["targets"]],
-    ]
-    if result["remark"]:
-        lines.append(f"note: {result['remark']}")
-    return "\n".join(lines)
+    guess = bool(result["remark"])
+    reasons = [f"{row['reason']}." for row in result["targets"]]
+    if guess:
+        reasons.append(f"note: {result['remark']}")
+    return StudyReport(
+        title=f"Similarity to {source['name']}",
+        parts=[
+            f"source: {source['name']}, {source['classes']} classes; images of {result['image_size']} pixels",
+            Table(columns, [cells for _, cells in rows]),
+            "\n".join(reasons),
+        ],
+        pictures=[_picture(result, guess=guess)],
+        data={"results.json": json_text(result)},
+    )
+
+
+def _picture(result: Mapping[str, Any], *, guess: bool) -> Picture:
+    references = {
+        name: (cell["similarity"], cell["effective_learning_rate"])
+        for name, cell in result["references"].items()
+    }
+    targets = {
+        row["name"]: (row["similarity"], *row["effective_learning_rates"]) for row in result["targets"]
+    }
+    figure = figures.draw_similarities(references, targets, title=result["reference"], recommended=not guess)
+    caption = "Best effective learning rates of the reference data sets over their similarity to the source"
+    if guess:
+        caption += "; the targets have a place among them and no recommended rates, which would be a guess."
+    else:
+        caption += "; bars are the rates to search for the targets."
+    return Picture("similarity", caption, figure)

@@ -1,4 +1,4 @@
-"""Results of ``studies.spottune`` for people: Table 2 as text, Figures 3 and 4 as CSV and PNG."""
+"""Report of a study of SpotTune: Table 2 of its paper as table and figure, Figures 3 and 4 as CSV and figures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,40 +6,60 @@ from typing import Any
 import numpy as np
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.comparison import methods_table, tried_table
-from finetune_jax.reports.tables import Files, csv_text, json_text, table
+from finetune_jax.reports.comparison import methods_picture, methods_table, tried_table, uncertainty_note
+from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.tables import Table, csv_text, json_text
 
 SPOTTUNE = "SpotTune"
 """Name of the method's entry."""
 
 
-def files(result: Mapping[str, Any]) -> Files:
-    """``results.json``, ``results.txt``, and ``policy_usage`` and ``policy_counts`` as CSV and PNG."""
+def report(result: Mapping[str, Any]) -> StudyReport:
+    """The table of methods with their parameters, everything that was tried, and what the policy does.
+
+    Args:
+        result: of ``studies.spottune.run``.
+    """
+    entries = result["entries"]
     usage = usage_rows(result)
     blocks = list(next(iter(usage.values())))
     shares = {name: np.array([row[block] for block in blocks]) for name, row in usage.items()}
     counts = {name: np.array(row) for name, row in count_rows(result).items()}
-    numbers = range(len(blocks) + 1)
-    return {
-        "results.json": json_text(result),
-        "results.txt": text(result) + "\n",
-        "policy_usage.csv": csv_text([["", *blocks], *_named_rows(shares)]),
-        "policy_usage.png": figures.policy_usage(shares, blocks),
-        "policy_counts.csv": csv_text([["", *numbers], *_named_rows(counts)]),
-        "policy_counts.png": figures.policy_counts(counts),
-    }
-
-
-def text(result: Mapping[str, Any]) -> str:
-    """The table of methods, their parameters, and everything that was tried."""
-    parts = [f"{result['dataset']}, {result['configurations']} configurations tried"]
-    parts += [f"{name} is left out: no weights were given" for name in result["without"]]
-    entries = result["entries"]
-    sizes = table(
-        ["method", "parameters", "of them trained"],
-        [[entry["name"], entry["parameters"], entry["parameters_trained"]] for entry in entries],
+    without = [f"{name} is left out: no weights were given" for name in result["without"]]
+    return StudyReport(
+        title=f"SpotTune on {result['dataset']}",
+        parts=[
+            f"{result['dataset']}, {result['configurations']} configurations tried",
+            *without,
+            _with_parameters(methods_table(entries), result),
+            uncertainty_note(entries),
+            tried_table(entries),
+        ],
+        pictures=[
+            methods_picture(entries),
+            Picture(
+                "policy_usage",
+                "Share of the test images that take the fine-tuned copy of each block (Figure 3 of the paper).",
+                figures.draw_policy_usage(shares, blocks),
+            ),
+            Picture(
+                "policy_counts",
+                "Test images by their number of fine-tuned blocks (Figure 4 of the paper).",
+                figures.draw_policy_counts(counts),
+            ),
+        ],
+        data={
+            "results.json": json_text(result),
+            "policy_usage.csv": csv_text([["", *blocks], *_named_rows(shares)]),
+            "policy_counts.csv": csv_text([["", *range(len(blocks) + 1)], *_named_rows(counts)]),
+        },
     )
-    return "\n\n".join([*parts, methods_table(entries), sizes, tried_table(entries)])
+
+
+def _with_parameters(methods: Table, result: Mapping[str, Any]) -> Table:
+    sizes = [(entry["parameters"], entry["parameters_trained"]) for entry in result["entries"]]
+    rows = [[*row[:-1], *size, row[-1]] for row, size in zip(methods.rows, sizes, strict=True)]
+    return Table([*methods.columns[:-1], "parameters", "of them trained", methods.columns[-1]], rows)
 
 
 def _named_rows(rows: Mapping[str, np.ndarray]) -> list[list[Any]]:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jax.reports import figures
-from finetune_jax.reports.comparison import with_spread
-from finetune_jax.reports.tables import Files, csv_text, json_text, spoken, table
+from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.tables import Table, csv_text, interval_of, json_text, spoken, with_spread
 
 _ETA, _LAMBDA = "learning rate η", "weight decay λ"
 _EFFECTIVE_ETA, _EFFECTIVE_LAMBDA = "effective learning rate η/(1 − m)", "effective weight decay λ/η"
+ALL = "all rates"
+"""Label of trials of all learning rates."""
 _COLUMNS = (
     "learning_rate",
     "momentum",
@@ -19,27 +21,49 @@ _COLUMNS = (
 )
 
 
-def files(result: Mapping[str, Any], root: Path) -> Files:
-    """``results.json``, ``results.txt``, ``trials.csv`` and the three figures of a result of ``studies.sweeps``.
+def report(result: Mapping[str, Any], root: Path) -> StudyReport:
+    """How many were tried, all of them with the highest first, what to train with, and the three figures.
 
     Args:
         result: of ``sweep.result``.
         root: the directory of the study, named in the text.
     """
+    trials, best = result["trials"], result["best"]
+    counts = {
+        state: sum(trial["state"] == state for trial in trials) for state in ("pruned", "diverged", "equal")
+    }
+    remarks = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    head = f"{result['dataset']}, {len(trials)} configurations tried" + (f" ({remarks})" if remarks else "")
+    if best is None:
+        ending = "no best: every trial diverged or was pruned; give lower --learning_rates"
+    else:
+        ending = _best_text(best, result, root)
+    return StudyReport(
+        title=f"Sweep of hyperparameters on {result['dataset']}",
+        parts=[head, _trials_table(result), ending],
+        pictures=_pictures(result),
+        data={"results.json": json_text(result), "trials.csv": _csv(trials)},
+    )
+
+
+def _pictures(result: Mapping[str, Any]) -> list[Picture]:
     name = f"{spoken(result['score']).replace('accuracy', 'error')}, %"
     if "accuracy" not in result["score"]:
         name = f"100 % − {spoken(result['score'])}"
-    return {
-        "results.json": json_text(result),
-        "results.txt": text(result, root) + "\n",
-        "trials.csv": _csv(result["trials"]),
-        **{
-            f"{file}.png": figures.error_curves(
-                panels, error_name=name, best="lowest" if len(panels) == 1 else ""
-            )
-            for file, panels in curves(result).items()
-        },
+    captions = {
+        "momentum": "Where the effective rate η/(1 − m) is what matters, the curves of the second panel lie on each "
+        "other.",
+        "effective_learning_rate": "Lowest error at each effective learning rate, for each weight decay and over all.",
+        "effective_weight_decay": "Error over the effective weight decay.",
     }
+    pictures = []
+    for file, panels in curves(result).items():
+        # Points of different learning rates make no curve over the weight decay.
+        joined = not any(ALL in of_panel for of_panel in panels.values())
+        best = "lowest" if file == "effective_learning_rate" else ""
+        figure = figures.draw_error_curves(panels, error_name=name, best=best, joined=joined)
+        pictures.append(Picture(file, captions[file], figure))
+    return pictures
 
 
 def curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
@@ -71,27 +95,17 @@ def curves(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, list[tupl
             _EFFECTIVE_ETA: by("λ = {:g}", "weight_decay", "effective_learning_rate")
         },
         "effective_weight_decay": {
-            _EFFECTIVE_LAMBDA: of_decay if few else by("all", None, "effective_weight_decay")
+            _EFFECTIVE_LAMBDA: of_decay if few else by(ALL, None, "effective_weight_decay")
         },
     }
 
 
-def text(result: Mapping[str, Any], root: Path) -> str:
-    """How many were tried, the best, and all of them, the best first."""
-    trials, best = result["trials"], result["best"]
-    counts = {
-        state: sum(trial["state"] == state for trial in trials) for state in ("pruned", "diverged", "equal")
-    }
-    remarks = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    head = f"{result['dataset']}, {len(trials)} configurations tried" + (f" ({remarks})" if remarks else "")
-    if best is None:
-        ending = "no best: every trial diverged or was pruned; give lower --learning_rates"
-    else:
-        ending = _best_text(best, result, root)
+def _trials_table(result: Mapping[str, Any]) -> Table:
+    best, seeds = result["best"], len(result["seeds"])
     order = sorted(
-        trials, key=lambda trial: (trial["state"] in ("pruned", "diverged"), -(trial["score"] or 0))
+        result["trials"],
+        key=lambda trial: (trial["state"] in ("pruned", "diverged"), -(trial["score"] or 0)),
     )
-    seeds = len(result["seeds"])
     rows = [
         [
             f"{_label(trial) if trial['state'] != 'equal' else '–'}{' *' if _is_best(trial, best) else ''}",
@@ -101,28 +115,32 @@ def text(result: Mapping[str, Any], root: Path) -> str:
         ]
         for trial in order
     ]
-    columns = ["trial", "η", "m", "λ", "η/(1 − m)", "λ/η", spoken(result["score"]), ""]
-    return "\n\n".join([head, table(columns, rows), ending])
+    columns = ["trial", "η", "m", "λ", "η/(1 − m)", "λ/η", f"{spoken(result['score'])}, %", "remark"]
+    return Table(columns, rows)
 
 
 def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], root: Path) -> str:
     rates = [trial["effective_learning_rate"] for trial in result["trials"]]
     rate = best["effective_learning_rate"]
+    # One seed cannot tell the best from those near it.
+    word = "best" if len(result["seeds"]) > 1 else "highest"
     lines = [
-        f"best: --learning_rate={best['learning_rate']:.10g} --momentum={best['momentum']:g} "
+        f"{word}: --learning_rate={best['learning_rate']:.10g} --momentum={best['momentum']:g} "
         f"--weight_decay={best['weight_decay']:g}"
     ]
     if len(set(rates)) > 1 and rate in (min(rates), max(rates)):
         lines.append(
             "its effective learning rate is at the edge of those tried: one beyond could be better still"
         )
-    test = spoken(result["score"].replace("validation", "test"))
+    metric = result["score"].replace("validation", "test")
+    test = spoken(metric)
     if best["test"] is None:
         lines.append(
             f"its runs lie on {best['place']}: {', '.join(best['runs'])}; {test} is in their summary.json"
         )
     else:
-        lines.append(f"{test}: {with_spread(best['test'])}")
+        ends = interval_of(metric, best["test"][0], best.get("test_images"))
+        lines.append(f"{test}: {with_spread(best['test'], ends)} %")
         lines.append(f"run directory: {root / 'runs' / best['run']}")
     return "\n".join(lines)
 

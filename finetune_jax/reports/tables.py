@@ -1,10 +1,17 @@
-"""Text of results: aligned tables, CSV and JSON, and the names of scores as people write them."""
+"""Tables of results as aligned text, Markdown, LaTeX, CSV and JSON; one way to write a score.
+
+Scores are shares in files and percent with two decimals for people.
+"""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from finetune_jax.algorithms.metrics import mean_and_spread
+from finetune_jax.algorithms.uncertainty import wilson_interval
 
 Files = dict[str, str | bytes]
 """``{file name: content}``: what a report is."""
@@ -18,13 +25,41 @@ def spoken(name: str) -> str:
 PREDICTION_COLUMNS = ("image", "label", "class")
 
 
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of cells under the names of their columns.
+
+    Attributes:
+        columns: names, at least one.
+        rows: as many cells each: text, numbers, or None for nothing.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows as text."""
+        return [[cell(value) for value in row] for row in self.rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column, whether it holds only numbers, which stand to the right."""
+        return [
+            all(isinstance(row[i], int | float) or row[i] is None for row in self.rows)
+            for i in range(len(self.columns))
+        ]
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned text; numbers to the right."""
-    cells = [list(columns), *[[cell(value) for value in row] for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    numeric = [
-        all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))
-    ]
+    return as_text(Table(columns, rows))
+
+
+def as_text(table: Table) -> str:
+    """Aligned text; numbers to the right."""
+    cells, numeric = [list(table.columns), *table.cells], table.numeric
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     lines = [
         "  ".join(
             text.rjust(width) if right else text.ljust(width)
@@ -36,32 +71,118 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def as_markdown(table: Table) -> str:
+    """A table of GitHub-flavoured Markdown."""
+    rows = [table.columns, ["---:" if right else "---" for right in table.numeric], *table.cells]
+    escaped = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def as_latex(table: Table) -> str:
+    """A ``tabular`` with the rules of the package booktabs."""
+    letters = "".join("r" if right else "l" for right in table.numeric)
+    head, *rows = [" & ".join(map(latex_text, row)) + r" \\" for row in (table.columns, *table.cells)]
+    lines = [
+        rf"\begin{{tabular}}{{{letters}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "′": r"$'$",
+    "−": r"$-$",
+    "‖": r"$\|$",
+    "∇": r"$\nabla$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "η": r"$\eta$",
+    "λ": r"$\lambda$",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text with the characters escaped that mean something to LaTeX, and with Greek letters as mathematics."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def percent(share: float) -> str:
+    """A share as people read it: ``0.5333`` is ``53.33 %``."""
+    return f"{100 * share:.2f} %"
+
+
+def between(ends: tuple[float, float]) -> str:
+    """An interval of shares: ``43.10 to 63.29 %``."""
+    return f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f} %"
+
+
+def interval_of(name: str, score: float, images: int | None) -> tuple[float, float] | None:
+    """The 95 % Wilson interval of a score that is a share of images; None for other scores.
+
+    Args:
+        name: of the score, e.g. ``test_accuracy``.
+        score: in [0, 1].
+        images: how many were looked at; None where that is unknown.
+    """
+    share_of_images = (name.endswith("_accuracy") and "balanced" not in name) or "recall_at_" in name
+    if not images or not share_of_images or not 0 <= score <= 1:
+        return None
+    return wilson_interval(score * images, images)
+
+
+def with_spread(values: Sequence[float], ends: tuple[float, float] | None = None) -> str:
+    """Shares as percent without its sign: mean ± deviation of several seeds, else the interval of the only one."""
+    mean, spread = mean_and_spread(values)
+    if len(values) > 1:
+        return f"{100 * mean:.2f} ± {100 * spread:.2f}"
+    return f"{100 * mean:.2f}" + ("" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]")
+
+
 def result_line(summary: Mapping[str, Any]) -> str:
     """A run in one line: its score on the test images, and how it came about."""
-    name = summary["score"]
+    name, images = summary["score"], summary["images"].get("test")
+    ends = interval_of(name, summary[name], images)
+    certainty = "" if ends is None else f" of {images:,} images (95 %: {between(ends)})"
     return (
-        f"{spoken(name)} {summary[name]:.4f} (epoch {summary['best_epoch']} of {summary['epochs_trained']}, "
-        f"chosen on {summary['selected_on']}; {summary['seconds']:.0f} s)"
+        f"{spoken(name)} {percent(summary[name])}{certainty}, epoch {summary['best_epoch']} of "
+        f"{summary['epochs_trained']} chosen on {summary['selected_on']}; {summary['seconds']:.0f} s"
     )
 
 
 def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row per run: scores, epochs, passes, seconds, parameters; all runs have the same score."""
+    """One row per run: scores in percent, epochs, passes, seconds, parameters; all runs have the same score."""
     first = next(iter(summaries.values()))
     score = first["score"]
     more = [name for name in first if name.startswith("test_") and name != score and "loss" not in name]
     chosen = score.replace("test", "validation")
     shown = [score, *more, *([chosen] if first.get(chosen) is not None else [])]
     return table(
-        ["", *map(spoken, shown), "epochs", "with rejected trials", "seconds", "trained parameters"],
+        [
+            "scores in %",
+            *(spoken(column).removeprefix("test ") for column in shown),
+            "epochs",
+            "seconds",
+            "trained",
+        ],
         [
             [
                 name,
-                *(summary[column] for column in shown),
-                summary["epochs_trained"],
-                summary["passes"],
+                *(f"{100 * summary[column]:.2f}" for column in shown),
+                epochs_text([summary["epochs_trained"]], [summary["passes"]]),
                 round(summary["seconds"]),
-                summary["parameters_trained"],
+                f"{summary['parameters_trained'] / 1e6:.2f} M",
             ]
             for name, summary in summaries.items()
         ],
@@ -71,14 +192,35 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 def measurement_table(result: Mapping[str, Any]) -> str:
     """Scores of ``runs.evaluate``, and for classification a row per class."""
     lines = [f"{result['images']} {result['split']} images of {result['dataset']}"]
-    lines += [f"{name}: {value:.4f}" for name, value in result["scores"].items()]
+    for name, value in result["scores"].items():
+        ends = interval_of(f"_{name}".replace(" ", "_"), value, result["images"])
+        if "entropy" in name:
+            lines.append(f"{name}: {value:.4f}")
+        else:
+            lines.append(f"{name}: {percent(value)}" + ("" if ends is None else f" (95 %: {between(ends)})"))
     if "recall_per_class" in result:
         rows = [
-            [name, result["images_per_class"][name], recall, "  ".join(result["confused_with"][name])]
+            [
+                name,
+                result["images_per_class"][name],
+                percent(recall),
+                "  ".join(result["confused_with"][name]),
+            ]
             for name, recall in result["recall_per_class"].items()
         ]
         lines += ["", table(["class", "images", "recall", "most often taken for"], rows)]
     return "\n".join(lines)
+
+
+def epochs_text(epochs: Sequence[int], passes: Sequence[int]) -> str:
+    """Epochs trained, the mean of several runs, and in brackets with trials that were rejected where there are any."""
+    trained, tried = mean_of(epochs), mean_of(passes)
+    return trained if trained == tried else f"{trained} ({tried})"
+
+
+def mean_of(values: Sequence[float]) -> str:
+    """The mean with one digit, none where that is 0."""
+    return f"{mean_and_spread(values)[0]:.1f}".removesuffix(".0")
 
 
 def predictions_csv(names: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> str:

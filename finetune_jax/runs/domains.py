@@ -6,6 +6,7 @@ sets that are compared have the same image size.
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from finetune_jax import data as datasets
 from finetune_jax.algorithms import domain_similarity
 from finetune_jax.config.settings import READING_SETTINGS, DataConfig
 from finetune_jax.data.examples import Source
-from finetune_jax.data.feeds import create_feed
+from finetune_jax.data.feeds import Feed, create_feed
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.weight_files import read_write
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
-from finetune_jax.models.weights.pretrained import Pretrained, bundled_source
+from finetune_jax.models.weights.pretrained import Pretrained, at_image_size, bundled_source
 from finetune_jax.training import evaluation
 
-_BATCH = 256
+_Compute = Callable[[Any, Feed, int], Iterator[np.ndarray]]
+"""``(variables, feed, number of images) → features [B, D]`` batch by batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +81,7 @@ class Prober:
         self._origin = origin
         self._replicas = replicas
         self._pretrained = pretrained
-        self._variables = replicas.replicate(origin.variables)
-        normalize, network = normalizer(origin.mean, origin.std), origin.network
-        self._features = evaluation.compile_batches(
-            lambda variables, images: network.embed(variables, normalize(images)), replicas, _BATCH
-        )
+        self._at_size: dict[int, tuple[_Compute, Any]] = {}
 
     def source(self, name: str) -> Domain:
         """What the weights were trained on.
@@ -153,7 +151,8 @@ class Prober:
         resident = arrays.images.nbytes <= config.device_data_gb * 1e9
         feed = create_feed(arrays, self._replicas, resident=resident, steps_per_dispatch=1)
         start = 0
-        for features in self._features(self._variables, feed, len(arrays.labels)):
+        compute, variables = self._features(size)
+        for features in compute(variables, feed, len(arrays.labels)):
             labels = jnp.asarray(arrays.labels[start : start + len(features)])
             more, images = domain_similarity.class_sums(jnp.asarray(features), labels, len(counts))
             sums, counts, start = sums + np.asarray(more), counts + np.asarray(images), start + len(features)
@@ -166,10 +165,22 @@ class Prober:
             source.name, means.astype(np.float32), weights.astype(np.float32), int(counts.sum()), size
         )
 
+    def _features(self, size: int) -> tuple[_Compute, Any]:
+        """What computes the features of images of a size, and the variables on the devices."""
+        origin = at_image_size(self._origin, size)
+        key = origin.network.image_size or 0  # of most networks one program and one copy do for all sizes
+        if key not in self._at_size:
+            normalize, network = normalizer(origin.mean, origin.std), origin.network
+            compute = evaluation.compile_batches(
+                lambda variables, images: network.embed(variables, normalize(images)), self._replicas
+            )
+            self._at_size[key] = (compute, self._replicas.replicate(origin.variables))
+        return self._at_size[key]
+
     @property
     def feature_count(self) -> int:
         """``D``."""
-        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct(self._origin.network.example_shape, jnp.float32)
         return jax.eval_shape(self._origin.network.embed, self._origin.variables, images).shape[1]
 
     def write(self, domain: Domain, file: str) -> None:

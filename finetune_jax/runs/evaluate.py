@@ -1,5 +1,7 @@
 """Measuring a finished run on a split: classification scores, or retrieval by its embeddings."""
 
+import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,21 +11,32 @@ import numpy as np
 from finetune_jax import data as datasets
 from finetune_jax.algorithms import metrics
 from finetune_jax.config.settings import DataConfig
+from finetune_jax.data import record, split_rules
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
+from finetune_jax.files.run_directory import data_config_of
 from finetune_jax.models.card import read_best
 from finetune_jax.models.normalization import normalizer
+from finetune_jax.runs import recorded_data
 from finetune_jax.training import evaluation, tasks
-
-_BATCH = 256
 
 
 def measure(
-    run: Path, config: DataConfig, replicas: Replicas, *, split: str, protocol: str
+    run: Path,
+    config: DataConfig,
+    replicas: Replicas,
+    *,
+    split: str,
+    protocol: str,
+    current_folder: bool = False,
+    include_trained: bool = False,
 ) -> dict[str, Any]:
     """Scores of a run's best checkpoint.
+
+    Where the config is that of the run, a split is the run's own: the images that it had, whatever has come to the
+    folder since.
 
     Args:
         run: its directory.
@@ -32,6 +45,8 @@ def measure(
         replicas: the devices to run on.
         split: ``train``, ``validation`` or ``test``.
         protocol: ``classification`` or ``retrieval``; it may differ from the one the data are split for.
+        current_folder: whether to measure on the data as they are now, divided anew.
+        include_trained: whether images that the run was trained on may be among those of another split.
 
     Returns:
         JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
@@ -40,14 +55,16 @@ def measure(
         UserError: no such run, or the data does not go with it.
     """
     card, variables = read_best(run)
-    source = datasets.load_source(config, silent=not replicas.is_primary)
+    source, recorded = _data_of_run(run, config, silent=not replicas.is_primary, anew=current_folder)
+    if split != "train" and not include_trained:
+        _refuse_trained(source, recorded, split, current_folder)
     network = card.model()
     normalize = normalizer(card.mean, card.std)
     variables = replicas.replicate(variables)
     if protocol == "classification" and card.head == "embedding":
         raise UserError(f"--run={run} learned embeddings and no classifier; use --protocol=retrieval")
     part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
-    run_network = evaluation.compile_evaluation(part(network, normalize), replicas, _BATCH)
+    run_network = evaluation.compile_evaluation(part(network, normalize), replicas)
 
     def outputs_of(split: str) -> tuple[np.ndarray, np.ndarray]:
         arrays = datasets.materialise_split(
@@ -65,11 +82,63 @@ def measure(
 
     outputs, labels = outputs_of(split)
     result = {"run": str(run), "dataset": source.name, "split": split, "images": len(labels)}
+    if now := record.record_of(source):
+        result["data_digest"] = now.digest
     if protocol == "retrieval":
         gallery = outputs_of("gallery") if split == "test" and "gallery" in source.splits else None
         return {**result, "scores": tasks.retrieval_scores(config, outputs, labels, gallery)}
     labels = labels_of_run(labels, source, card.class_names)
     return {**result, **classification_details(outputs, labels, card.class_names)}
+
+
+def _data_of_run(
+    run: Path, config: DataConfig, *, silent: bool, anew: bool
+) -> tuple[Source, record.Record | None]:
+    """The data to measure on, with the run's own splits where they are asked for, and the run's record.
+
+    Raises:
+        UserError: images of the run are gone or have changed.
+    """
+    known = recorded_data.read(run)
+    of_run = data_config_of(run)
+    same = all(getattr(config, name) == getattr(of_run, name) for name in recorded_data.DIVIDING)
+    rule = None if anew else split_rules.BY_COUNT if known is None else known.split_rule
+    source = datasets.load_source(config, silent=silent, split_rule=rule)
+    now = record.record_of(source)
+    if known is None or now is None or anew or not same or now.digest == known.digest:
+        return source, known
+    splits, changes = {}, ""
+    for name in known.splits:
+        splits[name], changes = record.restored(known, source, name)
+    if not silent:
+        print(
+            f"note: {changes}; measured are the images of the run (--current_folder measures on all)",
+            file=sys.stderr,
+        )
+    return dataclasses.replace(source, class_names=known.class_names, splits=splits), known
+
+
+def _refuse_trained(source: Source, known: record.Record | None, split: str, current_folder: bool) -> None:
+    """Refuse to measure on images that the run was trained on as if it had not seen them.
+
+    Raises:
+        UserError: says how many, and names one.
+    """
+    if not current_folder or split not in source.splits:
+        return
+    if known is None:
+        raise UserError(
+            "the run is from before runs recorded their images, so --current_folder cannot tell which of them it was "
+            "trained on; leave it out, or give --include_trained"
+        )
+    examples = source.splits[split]
+    trained = record.trained_on(known, examples)
+    if trained.any():
+        raise UserError(
+            f"the run was trained on {int(trained.sum())} of the {len(examples)} {split} images of {source.name} as "
+            f"they are divided now, e.g. {examples.names[int(trained.argmax())]}; leave --current_folder out to "
+            "measure on the run's own split, or give --include_trained"
+        )
 
 
 def labels_of_run(labels: np.ndarray, source: Source, class_names: tuple[str, ...]) -> np.ndarray:
@@ -111,6 +180,6 @@ def classification_details(
     }
 
 
-def _confusions(row: np.ndarray, own: int, class_names: tuple[str, ...]) -> list[str]:
-    others = [i for i in np.argsort(-row, kind="stable") if i != own and row[i]]
+def _confusions(row: np.ndarray, number: int, class_names: tuple[str, ...]) -> list[str]:
+    others = [i for i in np.argsort(-row, kind="stable") if i != number and row[i]]
     return [f"{class_names[i]} ({row[i]})" for i in others[:2]]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.data.decode import preprocess, read_image
+from finetune_jax.data.decode import Decoding, preprocess, read_image
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
@@ -46,8 +46,8 @@ def of_runs(runs: Sequence[Path], paths: Sequence[Path]) -> bytes:
     maps = {}
     for run in runs:
         card, variables = read_best(run)
-        (found,) = _maps(card, variables, paths, card.network().block_names[-1:]).values()
-        maps[f"{run.name}\n{card.blocks} blocks"] = found
+        (last,) = _maps(card, variables, paths, card.network().block_names[-1:]).values()
+        maps[f"{run.name}\n{card.blocks} blocks"] = last
     return _grid(card, paths, maps)
 
 
@@ -74,8 +74,8 @@ def of_trials(run: Path, paths: Sequence[Path], epoch: int, blocks: Sequence[str
         if saved is None:
             raise UserError(f"--run={run} kept no weights of its trials; train with --keep_trials")
         title = f"trial {row['trial']}\nquality {float(row['sorting_quality']):.2f}"
-        for name, found in _maps(card, variables_of(card, saved), paths, names).items():
-            columns[name][title] = found
+        for name, heat in _maps(card, variables_of(card, saved), paths, names).items():
+            columns[name][title] = heat
     if not columns[names[0]]:
         raise UserError(f"--run={run} has no epoch {epoch}")
     return {name: _grid(card, paths, maps) for name, maps in columns.items()}
@@ -100,11 +100,12 @@ def _maps(
 
 
 def _images(card: Card, paths: Sequence[Path]) -> np.ndarray:
-    return np.stack([preprocess(read_image(path), card.preprocessing) for path in paths])
+    decoding = Decoding(bits=card.preprocessing.bits)
+    return np.stack([preprocess(read_image(path, decoding=decoding), card.preprocessing) for path in paths])
 
 
 def _grid(card: Card, paths: Sequence[Path], maps: dict[str, np.ndarray]) -> bytes:
-    named = {title.replace("block_", "block "): found for title, found in maps.items()}
+    named = {title.replace("block_", "block "): heat for title, heat in maps.items()}
     return figures.grad_cam_grid(_images(card, paths), named)
 
 

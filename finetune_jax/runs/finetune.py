@@ -1,54 +1,95 @@
 """Fine-tunes: one run, or several in lockstep."""
 
+import contextlib
 import dataclasses
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+
+from finetune_jax.config import resolution
 from finetune_jax.config.checks import validate
 from finetune_jax.config.choices import AUTO
 from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.runs import same_run
-from finetune_jax.runs.program import _Job
-from finetune_jax.training import lockstep
-from finetune_jax.training.plan import AfterEpoch
+from finetune_jax.runs import images as run_images
+from finetune_jax.runs import program as programs
+from finetune_jax.runs import recorded_data, same_run
+from finetune_jax.runs import start as run_start
+from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
+from finetune_jax.runs.program import Program
+from finetune_jax.runs.result import finish
+from finetune_jax.training import lockstep, loop, tasks
+from finetune_jax.training.plan import AfterEpoch, Plan
 
 
-def run(config: FinetuneConfig, replicas: Replicas, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:
+class Prepared(NamedTuple):
+    """A run that may begin: everything that a mistake in its flags could spoil is built.
+
+    Attributes:
+        program: what is compiled, perhaps shared with other runs.
+        settings: of the run.
+        plan: of its training.
+        directory: of the run, not yet made.
+    """
+
+    program: Program
+    settings: Settings
+    plan: Plan
+    directory: RunDirectory
+
+
+def run(
+    config: FinetuneConfig,
+    replicas: Replicas,
+    after_epoch: AfterEpoch | None = None,
+    *,
+    beside: Path | None = None,
+) -> dict[str, Any]:
     """Fine-tune, or go on with an unfinished run in the same directory.
 
     Args:
         config: everything about the run.
         replicas: the devices to train on.
         after_epoch: see ``training.Plan``.
+        beside: directory of a run of the same study, whose images this one must have.
 
     Returns:
         The content of ``summary.json``.
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        Stopped: SIGTERM came; the state is saved.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
-    directory = _directory(config, replicas)
+    with replicas.fail_together():
+        directory = _directory(config, replicas)
     same_run.agree_on_progress(directory)
     if directory.summary is not None:
+        recorded_data.check_finished(config, directory)
         return directory.summary
     began = time.monotonic()
-    with replicas.together():
-        job = _Job(config, replicas, after_epoch, chosen_before=directory.resolved)
-    return job.run(directory, began)
+    with directory:
+        with replicas.fail_together():
+            data_before = recorded_data.before(directory.path, *([] if beside is None else [beside]))
+            program, settings = prepare(
+                config, replicas, chosen_before=directory.resolved, data_before=data_before
+            )
+            plan = programs.plan_of(program, settings.config, after_epoch)
+        return _train(Prepared(program, settings, plan, directory), began)
 
 
-def run_together(
+def train_in_lockstep(
     configs: Sequence[FinetuneConfig],
     replicas: Replicas,
     *,
     vectorize: bool | None = None,
     after_epochs: Sequence[AfterEpoch | None] | None = None,
+    beside: Path | None = None,
 ) -> list[dict[str, Any] | Diverged | Pruned]:
     """Fine-tune with several settings of rates, momentum and weight decay, compiling once.
 
@@ -61,46 +102,121 @@ def run_together(
         vectorize: whether one program takes the same step of all runs (``jax.vmap``), or the program of one
             run takes the runs one after the other; by default whichever is faster here.
         after_epochs: of each run, see ``training.Plan``.
+        beside: directory of a run of the same study, whose images these must have.
 
     Returns:
         The content of ``summary.json`` of each run, or how it diverged or was pruned, which stops no other run.
 
     Raises:
         UserError: the input is bad; says which flag or file.
-        Stopped: SIGTERM came; all states are saved.
+        Stopped: SIGTERM or Ctrl-C came; all states are saved.
     """
     _check_group(configs)
-    directories = [_directory(config, replicas) for config in configs]
+    with replicas.fail_together():
+        directories = [_directory(config, replicas) for config in configs]
     for directory in directories:
         same_run.agree_on_progress(directory)
     results: list[Any] = [directory.summary for directory in directories]
+    for config, directory, summary in zip(configs, directories, results, strict=True):
+        if summary is not None:
+            recorded_data.check_finished(config, directory)
     unfinished = [number for number, summary in enumerate(results) if summary is None]
     if not unfinished:
         return results
     began = time.monotonic()
-    with replicas.together():
-        first = _Job(configs[unfinished[0]], replicas)
-        told = after_epochs or [None] * len(configs)
-        jobs = {number: first.with_settings_of(configs[number], told[number]) for number in unfinished}
+    callbacks = after_epochs or [None] * len(configs)
+    with replicas.fail_together():
+        paths = [directories[number].path for number in unfinished]
+        data_before = recorded_data.before(*paths, *([] if beside is None else [beside]))
+        program, first = prepare(configs[unfinished[0]], replicas, data_before=data_before)
+        for path in paths:
+            recorded_data.before(path).check(program.images.source)
+        runs = {}
+        for number in unfinished:
+            settings = settings_of(configs[number], program.images)
+            plan = programs.plan_of(program, settings.config, callbacks[number])
+            runs[number] = Prepared(program, settings, plan, directories[number])
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
-        vectorize = not replicas.on_cpu or first.trained == ("head",)
+        vectorize = not replicas.on_cpu or program.trained == ("head",)
     if not vectorize:
-        for number, job in jobs.items():
+        for number, prepared in runs.items():
             try:
-                results[number] = job.run(directories[number], time.monotonic())
+                with prepared.directory:
+                    results[number] = _train(prepared, time.monotonic())
             except (Diverged, Pruned) as error:
                 results[number] = error
         return results
     members = [
-        lockstep.Member(job.initial_state(), job.plan, directories[number]) for number, job in jobs.items()
+        lockstep.Member(programs.initial_state(program, settings.config), plan, directory)
+        for _, settings, plan, directory in runs.values()
     ]
-    for number, job in jobs.items():
-        job.claim(directories[number])
-    endings = lockstep.fit(members, first.lanes(len(members)), replicas)
-    for (number, job), ending in zip(jobs.items(), endings, strict=True):
-        results[number] = ending or job.finish(directories[number], began)
+    with contextlib.ExitStack() as owned:
+        for prepared in runs.values():
+            owned.enter_context(prepared.directory)
+            _claim(prepared)
+        endings = lockstep.fit(members, programs.lanes_of(program, first.config, len(members)), replicas)
+        for (number, prepared), ending in zip(runs.items(), endings, strict=True):
+            results[number] = ending or finish(program, prepared.settings, prepared.directory, began)
     return results
+
+
+def prepare(
+    flags: FinetuneConfig,
+    replicas: Replicas,
+    *,
+    chosen_before: Mapping[str, Any] | None = None,
+    data_before: recorded_data.Before = recorded_data.NOTHING,
+) -> tuple[Program, Settings]:
+    """The program of a run and its settings, from its flags.
+
+    Args:
+        flags: of the run, valid.
+        replicas: where it trains.
+        chosen_before: see ``chosen_rate.chosen_settings``.
+        data_before: what an earlier start of the run tells of its data, which must be the same.
+
+    Raises:
+        UserError: data, weights and settings do not go together.
+    """
+    task = tasks.create(flags)
+    origin = run_start.load_origin(flags)
+    images = run_images.load(flags, task, origin.image_size, replicas, data_before)
+    settings = chosen_settings(flags, images, origin, chosen_before)
+    config = settings.config
+    key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
+    start = run_start.begin(config, origin, len(images.class_names), task.head, key, images.image_size)
+    return programs.build(config, task, images, start, replicas), settings
+
+
+def _train(prepared: Prepared, began: float) -> dict[str, Any]:
+    """Train a run alone, finish it, and return its summary."""
+    program, settings, plan, directory = prepared
+    _claim(prepared)
+    # Not named here: its momentum would stay in memory until the end.
+    loop.fit(
+        programs.initial_state(program, settings.config),
+        program.training,
+        plan,
+        program.replicas,
+        directory,
+    )
+    return finish(program, settings, directory, began)
+
+
+def _claim(prepared: Prepared) -> None:
+    """Make the directory that of the run, and print the rates."""
+    program, settings, _, directory = prepared
+    # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
+    source = program.images.source
+    rates_and_data = settings.rates | recorded_data.resolved(source)
+    same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
+    recorded_data.write(directory, source)
+    if program.replicas.is_primary:
+        if settings.reason:
+            print(f"--learning_rate=auto: {settings.reason}", file=sys.stderr)
+        values = resolution.values(settings.config)
+        print(resolution.line(values, program.images.steps_per_epoch), file=sys.stderr)
 
 
 def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:
@@ -108,6 +224,7 @@ def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:
     validate(config)
     if not config.workdir:
         raise UserError("--workdir is empty; name a directory for the run")
+    recorded_data.refuse_workdir_among_images(config)
     replicas.check_batch_size(config.batch_size)
     directory = RunDirectory(Path(config.workdir).expanduser(), primary=replicas.is_primary)
     directory.check(dataclasses.asdict(config))

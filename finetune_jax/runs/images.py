@@ -1,9 +1,131 @@
-"""The images of a run."""
+"""The images of a run: opened, split, decoded, checked, and on their way to the devices."""
 
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from finetune_jax import data as datasets
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.data.cache import Arrays
+from finetune_jax.data.examples import Source
+from finetune_jax.data.feeds import Feed, create_feed
+from finetune_jax.data.order import training_order
+from finetune_jax.devices import cluster
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.errors import UserError
+from finetune_jax.runs import recorded_data, same_run
+from finetune_jax.training.tasks import Task
+
+# Steps per call of a compiled program on accelerators; on CPU each step is a call.
+_STEPS_PER_DISPATCH = 64
 
 
-def _augmentation(config: FinetuneConfig) -> str:
-    if config.augmentation != "auto":
-        return config.augmentation
-    return "none" if config.dataset == "digits" else "flip"
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """What a run trains on and is measured with.
+
+    Attributes:
+        config: the settings of the data, the batches and their order.
+        replicas: where the images go.
+        source: the data set.
+        class_names: of the classes that are trained on.
+        image_size: side of the squares that the network sees.
+        splits: decoded images with labels, ``train``, ``validation``, ``test`` and perhaps ``gallery``.
+        unlabelled: decoded images of the splits without labels that are to be labelled.
+    """
+
+    config: FinetuneConfig
+    replicas: Replicas
+    source: Source
+    class_names: tuple[str, ...]
+    image_size: int
+    splits: Mapping[str, Arrays]
+    unlabelled: Mapping[str, Arrays]
+
+    def __post_init__(self) -> None:
+        count = len(self.splits["train"].labels)
+        if count < self.config.batch_size:
+            raise UserError(
+                f"--batch_size={self.config.batch_size} is more than the {count} training images of "
+                f"{self.source.name}"
+            )
+        if self.config.select_on == "validation" and not len(self.splits["validation"].labels):
+            raise UserError("the validation split is empty; give --validation_fraction or --select_on=last")
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The training images of an epoch, int32 ``[steps, B]``."""
+        labels = self.splits["train"].labels
+        return training_order(
+            len(labels),
+            self.config.batch_size,
+            seed=self.config.seed,
+            epoch=epoch,
+            balance=labels if self.config.balanced_sampling else None,
+        )
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Batches of every epoch."""
+        return len(self.order(0))
+
+    @functools.cached_property
+    def feeds(self) -> Mapping[str, Feed]:
+        """The splits that have images, on the devices if they all fit there; brought there at the first use."""
+        config = self.config
+        size = sum(arrays.images.nbytes for arrays in self.splits.values())
+        return {
+            split: create_feed(
+                arrays,
+                self.replicas,
+                resident=size <= config.device_data_gb * 1e9,
+                steps_per_dispatch=config.steps_per_dispatch
+                or (1 if self.replicas.on_cpu else _STEPS_PER_DISPATCH),
+                aspects=datasets.stretched_aspects(config, arrays) if split == "train" else None,
+            )
+            for split, arrays in self.splits.items()
+            if len(arrays.labels)
+        }
+
+    @property
+    def augmentation(self) -> str:
+        """Name of the augmentation, ``--augmentation=auto`` decided."""
+        if self.config.augmentation != "auto":
+            return self.config.augmentation
+        return "none" if self.config.dataset == "digits" else "flip"
+
+
+def load(
+    config: FinetuneConfig,
+    task: Task,
+    natural_size: int,
+    replicas: Replicas,
+    data_before: recorded_data.Before = recorded_data.NOTHING,
+) -> Images:
+    """Open the data set and decode all of it that the run needs.
+
+    Args:
+        config: of the run.
+        task: what the classes are for.
+        natural_size: side of the images that the network was trained on.
+        replicas: where the images go.
+        data_before: what an earlier start of the run tells of its data.
+
+    Raises:
+        UserError: there is no such data set, it cannot be read, does not suit the run, or has changed.
+    """
+    silent = not replicas.is_primary
+    source = recorded_data.load(config, data_before, silent=silent)
+    same_run.agree_on_images(source)
+    if config.predict_unlabelled and not source.unlabelled:
+        raise UserError(f"--predict_unlabelled: all images of {source.name} have labels")
+    class_names = task.class_names(source)
+    size = datasets.image_size(config, natural_size)
+    unlabelled: Mapping[str, Arrays] = {}
+    with cluster.one_per_host_first():
+        splits = datasets.materialise(config, source, size, silent=silent)
+        if config.predict_unlabelled:
+            # Before training and not after it: a damaged image should not show up days later.
+            unlabelled = datasets.materialise_unlabelled(config, source, size, silent=silent)
+    return Images(config, replicas, source, class_names, size, splits, unlabelled)

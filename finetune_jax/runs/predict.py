@@ -1,6 +1,6 @@
 """Using a finished (or running) run: its best checkpoint as a callable."""
 
-from collections.abc import Iterable, Sequence
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,44 +8,80 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.data.decode import preprocess, read_image
+from finetune_jax.data.decode import Decoding, preprocess
+from finetune_jax.data.image_inputs import one_by_one, pixels_of
 from finetune_jax.models.card import Card, read_best
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.training import evaluation
 
-_BATCH = 32
+_BATCHES = (1, 8, 32)
+"""Sizes of the batches that are compiled, each at its first use; the smallest that holds the images is taken."""
 
 
 class Predictor:
     """A trained network with its preprocessing.
 
-    Calling it gives probabilities ``[N, num_classes]``; :meth:`embed` gives features.
+    Calling it gives probabilities ``[N, num_classes]``; :meth:`top` names the most likely classes, :meth:`logits` and
+    :meth:`embed` give what the probabilities are computed from.
+
+    Everywhere, ``images`` is one image or several: paths, encoded files as ``bytes`` or file objects, Pillow images,
+    arrays uint8 ``[h, w]``, ``[h, w, 1]``, ``[h, w, 3]``, ``[h, w, 4]`` or ``[N, h, w, C]`` of NumPy or JAX, or an
+    iterable of these. Grey becomes RGB, transparency white.
 
     Attributes:
+        card: of the checkpoint.
         class_names: of the columns.
+        decoding: how files and wide grey values become pixels.
     """
 
     def __init__(self, card: Card, variables: Variables) -> None:
         self.card = card
         self.class_names = card.class_names
+        self.decoding = Decoding(bits=card.preprocessing.bits)
         network = card.model(dtype=jnp.bfloat16 if card.bfloat16 else jnp.float32)
         normalize = normalizer(card.mean, card.std)
         logits = evaluation.classifier(network, normalize)
         self._variables = jax.device_put(variables)
+        self._logits = jax.jit(logits)
         self._probabilities = jax.jit(lambda variables, images: jax.nn.softmax(logits(variables, images)))
         self._embed = jax.jit(evaluation.embedder(network, normalize))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns."""
+        return self.class_names
 
     def __call__(self, images: Any) -> np.ndarray:
         """Class probabilities, float32 ``[N, num_classes]``.
 
         Args:
-            images: a path, a uint8 array ``[h, w, 3]`` or ``[N, h, w, 3]``, or a sequence of paths and arrays.
+            images: one or several, see the class.
 
         Raises:
             UserError: an image cannot be read.
+            TypeError: something is no image.
+            ValueError: an array has another shape or type, or there is no image.
         """
         return self._map(self._probabilities, images)
+
+    def logits(self, images: Any) -> np.ndarray:
+        """Outputs before the softmax, float32 ``[N, num_classes]``."""
+        return self._map(self._logits, images)
+
+    def top(self, images: Any, k: int = 5) -> list[list[tuple[str, float]]]:
+        """The most likely classes of each image with their probabilities, the most likely first.
+
+        Args:
+            images: one or several, see the class.
+            k: how many classes; all where there are fewer.
+        """
+        probabilities = self(images)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(k, 0)]
+        return [
+            [(self.class_names[i], float(row[i])) for i in indices]
+            for row, indices in zip(probabilities, best, strict=True)
+        ]
 
     def embed(self, images: Any) -> np.ndarray:
         """Embeddings, float32 ``[N, D]``: pooled output of the last block, image and mirror image summed."""
@@ -53,9 +89,11 @@ class Predictor:
 
     def _map(self, function: Any, images: Any) -> np.ndarray:
         outputs = []
-        for chunk in _chunks(_as_sequence(images), _BATCH):
+        rest = one_by_one(images)
+        while chunk := list(itertools.islice(rest, _BATCHES[-1])):
             ready = np.stack([self._prepare(image) for image in chunk])
-            filled = np.zeros((_BATCH, *ready.shape[1:]), np.uint8)
+            size = next(size for size in _BATCHES if size >= len(ready))
+            filled = np.zeros((size, *ready.shape[1:]), np.uint8)
             filled[: len(ready)] = ready
             outputs.append(np.asarray(function(self._variables, filled))[: len(ready)])
         if not outputs:
@@ -63,10 +101,7 @@ class Predictor:
         return np.concatenate(outputs)
 
     def _prepare(self, image: Any) -> np.ndarray:
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise ValueError(f"an image must be uint8 [h, w, 3], not {pixels.dtype} {pixels.shape}")
-        return preprocess(pixels, self.card.preprocessing)
+        return preprocess(pixels_of(image, self.decoding), self.card.preprocessing)
 
 
 def load(run_directory: str | Path) -> Predictor:
@@ -77,14 +112,3 @@ def load(run_directory: str | Path) -> Predictor:
     """
     card, variables = read_best(Path(run_directory))
     return Predictor(card, variables)
-
-
-def _as_sequence(images: Any) -> Sequence[Any]:
-    if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3):
-        return [images]
-    return images
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

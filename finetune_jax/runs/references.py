@@ -50,15 +50,15 @@ def load(reference: str, architecture: str) -> References:
     if reference.endswith(".json"):
         return References(reference, _read(Path(reference).expanduser(), reference))
     columns = {"/".join(column): cells for column, cells in hyperparameters.TABLE_4.items()}
-    own = _COLUMN_OF.get(architecture, "")
-    name = f"imagenet/{own or 'resnet101'}" if reference == "auto" else reference
+    column = _COLUMN_OF.get(architecture, "")
+    name = f"imagenet/{column or 'resnet101'}" if reference == "auto" else reference
     if name not in columns:
         raise UserError(
             f"--reference={reference} is not known; give auto, FILE.json, or {', '.join(columns)}"
         )
     network = name.partition("/")[2]
     remark = ""
-    if network != own:
+    if network != column:
         remark = (
             f"the similarities of Table 4 are those of a {network}; in the features of this {architecture} all "
             "distances have another scale, so the nearest data set is no more than a guess: give --reference=FILE.json "
@@ -81,12 +81,12 @@ def judge(source: Domain, target: Domain, references: References) -> dict[str, A
         raise UserError(
             f"{target.name} is at distance {distance:g} from {source.name}, which leaves no similarity to compare"
         )
-    found = hyperparameters.recommend_among(references.cells, similarity)
-    low, high = found.effective_learning_rates
+    advice = hyperparameters.recommend_among(references.cells, similarity)
+    low, high = advice.effective_learning_rates
     reason = (
         f"the similarity of {target.name} to {source.name} is {similarity:.4f}; of {references.name}, "
-        f"{found.reference} is nearest ({found.similarity:.3f}), where {found.effective_learning_rate:g} is the best "
-        f"effective learning rate: search {low:g} to {high:g}"
+        f"{advice.reference} is nearest ({advice.similarity:.3f}), where {advice.effective_learning_rate:g} is the "
+        f"best effective learning rate: search {low:g} to {high:g}"
     )
     return {
         "name": target.name,
@@ -94,9 +94,9 @@ def judge(source: Domain, target: Domain, references: References) -> dict[str, A
         "images": target.images,
         "distance": distance,
         "similarity": similarity,
-        "reference": found.reference,
-        "reference_similarity": found.similarity,
-        "effective_learning_rate": found.effective_learning_rate,
+        "reference": advice.reference,
+        "reference_similarity": advice.similarity,
+        "effective_learning_rate": advice.effective_learning_rate,
         "effective_learning_rates": [low, high],
         "reason": reason,
     }

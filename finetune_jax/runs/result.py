@@ -1,45 +1,153 @@
-"""What a run writes at its end."""
+"""What a run leaves behind: its best weights tested, labels of what had none, the summary and the report."""
 
 import dataclasses
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.data.feeds import Arrays
+from finetune_jax.data.feeds import create_feed
+from finetune_jax.errors import UserError
+from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.models.compositions.routed import RoutedNetwork
-from finetune_jax.reports import run_page
-from finetune_jax.reports.run_result import Classified, PolicyDecisions, Retrieved, RunResult
+from finetune_jax.models.network import Variables
+from finetune_jax.reports import run_page, tables
+from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
+from finetune_jax.runs.chosen_rate import Settings
+from finetune_jax.runs.program import Program
+from finetune_jax.runs.summary import Rows, summarise
+from finetune_jax.training.methods.method import Findings, TrainedRun
 
 
-def _write_report(
-    directory: RunDirectory,
-    config: FinetuneConfig,
-    summary: Mapping[str, Any],
-    rows: list[dict[str, str]],
-    outputs: np.ndarray,
-    gallery: tuple[np.ndarray, Arrays] | None,
-    decisions: np.ndarray | None,
-    job: Any,
-) -> None:
-    images, names = job.splits["test"], job.source.class_names
-    test: Classified | Retrieved = Retrieved(outputs, images, names, gallery)
-    if config.protocol == "classification":
-        test = Classified(outputs, images.labels, job.class_names)
-    policy = None
-    if decisions is not None and isinstance(job.setup.model, RoutedNetwork):
-        routed = job.setup.model.routed
-        policy = PolicyDecisions(decisions, images.labels, names, routed, job.source.name)
-    result = RunResult(
-        flags=dataclasses.asdict(config),
-        score=job.task.score,
-        rows=rows,
-        passes=directory.read_passes(),
-        summary=summary,
-        test=test,
-        policy=policy,
+def finish(program: Program, settings: Settings, directory: RunDirectory, began: float) -> dict[str, Any]:
+    """Test what was trained, write what the run directory lacks, and return the summary.
+
+    Args:
+        program: of the run.
+        settings: of the run.
+        directory: of the run, trained to the end.
+        began: value of ``time.monotonic`` at its start.
+
+    Raises:
+        UserError: a file cannot be written or read.
+    """
+    rows = directory.read_metrics()
+    best_step, best = best_row(directory, rows)
+    totals = {name: float(best[f"train_{name}"]) for name in program.method.totals}
+    saved = checkpoints.restore_variables(directory.checkpoints, best_step, program.variables)
+    best_variables = program.method.result(saved, totals)
+    if program.method.makes_compact:
+        write_compact(program, directory, best_step, best_variables)
+    variables = program.replicas.replicate(best_variables)
+    outputs = program.outputs(program.predict, variables, "test")
+    gallery = program.gallery_outputs(program.predict, variables)
+    scores = program.scores_of_outputs(outputs, gallery)
+    seconds = time.monotonic() - began
+    findings = program.method.examine(trained_run(program, settings, variables, totals))
+    summary = summarise(program, settings, rows, best, scores, findings, seconds)
+    label_unlabelled(program, variables, directory)
+    if program.replicas.is_primary:
+        for note in findings.notes:
+            print(f"warning: {note}", file=sys.stderr)
+        passes = directory.read_passes()
+        result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings)
+        for name, content in run_page.files(result).items():
+            directory.write_file(name, content)
+        directory.write_summary(summary)
+    return summary
+
+
+def best_row(directory: RunDirectory, rows: Rows) -> tuple[int, Mapping[str, str]]:
+    """Number of the best checkpoint, and the row of its epoch.
+
+    Raises:
+        UserError: there is none.
+    """
+    best = checkpoints.best_step(directory.checkpoints)
+    if best is None:
+        raise UserError(f"{directory.checkpoints} holds no evaluated checkpoint")
+    return best, next(row for row in rows if int(row["step"]) == best)
+
+
+def trained_run(
+    program: Program, settings: Settings, variables: Variables, totals: Mapping[str, float]
+) -> TrainedRun:
+    """The run as its method examines it."""
+    return TrainedRun(
+        config=settings.config,
+        task=program.task,
+        replicas=program.replicas,
+        normalize=program.normalize,
+        dataset=program.images.source.name,
+        class_names=program.images.source.class_names,
+        test_labels=program.images.splits["test"].labels,
+        variables=variables,
+        totals=totals,
+        test_outputs=lambda predict, variables: program.outputs(predict, variables, "test"),
+        test_scores=program.test_scores,
     )
-    for name, content in run_page.files(result).items():
-        directory.write_file(name, content if isinstance(content, bytes) else content.encode())
+
+
+def write_compact(program: Program, directory: RunDirectory, best_step: int, variables: Variables) -> None:
+    """Save a result that holds less than what was trained; prediction prefers it."""
+    score = checkpoints.read_meta(directory.checkpoints, best_step)["score"]
+    card = dataclasses.replace(program.card, composition={})
+    with program.replicas.fail_together():
+        saver = checkpoints.Checkpoints(directory.compact, writable=program.replicas.is_primary)
+        saver.save(best_step, {"variables": variables}, card.to_json(), score=score)
+        saver.close()
+
+
+def label_unlabelled(program: Program, variables: Variables, directory: RunDirectory) -> None:
+    """Write ``predictions-SPLIT.csv`` of every split without labels, if asked for."""
+    images = program.images
+    for split, arrays in images.unlabelled.items():
+        feed = create_feed(arrays, program.replicas, resident=False, steps_per_dispatch=1)
+        labels = program.predict(variables, feed, len(arrays.labels)).argmax(1)
+        names = [images.source.unlabelled[split].names[i] for i in arrays.kept]
+        table = tables.predictions_csv(names, labels, images.class_names)
+        directory.write_file(f"predictions-{split}.csv", table.encode())
+
+
+def run_result(
+    program: Program,
+    settings: Settings,
+    summary: Mapping[str, Any],
+    rows: Rows,
+    passes: Rows,
+    outputs: np.ndarray,
+    gallery: np.ndarray | None,
+    findings: Findings,
+) -> RunResult:
+    """What the report of a run is made from.
+
+    Args:
+        program: of the run.
+        settings: of the run.
+        summary: of ``summary.summarise``.
+        rows: of ``metrics.csv``.
+        passes: of ``passes.csv``.
+        outputs: of the test images.
+        gallery: outputs of what is searched, where that is another split.
+        findings: of the method.
+    """
+    images = program.images
+    test = images.splits["test"]
+    tested: Classified | Retrieved
+    if settings.config.protocol == "classification":
+        tested = Classified(outputs, test.labels, images.class_names, images=test.images)
+    else:
+        searched = None if gallery is None else (gallery, images.splits["gallery"])
+        tested = Retrieved(outputs, test, images.source.class_names, searched)
+    return RunResult(
+        flags=dataclasses.asdict(settings.flags),
+        score=program.task.score,
+        rows=rows,
+        passes=passes,
+        summary=summary,
+        test=tested,
+        pictures=findings.draw(),
+        files=findings.files,
+    )

@@ -44,7 +44,7 @@ def claim(
     """
     job = cluster.active()
     if job is not None and job.place.index:
-        job.gather("")
+        job.gather()
     directory.claim(flags, resolved)
     if job is not None and not job.place.index:
-        job.gather("")
+        job.gather()

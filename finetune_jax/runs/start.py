@@ -1,17 +1,41 @@
 """The network that a run starts from."""
 
+import dataclasses
+import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from finetune_jax.config import resolution
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import AXIS
 from finetune_jax.errors import UserError
-from finetune_jax.models import registry
+from finetune_jax.models import pruning, registry
+from finetune_jax.models.network import Network, Variables
 from finetune_jax.models.weights import pretrained
+from finetune_jax.training.methods.registry import METHODS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """A network with the head of the task, before training.
+
+    Attributes:
+        network: pruned as ``--prune_depth`` says.
+        variables: of it, pretrained or random.
+        mean: per channel, of the images that the weights were trained on, scaled to [0, 1].
+        std: likewise.
+    """
+
+    network: Network
+    variables: Variables
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def load_origin(config: Any) -> pretrained.Pretrained:
-    """The network a run starts from, with the origin's head; without weights for ``--pretrained=none``.
+    """The network that ``--pretrained`` names, with the origin's head; without weights for ``--pretrained=none``.
 
     Its batch-norm momentum is the default; that of a run may depend on its data.
 
@@ -23,6 +47,9 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         "norm_axis": AXIS if config.sync_batch_norm else None,
         "rematerialise": config.rematerialise,
         "width": config.width,
+        "pool": config.pool,
+        "drop_path": config.drop_path,
+        "dropout": config.dropout,
     }
     if config.pretrained == "none":
         network = registry.create(config.network or "resnet26", **settings)
@@ -38,4 +65,50 @@ def load_origin(config: Any) -> pretrained.Pretrained:
             f"--network={config.network} contradicts --pretrained={config.pretrained}, "
             f"which is a {origin.network.architecture}"
         )
+    if config.image_size and origin.network.tokens is not None:
+        # A size that the patches do not divide is found now, and not when the images have been read.
+        registry.with_settings(origin.network, image_size=config.image_size)
+    if origin.description and jax.process_index() == 0:
+        print(f"--pretrained={origin.description}", file=sys.stderr)
     return origin
+
+
+def begin(
+    config: FinetuneConfig,
+    origin: pretrained.Pretrained,
+    num_classes: int,
+    head: str,
+    key: jax.Array,
+    image_size: int,
+) -> Start:
+    """The network of a run: the origin's, pruned, with a fresh head.
+
+    Args:
+        config: of the run, resolved.
+        origin: of :func:`load_origin`.
+        num_classes: outputs of the head.
+        head: its name, see ``models.heads``.
+        key: random key of what is fresh.
+        image_size: side of the squares that the network sees.
+
+    Raises:
+        UserError: pruning leaves no block, or the patches of a transformer do not divide the image size.
+    """
+    origin = pretrained.at_image_size(origin, image_size)
+    network = registry.with_norm_momentum(origin.network, resolution.number(config.norm_momentum))
+    if config.prune_depth >= len(network.blocks):
+        raise UserError(
+            f"--prune_depth={config.prune_depth} leaves none of the {len(network.blocks)} blocks "
+            f"of {network.architecture}"
+        )
+    images = jax.ShapeDtypeStruct(network.example_shape, jnp.float32)
+    if config.pretrained == "none" or not METHODS[config.method].from_pretrained:
+        network = pruning.truncate(registry.with_head(network, num_classes, head), config.prune_depth)
+        variables = network.init(key, images)
+    else:
+        network, variables = pretrained.replace_head(network, origin.variables, num_classes, key, head=head)
+        if config.prune_depth:
+            network = pruning.truncate(network, config.prune_depth)
+            variables = pruning.truncate_variables(variables, config.prune_depth)
+            variables = pruning.fit_head(network, variables, key, images)
+    return Start(network, variables, origin.mean, origin.std)

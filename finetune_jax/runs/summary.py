@@ -1,19 +1,75 @@
-"""The summary of a run."""
+"""The summary of a run: what it was and what it came to, in numbers."""
 
-import math
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
+from finetune_jax.config import resolution
+from finetune_jax.runs import recorded_data
+from finetune_jax.runs.chosen_rate import Settings
+from finetune_jax.runs.program import Program
+from finetune_jax.training.methods.method import Findings
+from finetune_jax.training.state import parameter_count
 
-from finetune_jax.files import checkpoints
-from finetune_jax.files.run_directory import RunDirectory
-
-
-def _best_row(directory: RunDirectory, rows: list[dict[str, str]]) -> dict[str, str]:
-    """The row of the epoch whose checkpoint is the best."""
-    best = checkpoints.best_step(directory.checkpoints)
-    return next(row for row in rows if int(row["step"]) == best)
+Rows = Sequence[Mapping[str, str]]
 
 
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+def summarise(
+    program: Program,
+    settings: Settings,
+    rows: Rows,
+    best: Mapping[str, str],
+    test_scores: Mapping[str, float],
+    findings: Findings,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        program: of the run.
+        settings: of the run.
+        rows: of ``metrics.csv``.
+        best: the one of the epoch that was chosen.
+        test_scores: of its weights.
+        findings: of the method.
+        seconds: of this start of the run.
+    """
+    config, images, network = settings.config, program.images, program.method.network
+    of_validation = f"validation_{program.task.score}"
+    params = {
+        name: tree
+        for name, tree in program.variables["params"].items()
+        if name not in program.method.references
+    }
+    reason = [f"learning rate: {settings.reason}"] if settings.reason else []
+    return {
+        "method": config.method,
+        "protocol": config.protocol,
+        "network": network.architecture,
+        "blocks": len(network.blocks),
+        "pretrained": config.pretrained if program.method.from_pretrained else "none",
+        "dataset": images.source.name,
+        "classes": len(images.class_names),
+        "images": {split: len(arrays.labels) for split, arrays in images.splits.items()},
+        **recorded_data.resolved(images.source),
+        "notes": [*images.source.notes, *reason, *findings.notes],
+        "score": f"test_{program.task.score}",
+        "selected_on": config.select_on,
+        "best_epoch": int(best["epoch"]),
+        "epochs_trained": len(rows),
+        # Passes over the training images, those that a tuner rejected included.
+        "passes": int(rows[-1]["step"]) // images.steps_per_epoch,
+        **resolution.values(config),
+        of_validation: float(best[of_validation]) if best.get(of_validation) else None,
+        **test_scores,
+        "parameters": parameter_count(params),
+        "parameters_trained": parameter_count({name: params[name] for name in program.trained}),
+        "parameters_of_parts": {name: parameter_count(tree) for name, tree in params.items()},
+        "trained_parts": list(program.trained),
+        "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
+        # Without the first epoch, which compiles, where there are others.
+        "seconds_per_epoch": statistics.median(float(row["seconds"]) for row in rows[len(rows) > 1 :]),
+        "seconds_of_this_start": round(seconds, 3),
+        "devices": program.replicas.count,
+        **findings.summary,
+    }

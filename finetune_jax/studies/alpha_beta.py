@@ -8,6 +8,7 @@ from typing import Any
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged
 from finetune_jax.studies.comparison import Train
+from finetune_jax.studies.progress import Progress
 
 
 def grid(
@@ -17,6 +18,7 @@ def grid(
     alphas: Sequence[float],
     betas: Sequence[float],
     passes_of: Callable[[str], Sequence[Mapping[str, str]]],
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train AutoLR for every pair that can be used.
 
@@ -29,19 +31,24 @@ def grid(
         alphas: A values.
         betas: B values.
         passes_of: name of a run to the rows of its ``passes.csv``.
+        progress: is told of every run.
 
     Returns:
         JSON: ``alphas``, ``betas``, ``score`` (its name; of validation where there is any), and ``scores`` and
         ``unavailable``, both ``[A][B]``; a score is None where a pair was not trained or diverged.
     """
+    progress = progress or Progress()
+    progress.expect(len(alphas) * len(betas))
     scores: list[list[float | None]] = [[None] * len(betas) for _ in alphas]
     smallest, largest, score = math.nan, math.nan, ""
     for row, alpha in enumerate(alphas):
         for column, beta in enumerate(betas):
             if beta * largest <= alpha * smallest:  # not with NaN, before anything is known
+                progress.expect(-1)
                 continue
             config = dataclasses.replace(base, alpha=alpha, beta=beta)
             name = f"alpha{alpha:g}-beta{beta:g}"
+            progress.begin(f"α {alpha:g}, β {beta:g}")
             try:
                 summary = train(config, name)
             except Diverged:
@@ -54,6 +61,7 @@ def grid(
             if summary.get(score) is None:  # as in the paper, which has no validation images
                 score = summary["score"]
             scores[row][column] = float(summary[score])
+            progress.scored(f"α {alpha:g}, β {beta:g}", float(summary[score]))
     return {
         "alphas": list(alphas),
         "betas": list(betas),

@@ -14,6 +14,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.studies import comparison, prune
 from finetune_jax.studies.comparison import Choice, Entry, Protocol, Train
+from finetune_jax.studies.progress import Progress
 
 SINGLE_RATE = "single rate"
 AUTOLR = "AutoLR"
@@ -57,6 +58,7 @@ def run(
     compare: bool,
     schedules: bool,
     max_depth: int | None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Search the pruning depth, choose the rates, test.
 
@@ -67,6 +69,7 @@ def run(
         compare: see :func:`entries`.
         schedules: see :func:`entries`.
         max_depth: largest pruning depth to try; None has no limit.
+        progress: is told of every run.
 
     Returns:
         JSON: ``pruning`` of ``studies.prune``, ``entries`` (per method: settings, everything tried, the
@@ -77,15 +80,12 @@ def run(
     """
     selecting = _selecting(base)
 
-    def score(entry: Entry, rate: float, seed: int) -> float:
-        config = comparison.configured(selecting, entry, rate, seed)
-        return comparison.validation_score(
-            train, config, f"select/{comparison.slug(entry)}-lr{rate:g}-seed{seed}"
-        )
+    progress = progress or Progress()
+    score = comparison.scorer(selecting, train, progress)
 
     def choose(of: Sequence[Entry]) -> list[Choice]:
         try:
-            return comparison.choose(of, protocol, score)
+            return comparison.choose(of, protocol, score, progress)
         except ValueError as error:
             raise UserError(f"{error}; give lower --rates") from error
 
@@ -96,9 +96,11 @@ def run(
         train,
         seeds=protocol.selection_seeds,
         max_depth=max_depth,
+        progress=progress,
     )
     choices = choose(entries(pruned["best_depth"], compare=compare, schedules=schedules))
-    results = [comparison.tested(choice, _reporting(base), train, protocol) for choice in choices]
+    progress.expect(len(choices) * len(protocol.seeds))
+    results = [comparison.tested(choice, _reporting(base), train, protocol, progress) for choice in choices]
     tried = sum(len(choice.tried) for choice in choices)
     return {
         "dataset": base.dataset,

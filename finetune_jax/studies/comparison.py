@@ -17,6 +17,7 @@ from typing import Any
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged
+from finetune_jax.studies.progress import Progress
 
 Train = Callable[[FinetuneConfig, str], Mapping[str, Any]]
 """``(config, name of the run) → summary`` of the run; raises ``Diverged``."""
@@ -75,7 +76,10 @@ class Choice:
 
 
 def choose(
-    entries: Sequence[Entry], protocol: Protocol, score: Callable[[Entry, float, int], float]
+    entries: Sequence[Entry],
+    protocol: Protocol,
+    score: Callable[[Entry, float, int], float],
+    progress: Progress | None = None,
 ) -> list[Choice]:
     """The best rate of each entry.
 
@@ -83,10 +87,14 @@ def choose(
         entries: the methods.
         protocol: rates and seeds.
         score: validation score of an entry, a rate and a seed, larger is better; NaN where it diverged.
+        progress: is told how many scores there will be.
     """
+    progress = progress or Progress()
     rates = list(protocol.rates)
     tried: dict[str, dict[float, tuple[float, ...]]] = {entry.name: {} for entry in entries}
     for _ in range(_WIDENINGS + 1):
+        untried = sum(rate not in tried[entry.name] for entry in entries for rate in rates)
+        progress.expect(untried * len(protocol.selection_seeds))
         for entry in entries:
             for rate in rates:
                 if rate not in tried[entry.name]:
@@ -122,17 +130,52 @@ def configured(base: FinetuneConfig, entry: Entry, rate: float, seed: int) -> Fi
     return changed(base, **{**entry.settings, "learning_rate": rate, "seed": seed})
 
 
-def validation_score(train: Train, config: FinetuneConfig, name: str) -> float:
-    """Of one run; NaN where it diverged."""
-    try:
-        summary = train(config, name)
-    except Diverged:
-        return math.nan
-    return float(summary[summary["score"].replace("test", "validation")])
+def scorer(base: FinetuneConfig, train: Train, progress: Progress) -> Callable[[Entry, float, int], float]:
+    """The function that :func:`choose` calls: it trains an entry at a rate with a seed.
+
+    Args:
+        base: what all entries share.
+        train: trains one config.
+        progress: is told of every run.
+
+    Returns:
+        Entry, rate and seed to the validation score of the run; NaN where it diverged.
+    """
+
+    def score(entry: Entry, rate: float, seed: int) -> float:
+        progress.begin(run_label(entry, rate, seed))
+        config = configured(base, entry, rate, seed)
+        try:
+            summary = train(config, f"select/{slug(entry)}-lr{rate:g}-seed{seed}")
+        except Diverged:
+            return math.nan
+        value = float(summary[summary["score"].replace("test", "validation")])
+        progress.scored(entry.name, value)
+        return value
+
+    return score
 
 
-def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protocol) -> dict[str, Any]:
+def run_label(entry: Entry, rate: float, seed: int) -> str:
+    """What people call a run: ``AutoLR at 0.01, seed 1``."""
+    return f"{entry.name} at {rate:g}, seed {seed}"
+
+
+def tested(
+    choice: Choice,
+    base: FinetuneConfig,
+    train: Train,
+    protocol: Protocol,
+    progress: Progress,
+) -> dict[str, Any]:
     """Train a method at its chosen rate with every reporting seed, and test it.
+
+    Args:
+        choice: the method and its rate.
+        base: what all methods share.
+        train: trains one config.
+        protocol: whose seeds are reported.
+        progress: is told of every run, which it expects already.
 
     Returns:
         JSON: settings, everything tried, the chosen rate, test scores of every seed that did not diverge and
@@ -143,6 +186,7 @@ def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protoco
     """
     summaries, diverged = [], []
     for seed in protocol.seeds:
+        progress.begin(run_label(choice.entry, choice.rate, seed))
         name = f"report/{slug(choice.entry)}-lr{choice.rate:g}-seed{seed}"
         try:
             summaries.append(train(configured(base, choice.entry, choice.rate, seed), name))
@@ -162,6 +206,7 @@ def tested(choice: Choice, base: FinetuneConfig, train: Train, protocol: Protoco
         "at_edge": choice.at_edge,
         "diverged": len(diverged),
         "score": summaries[0]["score"],
+        "test_images": summaries[0].get("images", {}).get("test"),
         "test": {name: [summary[name] for summary in summaries] for name in metrics},
         "epochs": [summary["epochs_trained"] for summary in summaries],
         "passes": [summary["passes"] for summary in summaries],

@@ -12,6 +12,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.decathlon_annotations import Annotations
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.studies.comparison import Train
+from finetune_jax.studies.progress import Progress
 
 
 def recipe(dataset: str, method: str = "spottune") -> FinetuneConfig:
@@ -49,20 +50,26 @@ def configs(
     return of_datasets
 
 
-def run(of_datasets: Mapping[str, FinetuneConfig], train: Train) -> dict[str, Any]:
+def run(
+    of_datasets: Mapping[str, FinetuneConfig], train: Train, progress: Progress | None = None
+) -> dict[str, Any]:
     """Train on every data set, and put the results together.
 
     Args:
         of_datasets: of :func:`configs`.
         train: trains one config.
+        progress: is told of every run.
 
     Returns:
         JSON: ``method``; ``entries``, one per data set with its ``accuracy`` in percent (None where training
         diverged); ``missing`` data sets; ``score`` over those that have an accuracy, ``complete`` if they are all;
         ``multiple``, see ``decathlon.parameter_multiple``, None where everything diverged.
     """
+    progress = progress or Progress()
+    progress.expect(len(of_datasets))
     entries: list[dict[str, Any]] = []
     for name, config in of_datasets.items():
+        progress.begin(name)
         try:
             summary = train(config, name)
         except Diverged:  # the others count all the same; the message is printed where it happened

@@ -11,10 +11,16 @@ from finetune_jax.errors import UserError
 from finetune_jax.models import costs, pruning
 from finetune_jax.runs.start import load_origin
 from finetune_jax.studies.comparison import Train
+from finetune_jax.studies.progress import Progress
 
 
 def search(
-    base: FinetuneConfig, train: Train, *, seeds: Sequence[int], max_depth: int | None = None
+    base: FinetuneConfig,
+    train: Train,
+    *,
+    seeds: Sequence[int],
+    max_depth: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fine-tune with 0, 1, 2 … top blocks left out, as long as the validation score does not fall.
 
@@ -23,6 +29,7 @@ def search(
         train: trains one config.
         seeds: the score of a depth is the mean over them.
         max_depth: largest depth to try; None stops before the last block.
+        progress: is told of every run.
 
     Returns:
         JSON: ``best_depth``, ``score`` (its name), and ``depths``, a list of ``depth``, ``scores`` (one per
@@ -39,19 +46,23 @@ def search(
     if not 0 <= max_depth < blocks:
         raise UserError(f"--max_depth={max_depth} is out of range; give at most {blocks - 1} here")
     image_size = datasets.image_size(base, origin.image_size)
+    progress = progress or Progress()
     depths: list[dict[str, Any]] = []
     score = ""
 
     def evaluate(depth: int) -> float:
         nonlocal score
-        summaries = [
-            train(
-                dataclasses.replace(base, prune_depth=depth, seed=seed), f"prune/depth_{depth:02d}-seed{seed}"
-            )
-            for seed in seeds
-        ]
+        # How many depths there will be is not known: the search ends where the score falls.
+        progress.expect(len(seeds))
+        summaries = []
+        for seed in seeds:
+            progress.begin(f"{depth} top blocks left out, seed {seed}")
+            config = dataclasses.replace(base, prune_depth=depth, seed=seed)
+            summaries.append(train(config, f"prune/depth_{depth:02d}-seed{seed}"))
         score = summaries[0]["score"].replace("test", "validation")
         scores = [float(summary[score]) for summary in summaries]
+        for value in scores:
+            progress.scored(f"{depth} left out", value)
         pruned = pruning.truncate(origin.network.with_num_classes(summaries[0]["classes"]), depth)
         cost = costs.of_network(pruned, image_size)
         depths.append(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged
 from finetune_jax.reports.published import Row, Table
 from finetune_jax.studies.comparison import Train
+from finetune_jax.studies.progress import Progress
 
 
 def rows_of(
@@ -24,6 +26,7 @@ def rows_of(
     data: str = "",
     weights: Mapping[str, str] | None = None,
     only: Collection[int] = (),
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Train every row that can be run, with the settings of the table.
 
@@ -36,6 +39,7 @@ def rows_of(
         data: which data set of the table ``base`` has; empty for any other.
         weights: ``{source: --pretrained}`` of rows that do not start from ``base``'s weights.
         only: numbers of the rows to run, from 1; empty for all.
+        progress: is told of every run.
 
     Returns:
         JSON, per row ``name``, ``settings`` (None where the row cannot be run), ``run`` (whether it was), ``test``
@@ -44,6 +48,9 @@ def rows_of(
         ``score`` (None where it diverged), in ``chosen`` the settings of the best, and in ``chosen_by`` the name of
         the score: that of the validation images, where the runs have some, else, as in the papers, of the test images.
     """
+    progress = progress or Progress()
+    planned = [row for number, row in enumerate(table.rows, 1) if _is_run(row, number, weights or {}, only)]
+    progress.expect(sum(math.prod(map(len, row.grid.values())) for row in planned) * len(seeds))
     entries = []
     for number, row in enumerate(table.rows, 1):
         entry: dict[str, Any] = {
@@ -56,14 +63,13 @@ def rows_of(
             "numbers": {name: list(values) for name, values in row.numbers.items()},
         }
         entries.append(entry)
-        known = not row.source or row.source in (weights or {})
-        if row.settings is None or not known or (only and number not in only):
+        if not _is_run(row, number, weights or {}, only):
             continue
         config = configured(table, row, base, given, data)
         if row.source:
             config = dataclasses.replace(config, pretrained=(weights or {})[row.source])
         name = f"row_{number:02d}"
-        summaries, more = _best_of_grid(row, config, train, seeds, name)
+        summaries, more = _best_of_grid(row, config, train, seeds, name, progress)
         measured = [_measured(summary) for summary in summaries]
         entry |= {
             "run": True,
@@ -73,6 +79,12 @@ def rows_of(
             **more,
         }
     return entries
+
+
+def _is_run(row: Row, number: int, weights: Mapping[str, str], only: Collection[int]) -> bool:
+    """Whether a row has settings, and the weights that it starts from, and is one of those to run."""
+    known = not row.source or row.source in weights
+    return row.settings is not None and known and (not only or number in only)
 
 
 def configured(
@@ -90,17 +102,19 @@ def configured(
 
 
 def _best_of_grid(
-    row: Row, config: FinetuneConfig, train: Train, seeds: Sequence[int], name: str
+    row: Row, config: FinetuneConfig, train: Train, seeds: Sequence[int], name: str, progress: Progress
 ) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
     """Summaries of the best point, and everything that was tried."""
     if not row.grid:
-        return _summaries(config, train, seeds, name), {}
+        return _summaries(row.name, config, train, seeds, name, progress), {}
     best: list[Mapping[str, Any]] = []
     best_score, chosen, score_name, tried = float("-inf"), None, "", []
     for values in itertools.product(*row.grid.values()):
         point = dict(zip(row.grid, values, strict=True))
         setting = "-".join(f"{field}{value:g}" for field, value in point.items())
-        summaries = _summaries(changed(config, **point), train, seeds, f"{name}-{setting}")
+        label = ", ".join([row.name, *(f"{field} {value:g}" for field, value in point.items())])
+        config_of_point = changed(config, **point)
+        summaries = _summaries(label, config_of_point, train, seeds, f"{name}-{setting}", progress)
         score = None
         if summaries:
             test = summaries[0]["score"]
@@ -114,12 +128,21 @@ def _best_of_grid(
 
 
 def _summaries(
-    config: FinetuneConfig, train: Train, seeds: Sequence[int], name: str
+    label: str,
+    config: FinetuneConfig,
+    train: Train,
+    seeds: Sequence[int],
+    name: str,
+    progress: Progress,
 ) -> list[Mapping[str, Any]]:
+    summaries = []
     try:
-        return [train(dataclasses.replace(config, seed=seed), f"{name}-seed{seed}") for seed in seeds]
+        for seed in seeds:
+            progress.begin(f"{label}, seed {seed}")
+            summaries.append(train(dataclasses.replace(config, seed=seed), f"{name}-seed{seed}"))
     except Diverged:  # a row of its own fate; the message is printed where it happened
         return []
+    return summaries
 
 
 def _measured(summary: Mapping[str, Any]) -> dict[str, float]:

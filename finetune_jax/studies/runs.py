@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.runs import finetune
+from finetune_jax.runs import finetune, recorded_data
+from finetune_jax.studies.progress import Progress
 from finetune_jax.training.plan import AfterEpoch
 
 _DIVERGED = "diverged.txt"
@@ -29,8 +31,10 @@ class Runs:
         """Use ``root`` for runs and results; it is created with the first of them."""
         self.root = root
         self.replicas = replicas
+        self.progress = Progress()
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
+        self._with_same_data: dict[tuple[Any, ...], Path | None] = {}
 
     @property
     def is_primary(self) -> bool:
@@ -55,9 +59,14 @@ class Runs:
         """
         config, name, finished = self._begin(config, name, after_epoch)
         if self.replicas.is_primary and not finished:
-            print(f"{name}:", file=sys.stderr)
+            # A sweep says by itself where it stands.
+            print(self.progress.line() if self.progress.label else f"{name}:", file=sys.stderr)
+        start = time.monotonic()
         try:
-            return finetune.run(config, self.replicas, after_epoch)
+            summary = finetune.run(config, self.replicas, after_epoch, beside=self._beside(config))
+            if not finished:
+                self.progress.trained(time.monotonic() - start)
+            return summary
         except Diverged as error:
             self._note(error, name)
             raise
@@ -99,8 +108,11 @@ class Runs:
             if self.replicas.is_primary:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
-                outcomes = finetune.run_together(
-                    list(begun.values()), self.replicas, after_epochs=list(callbacks.values())
+                outcomes = finetune.train_in_lockstep(
+                    list(begun.values()),
+                    self.replicas,
+                    after_epochs=list(callbacks.values()),
+                    beside=self._beside(next(iter(begun.values()))),
                 )
             finally:
                 jax.clear_caches()
@@ -126,6 +138,13 @@ class Runs:
                 after_epoch(row)
         return dataclasses.replace(config, workdir=str(workdir)), name, finished
 
+    def _beside(self, config: FinetuneConfig) -> Path | None:
+        """A run of this study with the same data, looked for once."""
+        key = tuple(getattr(config, name) for name in recorded_data.DIVIDING)
+        if self._with_same_data.get(key) is None:
+            self._with_same_data[key] = recorded_data.beside(self.root / "runs", config)
+        return self._with_same_data[key]
+
     def _note(self, error: Diverged, name: str) -> None:
         if self.replicas.is_primary:
             workdir = self.root / "runs" / name
@@ -145,6 +164,12 @@ class Runs:
     def summary(self, name: str) -> Mapping[str, Any] | None:
         """Of a run that has ended; None where there is none here."""
         return RunDirectory(self.root / "runs" / self._kept_as.get(name, name)).summary
+
+    def pages(self) -> dict[str, str]:
+        """``{name of a run: where its page lies, relative to the study}`` of those that have one."""
+        names = sorted(set(self._kept_as.values()))
+        places = {name: f"runs/{name}/report.html" for name in names}
+        return {name: place for name, place in places.items() if (self.root / place).exists()}
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result beside the runs, whole or not at all.

@@ -14,6 +14,7 @@ from finetune_jax.reports.published.spottune import TABLE_2_METHODS
 from finetune_jax.reports.spottune import SPOTTUNE
 from finetune_jax.studies import comparison
 from finetune_jax.studies.comparison import Entry, Protocol, Train
+from finetune_jax.studies.progress import Progress
 
 _IN_SHORT = ("feature extractor", "standard", "last 3", "SpotTune, global", SPOTTUNE)
 
@@ -46,7 +47,13 @@ def entries(base: FinetuneConfig, *, compare: bool, resnet101: str = "") -> list
 
 
 def run(
-    base: FinetuneConfig, train: Train, protocol: Protocol, *, compare: bool, resnet101: str = ""
+    base: FinetuneConfig,
+    train: Train,
+    protocol: Protocol,
+    *,
+    compare: bool,
+    resnet101: str = "",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Choose the rates, test.
 
@@ -56,6 +63,7 @@ def run(
         protocol: rates and seeds.
         compare: see :func:`entries`.
         resnet101: see :func:`entries`.
+        progress: is told of every run.
 
     Returns:
         JSON: ``entries`` (see ``comparison.tested``) and ``configurations``, how many were tried.
@@ -64,20 +72,18 @@ def run(
         UserError: a method diverged at every rate.
     """
 
-    def score(entry: Entry, rate: float, seed: int) -> float:
-        config = comparison.configured(base, entry, rate, seed)
-        return comparison.validation_score(
-            train, config, f"select/{comparison.slug(entry)}-lr{rate:g}-seed{seed}"
-        )
-
+    progress = progress or Progress()
+    score = comparison.scorer(base, train, progress)
+    methods = entries(base, compare=compare, resnet101=resnet101)
     try:
-        choices = comparison.choose(entries(base, compare=compare, resnet101=resnet101), protocol, score)
+        choices = comparison.choose(methods, protocol, score, progress)
     except ValueError as error:
         raise UserError(f"{error}; give lower --rates") from error
+    progress.expect(len(choices) * len(protocol.seeds))
     return {
         "dataset": base.dataset,
         "protocol": dataclasses.asdict(protocol),
-        "entries": [comparison.tested(choice, base, train, protocol) for choice in choices],
+        "entries": [comparison.tested(choice, base, train, protocol, progress) for choice in choices],
         "configurations": sum(len(choice.tried) for choice in choices),
         "without": [] if resnet101 or not compare else ["ResNet-101"],
     }

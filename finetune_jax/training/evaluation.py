@@ -13,6 +13,9 @@ from finetune_jax.data.order import evaluation_order
 from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.models.network import Model
 
+BATCH_SIZE = 256
+"""Images of a batch in evaluation, over all devices."""
+
 # How many batches of outputs may wait on the devices; those of a whole data set could fill their memory.
 _BATCHES_AHEAD = 16
 
@@ -21,7 +24,7 @@ Evaluation = Callable[[Any, Feed, int], np.ndarray]
 
 
 def compile_evaluation(
-    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int
+    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int = BATCH_SIZE
 ) -> Evaluation:
     """``function(variables, images uint8 [B, H, W, C]) → [B, …]`` over the examples of a feed.
 
@@ -32,7 +35,7 @@ def compile_evaluation(
 
 
 def compile_batches(
-    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int
+    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int = BATCH_SIZE
 ) -> Callable[[Any, Feed, int], Iterator[np.ndarray]]:
     """:func:`compile_evaluation` batch by batch, for outputs that need not be held at once.
 

@@ -3,10 +3,11 @@
 The runs differ in what their states hold: rates, momentum, weight decay, and what follows from these. They see
 the same batches and draw the same random numbers, so what none of them trains (frozen parts, and whatever is
 computed from these and the images alone) exists once. Between the steps each run is an ordinary
-:class:`finetune_jax.training.Loop` with a directory of its own.
+:class:`training.loop.Loop` with a directory of its own.
 """
 
 import contextlib
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,8 +65,8 @@ class Lanes:
         self._count = count
         self._changing = tuple(changing)
         self._train = feed.compile_training(lambda state, batch: self._step(step, state, batch))
-        self._join = replicas.alike(self._joined)
-        self._part = replicas.alike(self._parted)
+        self._join = replicas.map_replicated(self._joined)
+        self._part = replicas.map_replicated(self._parted)
 
     def train(
         self, states: Mapping[int, TrainState], order: np.ndarray
@@ -81,13 +82,13 @@ class Lanes:
         """
         lanes, first = tuple(states), next(iter(states.values()))
         # An idle lane computes what nobody looks at: another number of lanes would be another program.
-        owns = [self._own(states.get(lane, first)) for lane in range(self._count)]
-        common = self._with_own(first, self._own(jax.tree.map(lambda _: None, first)))
-        start = self._with_own(*self._join(common, owns))
-        del states, first, owns, common  # memory of the devices
+        per_run = [self._per_run(states.get(lane, first)) for lane in range(self._count)]
+        common = self._with_per_run(first, self._per_run(jax.tree.map(lambda _: None, first)))
+        start = self._with_per_run(*self._join(common, per_run))
+        del states, first, per_run, common  # memory of the devices
         for joined, taken in self._train(start, order):
-            parts = self._part(self._own(joined))
-            yield {lane: self._with_own(joined, parts[lane]) for lane in lanes}, taken
+            parts = self._part(self._per_run(joined))
+            yield {lane: self._with_per_run(joined, parts[lane]) for lane in lanes}, taken
 
     def _step(
         self, step: Callable[[TrainState, Batch], TrainState], state: TrainState, batch: Batch
@@ -95,22 +96,22 @@ class Lanes:
         statistics = {name: 0 if name in self._changing else None for name in state.batch_stats}
         # Axes in place of the arrays.
         shared: dict[str, Any] = {"step": None, "key": None, "frozen": None}
-        own: dict[str, Any] = {"params": 0, "opt_state": 0, "totals": 0, "batch_stats": statistics}
-        axes = TrainState(**shared, **own)
+        per_run: dict[str, Any] = {"params": 0, "opt_state": 0, "totals": 0, "batch_stats": statistics}
+        axes = TrainState(**shared, **per_run)
         return jax.vmap(step, in_axes=(axes, None), out_axes=axes)(state, batch)
 
     @staticmethod
-    def _joined(common: TrainState, owns: Sequence[dict[str, Any]]) -> tuple[TrainState, dict[str, Any]]:
+    def _joined(common: TrainState, per_run: Sequence[dict[str, Any]]) -> tuple[TrainState, dict[str, Any]]:
         # Copied, for the steps use up what they are given, and other runs may still need it.
-        return jax.tree.map(jnp.copy, common), jax.tree.map(lambda *leaves: jnp.stack(leaves), *owns)
+        return jax.tree.map(jnp.copy, common), jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_run)
 
-    def _parted(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+    def _parted(self, per_run: dict[str, Any]) -> list[dict[str, Any]]:
         def part(lane: int) -> dict[str, Any]:
-            return jax.tree.map(lambda leaf: leaf[lane], own)
+            return jax.tree.map(lambda leaf: leaf[lane], per_run)
 
         return [part(lane) for lane in range(self._count)]
 
-    def _own(self, state: TrainState) -> dict[str, Any]:
+    def _per_run(self, state: TrainState) -> dict[str, Any]:
         """What each run has of its own, as fields of the state."""
         return {
             "params": state.params,
@@ -120,8 +121,8 @@ class Lanes:
         }
 
     @staticmethod
-    def _with_own(state: TrainState, own: Mapping[str, Any]) -> TrainState:
-        return state.replace(**{**own, "batch_stats": {**state.batch_stats, **own["batch_stats"]}})
+    def _with_per_run(state: TrainState, per_run: Mapping[str, Any]) -> TrainState:
+        return state.replace(**{**per_run, "batch_stats": {**state.batch_stats, **per_run["batch_stats"]}})
 
 
 def changing_statistics(objective: Objective, state: TrainState, batch: Batch) -> tuple[str, ...]:
@@ -158,15 +159,16 @@ def fit(members: Sequence[Member], lanes: Lanes, replicas: Replicas) -> list[Div
 
     Raises:
         UserError: a file cannot be written.
-        Stopped: SIGTERM came; all states are saved.
+        Stopped: SIGTERM or Ctrl-C came; all states are saved.
     """
     with StopRequest(replicas) as stop_requested, contextlib.ExitStack() as loops:
         group = _Group(members, replicas, loops)
         group.go_on(dict.fromkeys(range(len(members))))
-        while group.wanted:
+        while group.requests:
             for states, taken in lanes.train(*group.furthest_back()):
                 # Asked once, or some runs would go on and others not.
                 group.stop.came = stop_requested()
+                group.stop.signum = stop_requested.signum
                 group.go_on({lane: (state, taken) for lane, state in states.items()})
     return group.endings
 
@@ -175,6 +177,7 @@ class _Stop:
     """The last answer of a stop request, the same for all runs."""
 
     came = False
+    signum: int = signal.SIGTERM
 
     def __call__(self) -> bool:
         return self.came
@@ -184,15 +187,15 @@ class _Group:
     """The loops of the runs.
 
     Attributes:
-        stop: what they are told.
-        wanted: ``{lane: steps}`` that they ask for.
+        stop: the answer that they all get.
+        requests: ``{lane: steps}`` that they ask for.
         endings: of each run, how it diverged or was pruned.
     """
 
     def __init__(self, members: Sequence[Member], replicas: Replicas, loops: contextlib.ExitStack) -> None:
         """Open them; ``loops`` closes them."""
         self.stop = _Stop()
-        self.wanted: dict[int, Steps] = {}
+        self.requests: dict[int, Steps] = {}
         self.endings: list[Diverged | Pruned | None] = [None] * len(members)
         self._names = [member.directory.path.name for member in members]
         self._progress = Progress(0, silent=not replicas.is_primary)
@@ -203,18 +206,20 @@ class _Group:
             self._runs[lane] = loops.enter_context(loop).run(state, self.stop)
 
     def furthest_back(self) -> tuple[dict[int, TrainState], np.ndarray]:
-        """States by lane, and the common order, of the runs that want the earliest steps; no longer wanted."""
-        position = min((steps.epoch, steps.step) for steps in self.wanted.values())
-        chosen = [lane for lane, steps in self.wanted.items() if (steps.epoch, steps.step) == position]
-        order = self.wanted[chosen[0]].order
-        return {lane: self.wanted.pop(lane).state for lane in chosen}, order
+        """Take out the requests for the earliest steps: states by lane, and the common order."""
+        position = min((steps.epoch, steps.step_in_epoch) for steps in self.requests.values())
+        chosen = [
+            lane for lane, steps in self.requests.items() if (steps.epoch, steps.step_in_epoch) == position
+        ]
+        order = self.requests[chosen[0]].order
+        return {lane: self.requests.pop(lane).state for lane in chosen}, order
 
     def go_on(self, answers: Mapping[int, tuple[TrainState, int] | None]) -> None:
-        """Tell runs what became of the steps they asked for; None starts a run.
+        """Hand runs what became of the steps they asked for; None starts a run.
 
         Raises:
             UserError: a file cannot be written.
-            Stopped: they were told to stop, and have saved their states.
+            Stopped: a stop was requested; their states are saved.
         """
         stopped = None
         for lane, answer in answers.items():
@@ -232,6 +237,6 @@ class _Group:
                 stopped = error
             else:
                 if steps is not None:
-                    self.wanted[lane] = steps
+                    self.requests[lane] = steps
         if stopped is not None:
             raise stopped

@@ -10,15 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.algorithms import losses
+from finetune_jax.algorithms import losses, mixing
 from finetune_jax.algorithms.augmentation import Augmentation
 from finetune_jax.data.batch import Batch
 from finetune_jax.models.network import Network
-from finetune_jax.training.step import Objective, Outcome
+from finetune_jax.training.step import Objective, Outcome, Prepared
 
 Tree = Any
 
-_FORWARD_STREAM = 0xFFFFFFFF  # beside the slots of the batch, each of which has a random stream of its own
+# Beside the slots of the batch, each of which has a random stream of its own.
+_FORWARD_STREAM = 0xFFFFFFFF
+_MIX_STREAM = 0xFFFFFFFE
+_ERASE_STREAM = 0xFFFFFFFD
 
 
 class Prediction(NamedTuple):
@@ -44,11 +47,38 @@ Each example has a random key that depends on its place in the batch over all re
 """
 
 Loss = Callable[[jax.Array, Tree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-"""``(outputs [B, …], params, labels [B]) → (loss [], {name: sum over the batch})``."""
+"""``(outputs [B, …], params, labels [B]) → (loss [], {name: sum over the batch})``; of classifiers, labels may also be
+probabilities ``[B, C]``."""
+
+
+class Mixing(NamedTuple):
+    """How batches are mixed; see ``algorithms.mixing.draw``.
+
+    Attributes:
+        num_classes: of the soft labels.
+        mixup: α of mixup.
+        cutmix: α of CutMix.
+        probability: that a batch is mixed.
+        switch_probability: of CutMix where both have an α.
+        axis_name: mapped axis of the replicas; None for a single one.
+    """
+
+    num_classes: int
+    mixup: float
+    cutmix: float
+    probability: float = 1.0
+    switch_probability: float = 0.5
+    axis_name: str | None = None
 
 
 def objective(
-    forward: Forward, loss: Loss, *, normalize: Callable[[jax.Array], jax.Array], augment: Augmentation
+    forward: Forward,
+    loss: Loss,
+    *,
+    normalize: Callable[[jax.Array], jax.Array],
+    augment: Augmentation,
+    mix: Mixing | None = None,
+    erase: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Objective:
     """The loss of augmented images.
 
@@ -57,21 +87,55 @@ def objective(
         loss: outputs to the loss.
         normalize: uint8 or float images of 0 to 255 to the network's input.
         augment: of one image, before normalisation.
+        mix: how images and labels are mixed, after it.
+        erase: of one normalised image, ``(key, image) → image``; before images are mixed.
     """
 
-    def function(
-        params: Tree, frozen: Tree, batch_stats: Tree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, Outcome]:
+    def prepare(batch: Batch, key: jax.Array) -> Prepared:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.slots)
         images = normalize(jax.vmap(augment)(keys, batch.images.astype(jnp.float32), batch.aspects))
+        if erase is not None:
+            erase_key = jax.random.fold_in(key, _ERASE_STREAM)
+            images = jax.vmap(erase)(jax.vmap(jax.random.fold_in, (None, 0))(erase_key, batch.slots), images)
+        labels = batch.labels
+        if mix is not None:
+            images, labels = _mixed(mix, jax.random.fold_in(key, _MIX_STREAM), images, batch)
         forward_key = jax.random.fold_in(key, _FORWARD_STREAM)
-        forward_keys = jax.vmap(jax.random.fold_in, (None, 0))(forward_key, batch.slots)
-        prediction = forward(params, frozen, batch_stats, images, forward_keys)
-        value, totals = loss(prediction.outputs, params, batch.labels)
-        totals = {**totals, **prediction.totals, "examples": jnp.float32(batch.labels.size)}
+        return Prepared(images, labels, jax.vmap(jax.random.fold_in, (None, 0))(forward_key, batch.slots))
+
+    def of_prepared(
+        params: Tree, frozen: Tree, batch_stats: Tree, prepared: Prepared
+    ) -> tuple[jax.Array, Outcome]:
+        prediction = forward(params, frozen, batch_stats, prepared.images, prepared.keys)
+        value, totals = loss(prediction.outputs, params, prepared.labels)
+        totals = {**totals, **prediction.totals, "examples": jnp.float32(len(prepared.labels))}
         return value + prediction.penalty, Outcome(prediction.batch_stats, totals)
 
-    return function
+    return Objective(prepare, of_prepared)
+
+
+def _mixed(mix: Mixing, key: jax.Array, images: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Images and soft labels of the mixtures."""
+    drawn = mixing.draw(
+        key,
+        (images.shape[1], images.shape[2]),
+        mixup=mix.mixup,
+        cutmix=mix.cutmix,
+        probability=mix.probability if batch.mix_probability is None else batch.mix_probability,
+        switch_probability=mix.switch_probability,
+    )
+    images = mixing.apply(drawn, images, mixing.partners(images, mix.axis_name))
+    partner_labels = mixing.partners(batch.labels, mix.axis_name)
+    return images, mixing.soft_labels(drawn, batch.labels, partner_labels, num_classes=mix.num_classes)
+
+
+def random_streams(keys: jax.Array) -> dict[str, jax.Array]:
+    """What a network in training mode draws from, of the keys ``[B]`` of its examples.
+
+    Every replica drops out on its own: its first example tells it from the others. Blocks are left out of each example
+    by itself.
+    """
+    return {"dropout": keys[0], "drop_path": keys}
 
 
 def forward(network: Network, batch_norm_parts: tuple[str, ...]) -> Forward:
@@ -87,8 +151,7 @@ def forward(network: Network, batch_norm_parts: tuple[str, ...]) -> Forward:
         params: Tree, frozen: Tree, batch_stats: Tree, images: jax.Array, keys: jax.Array
     ) -> Prediction:
         variables = {"params": {**frozen, **params}, "batch_stats": batch_stats}
-        # Every replica drops out on its own: its first example tells it from the others.
-        rngs = {"dropout": keys[0]}
+        rngs = random_streams(keys)
         outputs, updated = network.apply(variables, images, train=batch_norm_parts, rngs=rngs)
         return Prediction(outputs, {name: updated[name] for name in batch_norm_parts})
 
@@ -111,6 +174,38 @@ def cross_entropy(*, label_smoothing: float = 0.0, class_weights: np.ndarray | N
         if class_weights is not None:
             example_losses *= jnp.asarray(class_weights)[labels]
         correct = (logits.argmax(-1) == labels).sum(dtype=jnp.float32)
+        return example_losses.mean(), {"loss": example_losses.sum(), "correct": correct}
+
+    return function
+
+
+def soft_classification(
+    example_loss: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: np.ndarray | None = None,
+) -> Loss:
+    """Mean of a loss of logits ``[B, C]`` and probabilities ``[B, C]``.
+
+    An image counts as correct where the likeliest class is that of its label, or of the larger part of a mixed one.
+
+    Args:
+        example_loss: of the logits and the smoothed labels, ``[B]``.
+        label_smoothing: share of the labels that is spread evenly over all classes.
+        class_weights: ``[C]``, factor of an example's loss by its class, mixed like its label.
+    """
+
+    def function(
+        logits: jax.Array, params: Tree, labels: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        del params
+        classes = logits.shape[-1]
+        targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+        smoothed = (1 - label_smoothing) * targets + label_smoothing / classes
+        example_losses = example_loss(logits, smoothed)
+        if class_weights is not None:
+            example_losses *= targets @ jnp.asarray(class_weights)
+        correct = (logits.argmax(-1) == targets.argmax(-1)).sum(dtype=jnp.float32)
         return example_losses.mean(), {"loss": example_losses.sum(), "correct": correct}
 
     return function

@@ -25,8 +25,8 @@ class Plan:
         score: name of the number that chooses the best checkpoint (larger is better); empty takes the last.
         patience: stop after this many epochs without a better score; 0 never.
         checkpoint_steps: also save every this many steps; 0 only after epochs.
-        keep_trials: also record the weights of every pass that a tuner may throw away.
-        after_epoch: told the row of ``metrics.csv`` of an epoch once all is saved; what it raises ends the run.
+        keep_trials: also record the weights of every pass that a tuner may reject.
+        after_epoch: called with the row of ``metrics.csv`` of an epoch once all is saved; what it raises ends the run.
         card: what prediction needs beside the variables, JSON.
     """
 
@@ -51,16 +51,16 @@ class Start(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Steps that a run wants to be taken.
+    """Steps that a run asks for.
 
     Attributes:
         epoch: 0-based.
-        step: 0-based, of the epoch; the first one wanted.
+        step_in_epoch: of the first one, 0-based.
         state: before it; may be used up.
         order: int ``[steps, batch_size]``, the batches.
     """
 
     epoch: int
-    step: int
+    step_in_epoch: int
     state: TrainState
     order: np.ndarray

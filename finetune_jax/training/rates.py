@@ -1,18 +1,19 @@
 """Rates and optimiser of a run, from its config."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import optax
 
 from finetune_jax.algorithms import block_rates, optimizers, schedules
-from finetune_jax.algorithms.autolr import AutoLRConfig
+from finetune_jax.algorithms.optimizers import Rule
 from finetune_jax.config.resolution import number
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.models.compositions.routed import NORMS, POLICY
 from finetune_jax.training import tuning
 from finetune_jax.training.tasks import PROXIES
+
+_OF_NETWORK = ("stem", "block_", "head")  # how the names of the network's parts begin
 
 
 def rate_factors(config: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, float]:
@@ -23,17 +24,24 @@ def rate_factors(config: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, fl
     """
     factors = {}
     for text in config.rate_factors:
-        name, _, number = text.partition("=")
-        try:
-            factors[name] = float(number)
-        except ValueError:
-            factors[name] = -1.0
-        if name not in parts or not 0 <= factors[name] < math.inf:
+        name, _, value = text.partition("=")
+        factor = _factor(value)
+        if name not in parts or factor is None:
             raise UserError(
                 f"--rate_factors={text}: give PART=FACTOR with a factor of at least 0 and one of the trained "
                 f"parts {', '.join(parts)}"
             )
+        factors[name] = factor
     return factors
+
+
+def _factor(text: str) -> float | None:
+    """A finite number of at least 0; None where the text is something else."""
+    try:
+        factor = float(text)
+    except ValueError:
+        return None
+    return factor if 0 <= factor < math.inf else None
 
 
 def decay(config: FinetuneConfig) -> Callable[[int], float]:
@@ -49,67 +57,64 @@ def decay(config: FinetuneConfig) -> Callable[[int], float]:
     }[config.schedule]()
 
 
-def optimizer(config: FinetuneConfig, parts: tuple[str, ...]) -> optax.GradientTransformation:
-    """The optimiser of the trained parts; their rates come from the tuner."""
-    rule = optimizers.sgd(config.momentum, config.nesterov, config.weight_decay)
-    if config.optimizer == "adamw":
-        rule = optimizers.adamw(weight_decay=config.weight_decay)
-    rules = dict.fromkeys(parts, rule)
-    if POLICY in parts:
-        rules[POLICY] = optimizers.sgd(config.policy_momentum, False, config.policy_weight_decay)
-    rates = dict.fromkeys(parts, 0.0)
-    return optimizers.per_block(rates, rates, rules)
-
-
-def tuner(config: FinetuneConfig, parts: tuple[str, ...]) -> tuning.Tuner:
-    """Who decides the rates of the trained parts.
+def optimizer(
+    config: FinetuneConfig, parts: tuple[str, ...], rules: Mapping[str, Rule] | None = None
+) -> optax.GradientTransformation:
+    """The optimiser of the trained parts; their rates come from the tuner.
 
     Args:
         config: of the run, resolved.
-        parts: trained parts of the network in its order, and what is trained beside it.
+        parts: the trained parts.
+        rules: ``{part: optimiser}`` of those that do not have the run's.
+    """
+    rule = optimizers.sgd(config.momentum, config.nesterov, config.weight_decay)
+    if config.optimizer == "adamw":
+        rule = optimizers.adamw(weight_decay=config.weight_decay)
+    zeros = dict.fromkeys(parts, 0.0)
+    return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), **(rules or {})})
 
-    Raises:
-        UserError: AutoLR has fewer than two blocks to order.
+
+def blocks_of(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The blocks of the network among the trained parts."""
+    return tuple(name for name in parts if name.startswith("block_"))
+
+
+def beside_network(
+    config: FinetuneConfig, parts: tuple[str, ...], peak_rates: Mapping[str, float]
+) -> dict[str, float]:
+    """``{part: peak rate}`` of the trained parts that are not of the network.
+
+    Args:
+        config: of the run, resolved.
+        parts: all trained parts.
+        peak_rates: of those that do not learn like the head, as everything new does.
     """
     rate = number(config.learning_rate)
-    blocks = tuple(name for name in parts if name.startswith("block_"))
-    of_network = tuple(name for name in parts if name.startswith(("stem", "block_", "head")))
-    # What is new learns like the head, norms of frozen parts like the rest of the network.
-    above = {
-        name: rate if name.startswith(NORMS) else config.head_learning_rate or rate
-        for name in parts
-        if name not in of_network
-    }
-    if "head" in parts and (config.head_learning_rate or config.method == "autolr"):
-        above["head"] = config.head_learning_rate or rate
-    if POLICY in parts:
-        above[POLICY] = config.policy_learning_rate
-    if PROXIES in parts:
-        above[PROXIES] = config.proxy_learning_rate or 100 * rate
-    factor = decay(config)
-    if config.method == "autolr":
-        return tuning.AutoLR(
-            AutoLRConfig(
-                alpha=config.alpha,
-                beta=config.beta,
-                threshold=config.threshold,
-                threshold_decay=config.threshold_decay,
-                threshold_floor=config.threshold_floor,
-                max_trials=config.max_trials,
-            ),
-            blocks,
-            rate,
-            above,
-            "stem" if "stem" in parts else None,
-            factor,
-        )
+    of_task = {PROXIES: config.proxy_learning_rate or 100 * rate}
+    like_head = config.head_learning_rate or rate
+    known = {**of_task, **peak_rates}
+    return {name: known.get(name, like_head) for name in parts if not name.startswith(_OF_NETWORK)}
+
+
+def fixed(
+    config: FinetuneConfig, parts: tuple[str, ...], peak_rates: Mapping[str, float] | None = None
+) -> tuning.FixedRates:
+    """Rates that the schedule alone changes; arguments as of :func:`beside_network`.
+
+    Raises:
+        UserError: as of :func:`rate_factors`.
+    """
+    rate, factor = number(config.learning_rate), decay(config)
+    of_network = tuple(name for name in parts if name.startswith(_OF_NETWORK))
     if config.discriminative_ratio != 1:
         peaks = block_rates.discriminative(of_network, rate, config.discriminative_ratio)
     else:
         peaks = block_rates.layer_decay(of_network, rate, config.layer_decay)
-    peaks |= above
+    peaks |= beside_network(config, parts, peak_rates or {})
+    if "head" in parts and config.head_learning_rate:
+        peaks["head"] = config.head_learning_rate
     for name, rate_factor in rate_factors(config, parts).items():
         peaks[name] *= rate_factor
     return tuning.FixedRates(
-        blocks, lambda epoch: {name: peak * factor(epoch) for name, peak in peaks.items()}
+        blocks_of(parts), lambda epoch: {name: peak * factor(epoch) for name, peak in peaks.items()}
     )

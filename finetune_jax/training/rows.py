@@ -11,7 +11,7 @@ RATES_OF_NETWORK = ("rate/stem", "rate/block_", "rate/head")
 
 def pass_row(
     epoch: int,
-    step: int,
+    steps_trained: int,
     verdict: Verdict,
     rates: Mapping[str, float],
     blocks: tuple[str, ...],
@@ -20,7 +20,7 @@ def pass_row(
     """A row of ``passes.csv``; a target is empty where none was set for the next pass."""
     return {
         "epoch": epoch + 1,
-        "step": step,
+        "step": steps_trained,
         "trial": verdict.trial,
         "accepted": int(verdict.accepted),
         "finite": int(outcome.finite),
@@ -34,9 +34,9 @@ def pass_row(
 
 def trial_line(epoch: int, epochs: int, verdict: Verdict) -> str:
     """A line of progress about a trial."""
-    said = "accepted" if verdict.accepted else "rejected"
+    decision = "accepted" if verdict.accepted else "rejected"
     line = (
-        f"epoch {epoch + 1}/{epochs}  trial {verdict.trial} {said}: sorting quality {verdict.quality:.3f}, "
+        f"epoch {epoch + 1}/{epochs}  trial {verdict.trial} {decision}: sorting quality {verdict.quality:.3f}, "
         f"wanted {verdict.threshold:.3f}"
     )
     return f"{line} ({verdict.remark})" if verdict.remark else line
@@ -45,10 +45,10 @@ def trial_line(epoch: int, epochs: int, verdict: Verdict) -> str:
 def shown(row: Mapping[str, Any]) -> str:
     """``train loss 0.12 accuracy 0.95  validation …``: what tells most of a row."""
     parts = []
-    told = {"loss": "loss", "accuracy": "accuracy", "recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
+    labels = {"loss": "loss", "accuracy": "accuracy", "recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
     for split in ("train", "validation", "test"):
-        values = [(spoken, row.get(f"{split}_{name}")) for name, spoken in told.items()]
-        numbers = " ".join(f"{spoken} {value:.4f}" for spoken, value in values if value is not None)
+        values = [(label, row.get(f"{split}_{name}")) for name, label in labels.items()]
+        numbers = " ".join(f"{label} {value:.4f}" for label, value in values if value is not None)
         if numbers:
             parts.append(f"{split} {numbers}")
     return "  ".join(parts)

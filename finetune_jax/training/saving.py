@@ -17,7 +17,7 @@ def save_state(
     meta: Mapping[str, Any],
     *,
     score: float | None,
-    number: int | None = None,
+    steps_trained: int | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a state in the background.
@@ -27,7 +27,7 @@ def save_state(
         state: its arrays are copied to the host before this returns.
         meta: JSON.
         score: larger is better; None where the state was not evaluated.
-        number: of the checkpoint, by default the step of the state.
+        steps_trained: number of the checkpoint, by default the step of the state.
         more: further items, ``{name: tree of arrays}``.
 
     Raises:
@@ -38,7 +38,7 @@ def save_state(
         return
     host = jax.device_get(state)
     items = {"variables": host.variables, "training": _training(host), **(more or {})}
-    saver.save(int(host.step) if number is None else number, items, meta, score=score)
+    saver.save(int(host.step) if steps_trained is None else steps_trained, items, meta, score=score)
 
 
 def restore_state(directory: Path, step: int, like: TrainState) -> TrainState:

@@ -19,6 +19,11 @@ from finetune_jax.models import heads
 from finetune_jax.models.network import Model
 from finetune_jax.training import evaluation, objectives
 
+PROXIES = "proxies"
+"""Name of the part beside the network that ``--loss=proxy_anchor`` trains."""
+
+_LABELLED = ("loss", "correct", "examples")
+
 
 class Task(Protocol):
     """The pieces of a run that depend on what it is for."""
@@ -30,6 +35,10 @@ class Task(Protocol):
     @property
     def score(self) -> str:
         """Name of the number by which runs are compared, the larger the better, without its split."""
+
+    @property
+    def totals(self) -> tuple[str, ...]:
+        """Names of what :meth:`loss` and the objective sum over the images of an epoch."""
 
     def class_names(self, source: Source) -> tuple[str, ...]:
         """Of the classes that are trained on.
@@ -71,6 +80,7 @@ class Classification:
     config: FinetuneConfig
     head = heads.OWN
     score = "accuracy"
+    totals = _LABELLED
 
     def class_names(self, source: Source) -> tuple[str, ...]:
         """All of the data set."""
@@ -127,6 +137,11 @@ class Retrieval:
         """AutoLR's retrieval head, or the embedding that Proxy-Anchor learns."""
         return "embedding" if self.config.loss == "proxy_anchor" else "retrieval"
 
+    @property
+    def totals(self) -> tuple[str, ...]:
+        """Proxy-Anchor labels no image, so there are none that are labelled correctly."""
+        return ("loss", "examples") if self.config.loss == "proxy_anchor" else _LABELLED
+
     def class_names(self, source: Source) -> tuple[str, ...]:
         """Those of the training split."""
         names = source.class_names[: source.num_train_classes]
@@ -175,9 +190,11 @@ def retrieval_scores(
     gallery: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """``{"Recall@K": …, "MAP@R": …}`` of embeddings ``[N, D]``, among each other or in a gallery."""
-    found, found_labels = gallery or (None, None)
-    recalls = retrieval.recall_at_k(embeddings, labels, config.ks, gallery=found, gallery_labels=found_labels)
-    precision = retrieval.map_at_r(embeddings, labels, gallery=found, gallery_labels=found_labels)
+    searched, searched_labels = gallery or (None, None)
+    recalls = retrieval.recall_at_k(
+        embeddings, labels, config.ks, gallery=searched, gallery_labels=searched_labels
+    )
+    precision = retrieval.map_at_r(embeddings, labels, gallery=searched, gallery_labels=searched_labels)
     return {**{f"Recall@{k}": recall for k, recall in recalls.items()}, "MAP@R": precision}
 
 
@@ -195,7 +212,3 @@ def _cross_entropy(config: FinetuneConfig, labels: np.ndarray, num_classes: int)
     if config.class_weights == "balanced":
         weights = balanced_class_weights(labels, num_classes)
     return objectives.cross_entropy(label_smoothing=config.label_smoothing, class_weights=weights)
-
-
-PROXIES = "proxies"
-"""Name of the part beside the network that ``--loss=proxy_anchor`` trains."""

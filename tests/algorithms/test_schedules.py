@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from finetune_jax.algorithms import schedules
@@ -124,4 +125,43 @@ def test_schedules_take_numbers_arrays_and_traced_values(schedule):
 )
 def test_numbers_out_of_range_are_named(make, message):
     with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("length", [1, 4, 2.5, 0])
+def test_a_warm_up_rises_by_equal_steps_to_the_full_rate_and_stays(length):
+    factor = schedules.warmup(length)
+    expected = [min(1.0, (step + 1) / max(length, 1)) for step in range(8)]
+    np.testing.assert_allclose([factor(step) for step in range(8)], expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(factor)(np.arange(8)), expected, rtol=1e-6)
+
+
+def test_a_warm_up_is_optaxs_linear_schedule_without_its_zero():
+    theirs = optax.schedules.linear_schedule(0.0, 1.0, 6)
+    factor = schedules.warmup(6)
+    np.testing.assert_allclose([factor(s) for s in range(9)], [theirs(s + 1) for s in range(9)], rtol=1e-6)
+
+
+def test_a_cosine_by_step_with_a_floor_is_optaxs():
+    theirs = optax.schedules.cosine_decay_schedule(1.0, decay_steps=12, alpha=0.2)
+    schedule = schedules.by_step(schedules.floored(schedules.cosine(1.0, 3), 0.2), steps_per_epoch=4)
+    np.testing.assert_allclose([schedule(s) for s in range(14)], [theirs(s) for s in range(14)], rtol=1e-6)
+
+
+def test_a_schedule_by_step_agrees_with_that_by_epoch_where_epochs_begin():
+    by_epoch = schedules.sgdr(0.1, 1.0, 1, 6)
+    by_step = schedules.by_step(by_epoch, 7)
+    np.testing.assert_allclose([by_step(7 * epoch) for epoch in range(7)], rates(by_epoch, 7), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: schedules.warmup(-1), "steps"),
+        (lambda: schedules.floored(schedules.constant(1), 1.5), "lowest"),
+        (lambda: schedules.by_step(schedules.constant(1), 0), "steps_per_epoch"),
+    ],
+)
+def test_impossible_changes_within_an_epoch_are_refused_by_name(make, text):
+    with pytest.raises(ValueError, match=text):
         make()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import FAST_COMPILATION, SECONDS
 from photos import COLOURS, write_photos
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +19,9 @@ BINARIES = sorted(
 )
 
 
-def run(name, *arguments, timeout=240):
+def run(name, *arguments, timeout=SECONDS):
     environment = {key: value for key, value in os.environ.items() if key != "NPROC"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    environment["XLA_FLAGS"] = FAST_COMPILATION
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
         cwd=ROOT,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import SECONDS
 from PIL import Image
 
 from finetune_jax.data import cache, sources
@@ -95,7 +96,7 @@ def test_an_exception_ends_the_parallel_map_and_its_threads():
 
 
 def test_several_threads_work_at_once():
-    both = threading.Barrier(2, timeout=10)  # broken, and the test with it, unless two threads meet
+    both = threading.Barrier(2, timeout=60)  # broken, and the test with it, unless two threads meet
 
     def meet(i: int) -> int:
         if i in (0, 8):  # the first of the first two chunks
@@ -274,18 +275,18 @@ def child(tmp_path: Path, *arguments: str) -> subprocess.Popen:
 
 def test_two_processes_that_build_the_same_cache_both_end_well(tmp_path):
     children = [child(tmp_path, "race", name) for name in "ab"]
-    assert [process.wait(timeout=60) for process in children] == [0, 0]
+    assert [process.wait(timeout=SECONDS) for process in children] == [0, 0]
     (folder,) = (tmp_path / "cache").iterdir()
     assert not folder.name.startswith(".")
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(tmp_path):
     process = child(tmp_path, "hang")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SECONDS
     while not (tmp_path / "at_work").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process.wait(timeout=SECONDS)
     (leftover,) = (tmp_path / "cache").iterdir()
     assert leftover.name.startswith(".")
     calls = []
@@ -358,6 +359,6 @@ def test_the_meta_file_says_what_is_in_the_cache(tmp_path):
     cache.materialise(examples_of(4, broken=(2,)), TINY, cache_dir=tmp_path, skip_unreadable=True)
     (folder,) = tmp_path.iterdir()
     meta = json.loads((folder / "meta.json").read_text())
-    assert meta["preprocessing"] == {"image_size": 4, "resize": 5, "mode": "stretch"}
+    assert meta["preprocessing"] == {"image_size": 4, "resize": 5, "mode": "stretch", "bits": 16}
     assert Preprocessing(**meta["preprocessing"]) == TINY
     assert meta["unreadable"] == [[2, "truncated"]]

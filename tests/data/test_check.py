@@ -27,7 +27,7 @@ def clean(tmp_path):
 
 
 def report_on(root, **options):
-    return check(sources.load(f"folder:{root}"), workers=2, **options)
+    return check(sources.load(f"folder:{root}", list_findings=True), workers=2, **options)
 
 
 def test_a_clean_data_set_has_no_findings(clean):

@@ -4,23 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from encoded_images import encoded, exif_with_orientation, smooth_photo
+from PIL import Image, ImageOps
 
-from finetune_jax.data import decode
-from finetune_jax.data.decode import Preprocessing, UnreadableImage, decode_image, preprocess
-
-
-def smooth_photo(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width] / 20.0
-    channels = [np.sin(x + 0.3 * y), np.cos(x * y / 9.0), np.sin(0.5 * y - x)]
-    noise = np.random.default_rng(0).normal(0.0, 8.0, (height, width, 3))
-    return np.clip(128 + 110 * np.stack(channels, axis=-1) + noise, 0, 255).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from finetune_jax.data import decode, pixels
+from finetune_jax.data.decode import Decoding, Preprocessing, UnreadableImage, decode_image, preprocess
 
 
 @pytest.fixture
@@ -38,12 +26,6 @@ def test_the_fast_jpeg_decoder_gives_the_pixels_of_pillow(subsampling, progressi
     fast = decode_image(data, "x.jpg")
     assert decode._decode_jpeg(data) is not None
     np.testing.assert_array_equal(fast, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-
-
-def exif_with_orientation(value: int) -> bytes:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = value
-    return exif.tobytes()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -145,11 +127,41 @@ def test_postscript_with_an_image_suffix_is_not_run():
         decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "x.jpg")
 
 
-def test_a_decompression_bomb_is_an_unreadable_image(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for kind in ("PNG", "JPEG"):
-        with pytest.raises(UnreadableImage, match="bomb"):
-            decode_image(encoded(Image.new("RGB", (30, 30)), kind), "x")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_an_image_above_the_limit_is_refused_from_its_header_with_the_flag_to_give(kind):
+    with pytest.raises(UnreadableImage, match=r"30 × 30 pixels .* --max_pixels=\d+$"):
+        decode_image(encoded(Image.new("RGB", (30, 30)), kind), "x", Decoding(max_pixels=100))
+
+
+def test_of_jpegs_the_progressive_ones_alone_are_refused_above_the_limit():
+    photo = Image.fromarray(smooth_photo(30, 30))
+    assert decode_image(encoded(photo, "JPEG"), "x", Decoding(max_pixels=100)).shape == (30, 30, 3)
+    with pytest.raises(UnreadableImage, match="--max_pixels=1350"):
+        decode_image(encoded(photo, "JPEG", progressive=True), "x", Decoding(max_pixels=100))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_very_large_images_come_at_a_reduced_scale(kind, monkeypatch):
+    monkeypatch.setattr(pixels, "FULL_PIXELS", 32 * 48)
+    photo = smooth_photo(128, 192)
+    small = decode_image(encoded(Image.fromarray(photo), kind), "x")
+    assert small.shape == (32, 48, 3)
+    averages = photo.reshape(32, 4, 48, 4, 3).mean((1, 3))
+    assert np.abs(small - averages).mean() < 3
+
+
+def test_strips_of_rows_give_the_pixels_of_the_whole(monkeypatch):
+    palette = Image.fromarray(smooth_photo(37, 23)).quantize(17)
+    for image, options in (
+        (palette, {"transparency": 3}),
+        (Image.fromarray(smooth_photo(37, 23)[..., 0].astype(np.uint16) * 200), {}),
+        (Image.fromarray(np.dstack([smooth_photo(37, 23), smooth_photo(37, 23)[..., :1]])), {}),
+    ):
+        data = encoded(image, **options)
+        whole = decode_image(data, "x")
+        monkeypatch.setattr(pixels, "_STRIP_PIXELS", 100)
+        np.testing.assert_array_equal(decode_image(data, "x"), whole)
+        monkeypatch.undo()
 
 
 def test_a_missing_file_is_an_unreadable_image(tmp_path):

@@ -182,3 +182,29 @@ def test_mocked_tfds_data_of_the_published_data_sets_can_be_used(tfds):
     assert image.ndim == 3
     assert image.shape[2] == 3
     assert cars.splits["train"].labels.max() < 98 <= cars.splits["test"].labels.min()
+
+
+def test_no_module_that_a_data_set_names_is_imported(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared / "tiny_photos" / "standard", tmp_path / "data" / "tiny_photos" / "standard")
+    (tmp_path / "intruder.py").write_text("open('executed', 'w').close()\n")
+    features = next((tmp_path / "data").rglob("features.json"))
+    content = features.read_text()
+    assert "tensorflow_datasets.core.features.text_feature.Text" in content
+    features.write_text(
+        content.replace("tensorflow_datasets.core.features.text_feature.Text", "intruder.Feature")
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"names intruder\.Feature, which is no feature of TFDS"):
+        sources.load("tfds:tiny_photos:standard", data_dir=tmp_path / "data")
+    assert not (tmp_path / "executed").exists()
+    assert "intruder" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"name": 3}', b"[" * 100_000])
+def test_a_damaged_description_of_a_data_set_is_one_sentence(prepared, tmp_path, name, content):
+    shutil.copytree(prepared / "tiny_photos" / "standard", tmp_path / "tiny_photos" / "standard")
+    next(tmp_path.rglob(name)).write_bytes(content)
+    with pytest.raises(UserError, match=r"^--dataset=tfds:tiny_photos/standard"):
+        sources.load("tfds:tiny_photos:standard", data_dir=tmp_path)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from child_processes import FAST_COMPILATION, SECONDS
 from PIL import Image
 
 from finetune_jax import models
@@ -54,9 +55,9 @@ def test_a_batch_that_the_devices_of_all_processes_cannot_share_is_refused(
 
 def test_a_single_process_works_together_with_itself() -> None:
     replicas = local_replicas(jax.devices()[:1])
-    with replicas.together():
+    with replicas.fail_together():
         pass
-    with pytest.raises(UserError, match="mine"), replicas.together():
+    with pytest.raises(UserError, match="mine"), replicas.fail_together():
         raise UserError("mine")
 
 
@@ -87,7 +88,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "experiments.finetune",
         f"--dataset=folder:{home / 'photos'}",
         f"--cache_dir={home / 'cache'}",
-        f"--compilation_cache={tmp_path_factory.getbasetemp() / 'compiled'}",
+        f"--compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         f"--pretrained={home / 'weights.npz'}",
         "--network=resnet26_policy",
         "--width=0.125",
@@ -103,7 +104,7 @@ def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": "4",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": FAST_COMPILATION,
     }
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *more],
@@ -123,7 +124,7 @@ def start_two(command: Sequence[str], workdir: Path, *more: str) -> list[subproc
     return [start(command, workdir, *job, f"--process_index={index}", *more) for index in range(2)]
 
 
-def end(processes: Sequence[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
+def end(processes: Sequence[subprocess.Popen[str]], seconds: float = SECONDS) -> list[tuple[int, str, str]]:
     """Status, output and errors of each; never a process left behind."""
     deadline = time.monotonic() + seconds
     try:
@@ -209,7 +210,7 @@ def test_two_processes_train_like_one_through_kills_stops_and_a_full_disk(
     processes = start_two(command, workdir)
     wait_for_checkpoints(processes, workdir, reached + 1)
     resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (1, 1))
-    (status, _, err), (other_status, _, other_err) = end(processes, seconds=60)
+    (status, _, err), (other_status, _, other_err) = end(processes)
     assert (status, other_status) == (1, 1), (err, other_err)
     assert err.splitlines()[-1].endswith("make room or choose another --workdir, then start again")
     assert other_err.splitlines()[-1].startswith(f"error: process 0 on host {socket.gethostname()} failed: ")

@@ -126,7 +126,7 @@ def test_garbage_from_before_is_found_after_and_new_garbage_meanwhile():
     gc.collect()
     before = Thing()
     old = weakref.ref(before)
-    with host_memory.unsearched():
+    with host_memory.without_garbage_collection():
         del before
         new = weakref.ref(Thing())
         gc.collect()
@@ -140,11 +140,11 @@ def test_old_garbage_is_searched_for_between_passes_once_a_minute(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(host_memory, "_searched", now)
     monkeypatch.setattr(host_memory.time, "monotonic", lambda: now)
-    with host_memory.unsearched():
+    with host_memory.without_garbage_collection():
         thing = Thing()
         found = weakref.ref(thing)
     for seconds, is_there in ((30, True), (40, False)):
         thing = None
         now += seconds
-        with host_memory.unsearched():
+        with host_memory.without_garbage_collection():
             assert (found() is not None) == is_there

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from child_processes import SECONDS
 
 from finetune_jax.algorithms import optimizers
 from finetune_jax.errors import UserError
@@ -239,7 +240,9 @@ def test_damage_to_any_file_is_one_sentence_or_harmless(tmp_path: Path) -> None:
         for damage in ("deleted", "cut"):
             message = refused[item, damage]
             assert message.startswith("checkpoint …/7 cannot be read (")
-            assert message.endswith("delete its folder to go on from the one before")
+            assert message.endswith(
+                "there is no other one: bring it back from a copy, or choose another --workdir"
+            )
             assert len(message.splitlines()) == 1
             assert "tensorstore_spec" not in message
 
@@ -268,7 +271,7 @@ def test_damage_prints_no_traceback(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=SECONDS,
     )
     assert run.stdout.startswith(f"checkpoint {tmp_path / '1'} cannot be read (OUT_OF_RANGE")
     assert len(run.stdout.splitlines()) == 1
@@ -300,9 +303,18 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file" / "checkpoints", writable=True)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EROFS, "make the directory writable"),
+        (errno.EMFILE, "this process has too many files open"),
+        (errno.EIO, "mend this"),
+    ],
+)
 def test_a_full_disk_is_noticed_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
 ) -> None:
     saver = Checkpoints(tmp_path, writable=True)
     saving.save_state(saver, make_state(1), {}, score=0.5)
@@ -311,7 +323,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    message = rf"could not be written \({os.strerror(code)}\); the one of step 1 is intact; make room"
+    message = rf"could not be written \({os.strerror(code)}\); the one of step 1 is intact; {advice}"
     with pytest.raises(UserError, match=message):
         saving.save_state(saver, make_state(2), {}, score=0.9)
     saver.close()

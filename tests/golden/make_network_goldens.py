@@ -31,6 +31,8 @@ float32_gap_KEY            scalar      largest error of PyTorch's float32 result
                                        largest absolute value (fingerprints: row by row, to fingerprint_scale)
 =========================  ==========  =====================================================================
 
+Networks without running statistics have no ``train_…``, and S is 0.
+
 Keys of ``sgd.npz`` and ``adamw.npz`` (T steps, K blocks):
 
 ======================  ==============  ============================================================
@@ -71,7 +73,9 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 class Case(NamedTuple):
     """A network and its inputs: side of the square images, seed of the weights.
 
-    ``split`` gives the two halves of a network: images to the last block's output, and that to logits.
+    ``split`` gives the two halves of a network: images to the last block's output, and that to logits. ``embed`` is
+    what the classifier sees of that output. Without ``statistics`` training is evaluation; the state of a transformer
+    is that of its published image size, and timm resamples its positions.
     """
 
     make: Callable[[], nn.Module]
@@ -81,6 +85,8 @@ class Case(NamedTuple):
         module.features,
         module.classify,
     )
+    embed: Callable[[nn.Module, torch.Tensor], torch.Tensor] = lambda module, x: x.mean(dim=(2, 3))
+    statistics: bool = True
 
 
 def from_torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:
@@ -91,6 +97,18 @@ def from_torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:
 
 def from_timm(name: str) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, num_classes=NUM_CLASSES)
+
+
+def timm_tokens(name: str, image_size: int) -> Case:
+    """A network whose head has a norm, and no batch statistics."""
+    return Case(
+        from_timm(name),
+        image_size,
+        0,
+        split_timm_mobile,
+        lambda module, x: module.forward_head(x, pre_logits=True),
+        statistics=False,
+    )
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
@@ -152,6 +170,15 @@ CASES = {
     "inception_v3": Case(
         from_torchvision("inception_v3", aux_logits=False, init_weights=False), 107, 0, split_inception
     ),
+    "vit_tiny_patch16_224": timm_tokens("vit_tiny_patch16_224", 64),
+    "deit3_small_patch16_224": timm_tokens("deit3_small_patch16_224", 48),
+    "vit_small_patch14_dinov2": timm_tokens("vit_small_patch14_dinov2", 42),
+    "vit_small_patch14_reg4_dinov2": timm_tokens("vit_small_patch14_reg4_dinov2", 56),
+    "vit_small_patch16_dinov3": timm_tokens("vit_small_patch16_dinov3", 64),
+    "vit_base_patch32_siglip_256": timm_tokens("vit_base_patch32_siglip_256", 96),
+    "vit_base_patch16_siglip_gap_224": timm_tokens("vit_base_patch16_siglip_gap_224", 48),
+    "convnext_atto": timm_tokens("convnext_atto", 64),
+    "convnextv2_atto": timm_tokens("convnextv2_atto", 70),
 }
 
 
@@ -164,6 +191,8 @@ def seeded(case: Case, dtype: torch.dtype) -> nn.Module:
     module = case.make()
     state = seeded_state(state_shapes(module), case.state_seed)
     module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
+    if hasattr(module, "set_input_size"):
+        module.set_input_size(img_size=(case.image_size, case.image_size))
     return module.to(dtype)
 
 
@@ -171,7 +200,7 @@ def loss_and_gradients(case: Case, module: nn.Module, images: torch.Tensor) -> d
     """Logits, embedding, loss and gradient fingerprints in the module's present mode."""
     embed, classify = case.split(module)
     features = embed(images)
-    embedding = features.mean(dim=(2, 3))
+    embedding = case.embed(module, features)
     logits = classify(features.clone())  # some networks overwrite it
     loss = functional.cross_entropy(logits, torch.tensor(LABELS))
     names = [name for name, _ in module.named_parameters()]
@@ -196,6 +225,8 @@ def network_numbers(case: Case, dtype: torch.dtype) -> dict[str, np.ndarray]:
     images = images.permute(0, 3, 1, 2).to(dtype)
     module = seeded(case, dtype).eval()
     evaluation = loss_and_gradients(case, module, images)
+    if not case.statistics:
+        return {f"eval_{key}": value for key, value in evaluation.items()}
     training = loss_and_gradients(case, module.train(), images)
     statistics = running_statistics(module).items()
     return {

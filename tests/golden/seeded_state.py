@@ -14,6 +14,8 @@ from collections.abc import Container, Mapping
 import numpy as np
 
 _LAST_NORM_GAIN = 0.1
+_TOKENS = {"pos_embed", "cls_token", "reg_token", "latent", "position_embeddings"}
+_CHANNEL_FACTORS = {"gamma", "gamma_1", "gamma_2", "lambda1", "layer_scale_parameter"}
 _BRANCH_NORM = re.compile(r"(.+\.bn|stages\..+\.norm)(\d)\.weight")
 
 
@@ -40,7 +42,8 @@ def seeded_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[s
     Kernels (two or more axes, output axis first) get standard deviation ``sqrt(2 / fan_in)`` (He et al.
     2015). Norm weights lie around 1, or around 0.1 for the last norm of a ResNet's residual branch, because the
     activations would otherwise grow exponentially over fifty blocks. Biases and running means lie around 0,
-    running variances in [0.5, 1.5]. ``num_batches_tracked`` is zero.
+    running variances in [0.5, 1.5]. ``num_batches_tracked`` is zero. Of transformers, tokens and positions have
+    standard deviation 0.5, and the factors of channels lie around 0.5.
 
     Args:
       shapes: shape of every entry. An entry depends on the others only in whether its norm is a branch's
@@ -61,13 +64,17 @@ def _seeded_entry(name: str, shape: tuple[int, ...], seed: int, names: Container
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.float32)
     values = seeded_normal(name, shape, seed)
+    if kind in _TOKENS:
+        return np.float32(0.5) * values
     if len(shape) >= 2:
         return values * np.float32(math.sqrt(2 / math.prod(shape[1:])))
     match kind:
         case "weight":
             gain = _LAST_NORM_GAIN if _is_last_norm_of_branch(name, names) else 1.0
             return np.float32(gain) * (1 + np.float32(0.1) * values)
-        case "bias" | "running_mean":
+        case _ if kind in _CHANNEL_FACTORS:
+            return np.float32(0.5) * (1 + np.float32(0.1) * values)
+        case "bias" | "running_mean" | "q_bias" | "v_bias":
             return np.float32(0.1) * values
         case "running_var":
             return 1 + np.float32(0.14) * values  # values stay within ±3.5, hence [0.51, 1.49]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from child_processes import SECONDS
 from jax.sharding import Mesh, PartitionSpec
 from onednn_cases import CASE, DEPTHWISE, assert_close, needs_library, numbers, plain, reference, tensors
 
@@ -231,22 +232,25 @@ def in_another_process(code, **environment):
     values = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, check=True, capture_output=True, text=True, env=values | environment, timeout=120
+        command, check=True, capture_output=True, text=True, env=values | environment, timeout=SECONDS
     ).stdout
 
 
 @needs_library
 @pytest.mark.parametrize("given", [None, "77"])
 def test_loading_leaves_the_environment_as_it_was(given):
-    code = "import os; from finetune_jax.onednn import library; library.load(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = (
+        "import os; from finetune_jax.models.layers.onednn import library; library.load(); "
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
     environment = {} if given is None else {"GOMP_SPINCOUNT": given}
     assert in_another_process(code, **environment).strip() == str(given)
 
 
 PROGRAM = """
 import jax, numpy as np
-from finetune_jax.onednn import convolution as onednn
-from finetune_jax.onednn.library import Convolution
+from finetune_jax.models.layers.onednn import convolution as onednn
+from finetune_jax.models.layers.onednn.descriptions import Convolution
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("compilation_cache/cache_hits")))
 case = Convolution((4, 9, 8, 5), (3, 3, 5, 6), 2, ((1, 1), (1, 0)))
@@ -273,8 +277,8 @@ def test_a_compiled_program_of_another_process_means_the_same(tmp_path):
 def test_a_process_may_end_while_a_program_runs():
     code = """
 import jax, jax.numpy as jnp
-from finetune_jax.onednn import convolution as onednn
-from finetune_jax.onednn.library import Convolution
+from finetune_jax.models.layers.onednn import convolution as onednn
+from finetune_jax.models.layers.onednn.descriptions import Convolution
 case = Convolution((32, 32, 32, 32), (3, 3, 32, 32), 1, ((1, 1), (1, 1)))
 def many(x, k):
     return jax.lax.fori_loop(0, 100, lambda _, x: onednn.convolve(case, x, k), x)

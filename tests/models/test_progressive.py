@@ -16,7 +16,7 @@ from finetune_jax.models.compositions.progressive import ProgressiveNetwork
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.training import objectives, step
 from finetune_jax.training import rates as training_rates
-from finetune_jax.training.methods import by_name
+from finetune_jax.training.methods import registry as methods
 from finetune_jax.training.state import create_state
 
 BATCH = 8
@@ -67,13 +67,13 @@ def test_every_part_reads_the_frozen_column_below_it(columns):
 def test_training_moves_the_new_column_and_the_laterals_alone(columns):
     model, variables, _ = columns
     config = FinetuneConfig(method="progressive", head_learning_rate=0.05)
-    setup = by_name.setup(config, model.network, variables, jax.random.key(3))
-    optimizer = training_rates.optimizer(config, setup.trained)
+    setup = methods.create(config, model.network, variables, jax.random.key(3))
+    optimizer = training_rates.optimizer(config, setup.trained, setup.rules(config))
     objective = objectives.objective(
         setup.forward, objectives.cross_entropy(), normalize=NORMALIZE, augment=augmentation.BY_NAME["none"]
     )
     start = create_state(setup.variables, setup.trained, optimizer, key=jax.random.key(1))
-    rates = training_rates.tuner(config, setup.trained).rates({}, 0)
+    rates = setup.tuner(config, setup.trained).rates({}, 0)
     assert {rates[name] for name in (*model.laterals, "head")} == {0.05}
     assert rates["stem"] == rates["block_01"] == 0.01
     state = start.replace(opt_state=optimizers.set_learning_rates(start.opt_state, rates))

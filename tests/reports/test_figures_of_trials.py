@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 from figure_checks import ACCEPTED, TRIALS, descending, lines_of_points, texts
 
-from finetune_jax.reports.figures import (
-    block_variations,
-    canvas,
-    domain_similarities,
-)
+from finetune_jax.reports import figures
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +27,7 @@ def curves(axis):
 
 def test_known_rates_are_points_and_recommended_ranges_bars():
     references = {"dogs": (0.86, 0.001), "cars": (0.845, 0.5)}
-    axis = domain_similarities._draw_similarities(references, {"mine": (0.85, 0.1, 1.0)}, "Table 4").axes[0]
+    axis = figures.draw_similarities(references, {"mine": (0.85, 0.1, 1.0)}, title="Table 4").axes[0]
     points = [(x[0], y[0]) for _, x, y in lines_of_points(axis, marker="o")]
     assert points == [(0.86, 0.001), (0.845, 0.5)]
     assert texts(axis) == ["dogs", "cars"]
@@ -41,13 +37,21 @@ def test_known_rates_are_points_and_recommended_ranges_bars():
     assert axis.get_yscale() == "log"
 
 
+def test_a_guess_is_no_recommendation():
+    axis = figures.draw_similarities({}, {"mine": (0.85, 0.1, 1.0)}, recommended=False).axes[0]
+    (line,) = axis.lines
+    assert list(line.get_xdata()) == [0.85, 0.85]
+    assert line.get_color() == figures.canvas.GREY
+    assert axis.get_legend().get_title().get_text() == "no recommendation for"
+
+
 # Variations over epochs
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 12, 16, 33, 50])
 def test_every_block_has_its_line_and_a_step_of_the_colour_bar(blocks):
     values = descending(5, blocks, 3.0)
-    figure = block_variations._draw_variations(values, 1)
+    figure = figures.draw_variations(values)
     axis, bar = figure.axes
     drawn = curves(axis)
     assert len(drawn) == blocks
@@ -64,7 +68,7 @@ def test_every_block_has_its_line_and_a_step_of_the_colour_bar(blocks):
 
 
 def test_colours_become_lighter_from_low_to_high_blocks():
-    figure = block_variations._draw_variations(descending(3, 33, 3.0), 1)
+    figure = figures.draw_variations(descending(3, 33, 3.0))
     rgb = np.array([line.get_color()[:3] for line in curves(figure.axes[0])])
     luminance = rgb @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) > 0).all()
@@ -74,34 +78,34 @@ def test_colours_become_lighter_from_low_to_high_blocks():
 @pytest.mark.parametrize(("spread", "scale"), [(3.0, "linear"), (1000.0, "log")])
 def test_the_axis_is_logarithmic_where_the_range_asks_for_it(spread, scale):
     values = descending(4, 12, spread)
-    figure = block_variations._draw_variations(values, 1)
+    figure = figures.draw_variations(values)
     assert figure.axes[0].get_yscale() == scale
     # One block that never moved does not make a range of its own.
     values[:, 3] = 0
-    assert block_variations._draw_variations(values, 1).axes[0].get_yscale() == scale
+    assert figures.draw_variations(values).axes[0].get_yscale() == scale
 
 
 @pytest.mark.parametrize("spread", [3.0, 1000.0])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_that_are_not_finite_leave_the_axis_as_it_is(spread, bad):
     values = descending(5, 12, spread)
-    limits = block_variations._draw_variations(values, 1).axes[0].get_ylim()
+    limits = figures.draw_variations(values).axes[0].get_ylim()
     values[2, 4] = bad
-    figure = block_variations._draw_variations(values, 1)
+    figure = figures.draw_variations(values)
     assert figure.axes[0].get_ylim() == limits
     np.testing.assert_array_equal(curves(figure.axes[0])[4].get_xdata(), [1, 2, 4, 5])
-    canvas.png(figure)
+    figures.encode(figure)
 
 
 def test_nothing_but_diverged_epochs_is_still_a_figure():
-    figure = block_variations._draw_variations(np.full((3, 4), np.nan), 7)
+    figure = figures.draw_variations(np.full((3, 4), np.nan), first_epoch=7)
     assert figure.axes[0].get_xlim() == (6.5, 9.5)
-    canvas.png(figure)
+    figures.encode(figure)
 
 
 def test_epochs_are_whole_numbers_even_if_there_is_one():
-    figure = block_variations._draw_variations(descending(1, 4, 3.0), 3)
-    canvas.png(figure)
+    figure = figures.draw_variations(descending(1, 4, 3.0), first_epoch=3)
+    figures.encode(figure)
     low, high = figure.axes[0].get_xlim()
     ticks = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
     assert ticks == [3]
@@ -109,7 +113,7 @@ def test_epochs_are_whole_numbers_even_if_there_is_one():
 
 def draw_trials(variations, rates=None):
     rates = np.full(variations.shape, 1e-3) if rates is None else rates
-    return block_variations._draw_trials(variations, rates, TRIALS, ACCEPTED)
+    return figures.draw_trials(variations, rates, TRIALS, ACCEPTED)
 
 
 def legend(figure):
@@ -152,11 +156,11 @@ def test_a_diverged_trial_is_marked_and_does_not_break_the_axes():
     assert list(x) == [1]
     assert 0.9 < y[0] < 1  # of the height of the axis
     assert not lines_of_points(figure.axes[1], marker="X")
-    canvas.png(figure)
+    figures.encode(figure)
 
 
 def test_without_rejected_trials_the_legend_says_nothing_of_them():
-    figure = block_variations._draw_trials(
+    figure = figures.draw_trials(
         descending(2, 3, 3.0), descending(2, 3, 3.0), [(1, 1), (2, 1)], np.array([True, True])
     )
     assert legend(figure) == ["accepted"]
@@ -165,12 +169,12 @@ def test_without_rejected_trials_the_legend_says_nothing_of_them():
 
 def test_many_trials_have_labels_that_do_not_overlap():
     count = 230
-    figure = block_variations._draw_trials(
+    figure = figures.draw_trials(
         descending(count, 33, 3.0),
         descending(count, 33, 3.0),
         [(epoch, 1) for epoch in range(1, count + 1)],
         np.ones(count, bool),
     )
-    canvas.png(figure)
+    figures.encode(figure)
     boxes = [label.get_window_extent() for label in figure.axes[1].get_xticklabels()]
     assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))

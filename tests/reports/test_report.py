@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from finetune_jax.reports import figures, tables
-from finetune_jax.reports.run_page import run_page
 from finetune_jax.training.progress import Progress
 
 
@@ -73,34 +72,6 @@ def test_tables_align_text_left_and_numbers_right():
         "long name  12,345",
         "none            –",
     ]
-
-
-def test_the_page_holds_result_epochs_flags_and_figures_and_escapes_names():
-    summary = {
-        "method": "standard",
-        "dataset": "folder:<b>",
-        "score": "test_accuracy",
-        "test_accuracy": 0.875,
-        "seconds": 3.0,
-        "best_epoch": 2,
-        "epochs_trained": 3,
-        "selected_on": "test",
-        "images": {"train": 10},
-        "notes": ["validation: none"],
-    }
-    rows = [{"epoch": "1", "train_loss": "0.123456789"}]
-    page = run_page(summary, {"seed": 7}, rows, {"curves": b"png"})
-    for part in (
-        "0.8750",
-        "folder:&lt;b&gt;",
-        "chosen on test",
-        "--seed",
-        "0.1235",
-        "cG5n",
-        "validation: none",
-    ):
-        assert part in page
-    assert "<b>:" not in page
 
 
 def test_the_confusion_figure_is_darkest_where_the_share_is_largest():

@@ -73,7 +73,7 @@ def test_fixed_methods_have_the_rates_of_their_rule() -> None:
 
     def rates(**settings: Any) -> dict[str, float]:
         config = FinetuneConfig(schedule="constant", learning_rate=0.1, **settings)
-        return training_rates.tuner(config, parts).rates({}, 0)
+        return training_rates.fixed(config, parts).rates({}, 0)
 
     assert rates() == dict.fromkeys(parts, 0.1)
     assert list(rates(layer_decay=0.5).values()) == pytest.approx([0.0125, 0.025, 0.05, 0.1])

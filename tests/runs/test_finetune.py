@@ -20,7 +20,7 @@ from finetune_jax.files.run_directory import RunDirectory, data_config_of
 from finetune_jax.models.card import read_best
 from finetune_jax.runs import evaluate, finetune
 from finetune_jax.training import tasks
-from finetune_jax.training.methods.setup import trained_parts
+from finetune_jax.training.methods.registry import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_frozen_parts_of_a_run_are_bit_identical_to_the_pretrained_ones(settings
     summary = finetune.run(config, one)
     _, variables = read_best(tmp_path / "run")
     network, origin = models.load_pretrained("resnet26_cifar10")
-    trained = trained_parts(network, config.method, config.k)
+    trained = METHODS[config.method].trained_parts(config, network)
     assert summary["parameters_trained"] < summary["parameters"]
     for kind in ("params", "batch_stats"):
         for name in network.part_names:

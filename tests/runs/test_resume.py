@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from child_processes import FAST_COMPILATION, SECONDS
 from PIL import Image
 from weights import write_weights
 
@@ -45,7 +46,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "experiments.finetune",
         f"--dataset=folder:{home / 'photos'}",
         f"--cache_dir={home / 'cache'}",
-        f"--compilation_cache={tmp_path_factory.getbasetemp() / 'compiled'}",
+        f"--compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         f"--pretrained={home / 'weights.npz'}",
         "--network=resnet26_policy",
         "--width=0.125",
@@ -60,7 +61,7 @@ def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": "2",  # the number of threads changes the last bits
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": FAST_COMPILATION,
     }
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *more],
@@ -74,7 +75,7 @@ def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
     return process.returncode, out, err
@@ -180,7 +181,7 @@ def test_a_run_that_is_stopped_and_then_finds_the_disk_full_ends_like_an_undistu
     process.terminate()
     status, out, err = end(process)
     assert (status, out) == (143, "")
-    assert err.splitlines()[-1] == f"stopped; start again with the same flags to go on ({workdir})"
+    assert err.splitlines()[-1].endswith(f"; the same command goes on from there ({workdir})")
     assert all(line.startswith(("learning rate ", "epoch ")) for line in err.splitlines()[:-1])
 
     process = start(command, workdir)

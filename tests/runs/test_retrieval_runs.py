@@ -1,7 +1,6 @@
 """Runs that learn to retrieve: heads, losses, galleries, and what their directories are good for."""
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from photos import COLOURS, MORE_COLOURS, write_photos
-from PIL import Image
 
 import finetune_jax
 from finetune_jax import models
@@ -19,12 +17,13 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data import sources
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
-from finetune_jax.files.run_directory import data_config_of
+from finetune_jax.files.run_directory import RunDirectory, data_config_of
 from finetune_jax.models import heads, registry
 from finetune_jax.models.card import read_best
 from finetune_jax.models.layers.basic import Numerics
+from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import run_figures
-from finetune_jax.runs import evaluate, finetune, program
+from finetune_jax.runs import evaluate, finetune
 from finetune_jax.training import objectives, tasks
 
 ONE = Replicas((jax.devices()[0],))
@@ -72,13 +71,13 @@ def test_in_training_half_of_the_hidden_values_drop_out_and_the_rest_is_doubled(
 def test_a_head_is_replaced_whole_and_the_own_one_keeps_its_norm() -> None:
     network, variables = models.load_pretrained("resnet26_cifar10")
     key = jax.random.key(3)
-    other, changed = models.pretrained.replace_head(network, variables, 4, key, head="retrieval")
+    other, changed = pretrained.replace_head(network, variables, 4, key, head="retrieval")
     assert (other.head_name, other.num_classes) == ("retrieval", 4)
     assert set(changed["params"]["head"]) == {"hidden", "norm", "classifier"}
     assert set(changed["batch_stats"]["head"]) == {"norm"}
-    back, again = models.pretrained.replace_head(other, changed, 10, key)
+    back, again = pretrained.replace_head(other, changed, 10, key)
     assert (back.head_name, set(again["params"]["head"])) == ("classifier", {"norm", "classifier"})
-    _, kept = models.pretrained.replace_head(network, variables, 4, key)
+    _, kept = pretrained.replace_head(network, variables, 4, key)
     np.testing.assert_array_equal(
         kept["params"]["head"]["norm"]["scale"], variables["params"]["head"]["norm"]["scale"]
     )
@@ -198,7 +197,7 @@ def test_proxy_anchor_trains_proxies_at_a_rate_of_their_own(base: FinetuneConfig
     )
     summary = finetune.run(config, ONE)
     assert summary["test_recall_at_1"] > 1 / 3
-    rates = program.RunDirectory(tmp_path).read_passes()[0]
+    rates = RunDirectory(tmp_path).read_passes()[0]
     assert float(rates["rate/proxies"]) == pytest.approx(0.1)
     card, variables = read_best(tmp_path)
     assert card.head == "embedding"
@@ -269,29 +268,16 @@ class Arrays:
 def test_a_query_is_no_neighbour_of_itself_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
-    def note(queries: Any, neighbours: Any, similarities: Any, correct: Any, **names: Any) -> bytes:
+    def note(queries: Any, neighbours: Any, similarities: Any, correct: Any, **names: Any) -> str:
         drawn.update(similarities=similarities, correct=correct, **names)
-        return b"png"
+        return "figure"
 
-    monkeypatch.setattr("finetune_jax.reports.figures.retrieval_strips", note)
+    monkeypatch.setattr("finetune_jax.reports.figures.draw_retrieval_strips", note)
     embeddings = np.eye(4)[[0, 0, 1, 2]] + 0.1  # the first two are equal
     (picture,) = run_figures.of_retrieval(embeddings, Arrays([0, 0, 1, 1]), ["cat", "dog"])
-    assert picture.png == b"png"
+    assert picture.figure == "figure"
     assert drawn["similarities"].shape == (4, 3)
     assert drawn["similarities"][0, 0] == pytest.approx(1)  # its copy, not itself
     assert (drawn["similarities"][2:] < 0.99).all()
     assert drawn["correct"][0].tolist() == [True, False, False]
     assert run_figures.of_retrieval(embeddings[:1], Arrays([0]), ["cat"]) == []
-
-
-def test_trials_are_drawn_where_passes_were_judged() -> None:
-    rows = [{"epoch": "1", "train_loss": "1", "validation_accuracy": "0.5"}]
-    fixed = {"epoch": "1", "trial": "1", "accepted": "1", "threshold": ""}
-    fixed |= {f"{what}/block_{i}": "0.1" for what in ("rate", "variation") for i in (1, 2)}
-    names = [p.name for p in run_figures.of_training(rows, [fixed], 1, "accuracy")]
-    assert names == ["training", "variations"]
-    judged = [fixed | {"threshold": "0.9", "accepted": "0"}, fixed | {"threshold": "0.9", "trial": "2"}]
-    found = {p.name: p.png for p in run_figures.of_training(rows, judged, 1, "accuracy")}
-    assert list(found) == ["training", "variations", "trials"]
-    with Image.open(io.BytesIO(found["trials"])) as picture:
-        assert picture.width > 200

@@ -23,11 +23,13 @@ from finetune_jax.files.weight_files import read_write
 from finetune_jax.models.card import read_best
 from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import similarity as similarity_report
-from finetune_jax.runs import finetune, program, references, start
+from finetune_jax.reports import study_report
+from finetune_jax.runs import finetune, references, start
 from finetune_jax.runs.domains import Domain, Prober
 from finetune_jax.runs.references import References
 from finetune_jax.studies import similarity
 from finetune_jax.studies.runs import Runs
+from finetune_jax.training import loop
 
 ONE = Replicas((jax.devices()[0],))
 
@@ -216,10 +218,10 @@ def test_targets_stand_among_the_references_by_their_similarity(tmp_path):
     assert (near["reference"], near["effective_learning_rates"]) == ("near", [0.001, 0.01])
     assert (far["reference"], far["effective_learning_rates"]) == ("far", [0.1, 1.0])
     assert "far is nearest (0.500), where 0.5 is the best" in far["reason"]
-    lines = similarity_report.text(result).splitlines()
+    lines = study_report.text(similarity_report.report(result)).splitlines()
     order = [line.split("  ")[0] for line in lines[4:8]]
     assert order == ["at 5", "(own) near", "at 60", "(own) far"]
-    Runs(tmp_path, ONE).write_files(similarity_report.files(result))
+    Runs(tmp_path, ONE).write_files(study_report.files(similarity_report.report(result)))
     assert json.loads((tmp_path / "results.json").read_text()) == result
     assert (tmp_path / "results.txt").read_text().splitlines() == lines
     assert (tmp_path / "similarity.png").read_bytes()[:4] == b"\x89PNG"
@@ -253,7 +255,7 @@ def test_the_rate_that_similarity_recommends_trains_as_if_given_by_hand(base, ro
         raise Stopped("stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr(program.training, "fit", stop)
+        patched.setattr(loop, "fit", stop)
         with pytest.raises(Stopped):
             finetune.run(config, ONE)
     assert len(probes) == 1

@@ -13,6 +13,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.reports import alpha_beta as alpha_beta_report
 from finetune_jax.reports import autolr as autolr_report
 from finetune_jax.reports import pruning as pruning_report
+from finetune_jax.reports import study_report
 from finetune_jax.studies import alpha_beta, autolr, comparison, prune
 from finetune_jax.studies.comparison import Entry, Protocol
 
@@ -72,7 +73,7 @@ def test_pruning_stops_where_the_mean_score_falls_and_shows_what_is_saved() -> N
     assert found["depths"][1]["scores"] == [0.6, 0.8]
     flops = [row["flops"] for row in found["depths"]]
     assert flops[0] > flops[1] > flops[2] > 0
-    text = pruning_report.text(found)
+    text = study_report.text(pruning_report.report(found))
     assert "best depth: 1 (the score fell at 2); train with --prune_depth=1" in text
     assert "70.00 ± 14.14" in text
     with pytest.raises(UserError, match="--max_depth=12 is out of range; give at most 11"):
@@ -119,7 +120,7 @@ def test_the_study_chooses_on_validation_and_reports_with_other_seeds(protocol: 
         assert {(c.validation_fraction, c.select_on) for c in reported} == {(0.0, "last")}
     else:
         assert {c.select_on for c in reported} == {"validation"}
-    text = autolr_report.text(result)
+    text = study_report.text(autolr_report.report(result))
     assert "best" in text
     assert f"{result['configurations']} configurations tried" in text
 
@@ -145,7 +146,7 @@ def test_a_reporting_seed_that_diverges_is_told_and_costs_no_other_result() -> N
     result = autolr.run(BASE, train, protocol, compare=False, schedules=False, max_depth=0)
     assert [entry["diverged"] for entry in result["entries"]] == [1, 1]
     assert all(len(entry["test"]["test_accuracy"]) == 2 for entry in result["entries"])
-    assert "(1 diverged)" in autolr_report.text(result)
+    assert "(1 diverged)" in study_report.text(autolr_report.report(result))
 
 
 # --- α and β -------------------------------------------------------------------------------------------------
@@ -162,6 +163,6 @@ def test_pairs_whose_targets_would_descend_are_not_trained() -> None:
     assert found["unavailable"] == [[True, False], [True, False]]
     assert set(train.configs) == {"alpha1-beta0.2", "alpha1-beta0.6", "alpha2-beta0.6"}
     assert found["scores"][1] == [None, pytest.approx(0.7)]
-    text = alpha_beta_report.text(found)
+    text = study_report.text(alpha_beta_report.report(found))
     assert text.count("unavailable") == 2
     assert "70.00" in text

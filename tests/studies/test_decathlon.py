@@ -32,6 +32,7 @@ from finetune_jax.models import registry
 from finetune_jax.models.card import read_best
 from finetune_jax.models.compositions.routed import RoutedNetwork, policy_for
 from finetune_jax.reports import decathlon as decathlon_report
+from finetune_jax.reports import study_report
 from finetune_jax.reports.published import spottune as published
 from finetune_jax.runs import finetune
 from finetune_jax.studies import decathlon as study
@@ -180,7 +181,7 @@ def test_the_binary_goes_on_with_finished_runs_and_writes_what_the_server_takes(
     assert "svhn:" not in done.stderr  # nothing is trained again
     written = (runs.root / "decathlon.txt").read_text()
     assert written in done.stdout
-    assert written == decathlon_report.text(result) + "\n"
+    assert written == study_report.text(decathlon_report.report(result)) + "\n"
     assert json.loads((runs.root / "decathlon.json").read_text()) == result
 
     files = sorted(images_of("test"), reverse=True)
@@ -317,7 +318,7 @@ def test_parameters_are_counted_as_in_the_paper(method, row):
 def test_the_published_accuracies_give_the_published_row():
     result = published_again("spottune", "SpotTune")
     assert result["missing"] == []
-    lines = decathlon_report.text(result).splitlines()
+    lines = study_report.text(decathlon_report.report(result)).splitlines()
     (ours,) = [line.split() for line in lines if line.startswith("ours: spottune")]
     (theirs,) = [line.split() for line in lines if line.startswith("SpotTune ") and "11x" in line]
     assert ours[3:] == theirs[2:]
@@ -334,7 +335,7 @@ def test_some_data_sets_are_scored_beside_the_same_ones_of_the_paper():
         for name, error in errors.items()
     )
     assert result["score"] == pytest.approx(expected, rel=1e-5)
-    text = decathlon_report.text(result)
+    text = study_report.text(decathlon_report.report(result))
     rows = [line.split() for line in text.splitlines() if line.startswith(("ours: spottune", "SpotTune  "))]
     assert [row[-1] for row in rows] == [f"{expected:.0f}"] * 2
     assert "missing: imagenet12, aircraft" in text
@@ -349,12 +350,12 @@ def test_a_data_set_on_which_training_diverged_does_not_end_the_study():
 
     result = study.run(study.configs(study.recipe("dtd"), ["dtd", "svhn"]), train)
     assert "svhn" in result["missing"]
-    text = decathlon_report.text(result)
+    text = study_report.text(decathlon_report.report(result))
     assert "training diverged on svhn" in text
     assert "over the other 1 of 10" in text
     nothing = study.run(study.configs(study.recipe("dtd"), ["svhn"]), train)
     assert (nothing["multiple"], nothing["score"]) == (None, 0.0)
-    assert decathlon_report.text(nothing)
+    assert study_report.text(decathlon_report.report(nothing))
 
 
 @pytest.mark.parametrize("number", list(published.TABLES))

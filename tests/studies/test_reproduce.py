@@ -11,7 +11,7 @@ from made_up_study import BASE, MadeUp
 from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.reports import published, reproduction
+from finetune_jax.reports import published, reproduction, study_report
 from finetune_jax.reports.published import autolr as published_autolr
 from finetune_jax.reports.published import hyperparameters as published_hyperparameters
 from finetune_jax.studies import reproduce
@@ -66,14 +66,16 @@ def test_rows_are_run_and_stand_beside_the_papers_numbers() -> None:
     train = MadeUp(lambda config: math.nan if config.rate_factors else 0.5 + 0.1 * config.prune_depth)
     rows = reproduce.rows_of(table, BASE, train, given=("dataset", "epochs"), seeds=(0, 1))
     assert len(train.configs) == 4 * 2 + 2  # a row that diverges with its first seed is not tried again
-    text = reproduction.text("autolr/1", table, "digits", rows)
+    text = study_report.text(reproduction.report("autolr/1", table, "digits", rows))
     assert "orientation only" in text
     assert "59.50 ± 0.71" in text
     assert "66.95" in text
     assert text.count("diverged") >= 2
     assert "not run" in text
     assert table.data_of("tfds:caltech_birds2011") == "CUB-200"
-    same = reproduction.text("autolr/1", table, "tfds:caltech_birds2011", rows, "CUB-200")
+    same = study_report.text(
+        reproduction.report("autolr/1", table, "tfds:caltech_birds2011", rows, "CUB-200")
+    )
     assert "orientation" not in same
 
 
@@ -141,9 +143,9 @@ def test_rows_of_other_sources_wait_for_their_weights_and_errors_are_compared() 
     rows = reproduce.rows_of(table, base, train, weights={"places365": "p.pth"}, data="Birds", **more)
     assert [row["run"] for row in rows] == [False, False, True, True]
     assert {config.pretrained for config in train.configs.values()} == {"p.pth"}
-    text = reproduction.text("hyperparameters/3", table, "folder:birds", rows, "Birds")
+    text = study_report.text(reproduction.report("hyperparameters/3", table, "folder:birds", rows, "Birds"))
     lines = text.splitlines()
-    assert "test error, ours" in lines[2]
+    assert "test error in %, ours" in lines[2]
     assert lines[4].split()[:4] == ["iNat-2017,", "m", "0.9", "not"]
     assert lines[6].split()[:5] == ["Places-365,", "m", "0.9", "21.00", "27.72"]
     assert lines[7].split()[:5] == ["Places-365,", "m", "0", "30.00", "32.17"]
@@ -177,7 +179,7 @@ def test_a_row_that_was_searched_for_is_the_best_of_its_grid(validated: bool) ->
     assert rows[3]["chosen_by"] == ("validation_accuracy" if validated else "test_accuracy")
     assert sum(point["score"] is None for point in rows[3]["tried"]) == 4
     assert rows[3]["test"]["test_class_error"] == [pytest.approx(0.3)]
-    text = reproduction.text("hyperparameters/5", table, "digits", rows)
+    text = study_report.text(reproduction.report("hyperparameters/5", table, "digits", rows))
     assert "L2-SP with HPO: learning_rate 0.005, lambda_shared 0.01, the best of 20 by" in text
     assert "13.86" in text
 

@@ -13,6 +13,7 @@ from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.reports import spottune as spottune_report
+from finetune_jax.reports import study_report
 from finetune_jax.studies import spottune
 from finetune_jax.studies.comparison import Protocol, configured
 from finetune_jax.studies.runs import Runs
@@ -103,7 +104,9 @@ def test_every_method_gets_its_best_rate_and_every_seed(result):
 
 def test_the_table_and_both_figures_hold_the_numbers_of_the_runs(result, tmp_path):
     study, _ = result
-    Runs(tmp_path, Replicas((jax.devices()[0],))).write_files(spottune_report.files(study))
+    Runs(tmp_path, Replicas((jax.devices()[0],))).write_files(
+        study_report.files(spottune_report.report(study))
+    )
     assert json.loads((tmp_path / "results.json").read_text())["entries"][0]["name"] == "feature extractor"
     text = (tmp_path / "results.txt").read_text()
     assert "ResNet-101 is left out" in text

@@ -70,7 +70,7 @@ def test_trials_trained_together_end_as_they_do_alone_and_a_pruned_one_stops_no_
         prune_depth=8,
     )
     monkeypatch.setattr(
-        finetune, "run_together", functools.partial(finetune.run_together, vectorize=vectorize)
+        finetune, "train_in_lockstep", functools.partial(finetune.train_in_lockstep, vectorize=vectorize)
     )
     search = Search(learning_rates=(0.002, 0.02, 1e30), momenta=(0.9,), weight_decays=(0.0,))
     pruned = {}

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import SECONDS
 from sweeps import BASE, GRID, MadeUp, points, queue_of, sweep
 
 from finetune_jax.errors import UserError
-from finetune_jax.studies.sweeps.workers import Worker
+from finetune_jax.files.workers import Worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def test_workers_share_a_study_and_go_on_with_the_trial_of_one_that_was_killed(t
     log = tmp_path / "log"
     log.touch()
     killed = start_worker(log, storage, stuck="0002")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while "0002" not in log.read_text():
         assert time.monotonic() < deadline, killed.communicate(timeout=1)
         time.sleep(0.05)
@@ -53,7 +54,7 @@ def test_workers_share_a_study_and_go_on_with_the_trial_of_one_that_was_killed(t
     assert [name[:4] for name in before] == ["0000", "0001", "0002"]
     workers = [start_worker(log, storage) for _ in range(2)]
     for worker in workers:
-        out, err = worker.communicate(timeout=120)
+        out, err = worker.communicate(timeout=SECONDS)
         assert worker.returncode == 0, err
         assert out.strip() == "8"
     names = log.read_text().split()

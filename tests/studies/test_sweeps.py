@@ -15,6 +15,7 @@ from sweeps import BASE, GRID, MadeUp, accuracy, points, sweep
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
+from finetune_jax.reports import study_report
 from finetune_jax.reports import sweep as sweep_report
 from finetune_jax.studies.runs import Runs
 from finetune_jax.studies.sweeps import sweep as hpo
@@ -220,11 +221,11 @@ def test_table_csv_and_figures_hold_every_configuration(storage, tmp_path):
     search = dataclasses.replace(GRID, dedup=True)
     result = sweep(storage, MadeUp(), search)
     runs = Runs(tmp_path / "study", Replicas((jax.devices()[0],)))
-    runs.write_files(sweep_report.files(result, runs.root))
+    runs.write_files(study_report.files(sweep_report.report(result, runs.root)))
     assert json.loads((runs.root / "results.json").read_text()) == result
     text = (runs.root / "results.txt").read_text()
     assert "digits, 8 configurations tried (1 equal)" in text
-    assert "best: --learning_rate=0.01 --momentum=0.9 --weight_decay=0\n" in text
+    assert "highest: --learning_rate=0.01 --momentum=0.9 --weight_decay=0\n" in text
     assert f"run directory: {runs.root / 'runs' / result['best']['run']}" in text
     assert "test accuracy: 85.00" in text
     (best,) = [line for line in text.splitlines() if " * " in line]

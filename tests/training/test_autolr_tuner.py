@@ -19,7 +19,8 @@ from finetune_jax.devices.replicas import local_replicas
 from finetune_jax.errors import Diverged
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.training import loop, saving, step, tuning
+from finetune_jax.training import loop, saving, step
+from finetune_jax.training.methods.autolr import AutoLRTuner
 from finetune_jax.training.plan import Plan
 from finetune_jax.training.state import TrainState, create_state
 from finetune_jax.training.step import Outcome
@@ -105,9 +106,9 @@ def train_with(
     return train
 
 
-def tuner(**changes: Any) -> tuning.AutoLR:
+def tuner(**changes: Any) -> AutoLRTuner:
     config = dataclasses.replace(CONFIG, **changes)
-    return tuning.AutoLR(config, BLOCKS, RATE, {"head": HEAD_RATE}, "stem", decay)
+    return AutoLRTuner(config, BLOCKS, RATE, {"head": HEAD_RATE}, "stem", decay)
 
 
 def plan(**changes: Any) -> Plan:

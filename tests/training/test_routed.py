@@ -17,13 +17,12 @@ from finetune_jax.data.batch import Batch
 from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.models.compositions.routed import RoutedNetwork, policy_for
 from finetune_jax.reports import policy_tables
-from finetune_jax.reports.run_result import PolicyDecisions
 from finetune_jax.training import objectives, step
 from finetune_jax.training import rates as training_rates
-from finetune_jax.training.methods import by_name
+from finetune_jax.training.methods import registry as methods
 from finetune_jax.training.methods import routed as routed_method
 from finetune_jax.training.methods.l2_sp import l2_sp_penalty
-from finetune_jax.training.methods.setup import trained_parts
+from finetune_jax.training.methods.plain import Stochastic
 from finetune_jax.training.state import create_state
 
 LABELS = RNG.integers(0, 4, BATCH).astype(np.int32)
@@ -34,14 +33,14 @@ def trained_by(config, replicas=None, steps=2, norm_axis=None):
     """The setup of a config, the state before and after some steps."""
     network, variables = pretrained(norm_axis)
     axis = AXIS if replicas else None
-    setup = by_name.setup(config, network, variables, jax.random.key(3), axis_name=axis)
-    optimizer = training_rates.optimizer(config, setup.trained)
+    setup = methods.create(config, network, variables, jax.random.key(3), axis_name=axis)
+    optimizer = training_rates.optimizer(config, setup.trained, setup.rules(config))
     objective = objectives.objective(
         setup.forward, objectives.cross_entropy(), normalize=NORMALIZE, augment=augmentation.BY_NAME["none"]
     )
     totals = ("loss", "correct", "examples", *setup.totals)
     start = create_state(setup.variables, setup.trained, optimizer, key=jax.random.key(1), totals=totals)
-    rates = training_rates.tuner(config, setup.trained).rates({}, 0)
+    rates = setup.tuner(config, setup.trained).rates({}, 0)
     state = start.replace(opt_state=finetune_jax.optimizers.set_learning_rates(start.opt_state, rates))
     run = functools.partial(step.train_step, objective=objective, optimizer=optimizer, axis_name=axis)
     batch = (IMAGES, LABELS, np.arange(BATCH, dtype=np.int32))
@@ -134,7 +133,7 @@ class TestTraining:
         # blocks with decisions drawn again from the same keys is.
         config = dataclasses.replace(BASE, frozen_first=0)
         network, variables = pretrained()
-        setup = by_name.setup(config, network, variables, jax.random.key(3))
+        setup = methods.create(config, network, variables, jax.random.key(3))
         keys = jax.random.split(jax.random.key(5), BATCH)
         params = {name: setup.variables["params"][name] for name in setup.trained}
         frozen = {n: t for n, t in setup.variables["params"].items() if n not in params}
@@ -257,18 +256,22 @@ class TestEvaluation:
 class TestOtherMethods:
     def test_stochastic_fine_tuning_draws_half_of_the_blocks_by_the_seed(self):
         network = models.create("resnet50", num_classes=4, width=0.125)
-        drawn = {trained_parts(network, "stochastic", seed=seed) for seed in range(20)}
+
+        def parts_of(seed):
+            return Stochastic.trained_parts(FinetuneConfig(method="stochastic", seed=seed), network)
+
+        drawn = {parts_of(seed) for seed in range(20)}
         assert len(drawn) == 20
         for parts in drawn:
             assert len(parts) == 9
             assert parts[-1] == "head"
             assert list(parts[:-1]) == sorted(set(parts[:-1]) & set(network.block_names))
-        assert trained_parts(network, "stochastic", seed=3) == trained_parts(network, "stochastic", seed=3)
+        assert parts_of(3) == parts_of(3)
 
     def test_l2_sp_pulls_towards_the_start_and_new_parameters_towards_zero(self):
         config = FinetuneConfig(method="l2_sp", weight_decay=0.0, lambda_shared=0.3, lambda_novel=0.2)
         network, origin = pretrained()
-        setup = by_name.setup(config, network, origin, jax.random.key(3))
+        setup = methods.create(config, network, origin, jax.random.key(3))
         params = {
             n: jax.tree.map(lambda x: 1.1 * x + 0.01, setup.variables["params"][n]) for n in setup.trained
         }
@@ -292,9 +295,7 @@ class TestPolicies:
 
     def test_tables_are_those_of_a_loop_over_the_images(self):
         labels = np.array([2, 0, 2, 2])
-        tables = policy_tables.files(
-            PolicyDecisions(self.DECISIONS, labels, ("a", "b", "c"), ("x", "y", "z"), "photos")
-        )
+        tables = policy_tables.files(self.DECISIONS, labels, ("a", "b", "c"), ("x", "y", "z"))
         usage = [line.split(",") for line in tables["policy_usage.csv"].splitlines()]
         assert usage[0] == ["class", "images", "x", "y", "z"]
         assert [row[:2] for row in usage[1:]] == [["all", "4"], ["a", "1"], ["c", "3"]]

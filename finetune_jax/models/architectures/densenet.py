@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from finetune_jax.models.architectures.resnet import ImageNetStem
 from finetune_jax.models.heads import NormalizedClassifier
 from finetune_jax.models.layers.basic import Conv, Numerics, average_pool, conv_norm, norm, scaled
-from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.network import Network, PlainBuilder, TorchNames
 
 
 class DenseBlock(nn.Module):
@@ -92,4 +92,4 @@ def _torch_names(separator: str) -> TorchNames:
     )
 
 
-BUILDERS: dict[str, Builder] = {"densenet121": _densenet121}
+BUILDERS: dict[str, PlainBuilder] = {"densenet121": _densenet121}

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from finetune_jax.models.architectures.mobilenet import Stage, inverted_residual_network, timm_names
 from finetune_jax.models.layers.basic import Numerics
-from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.network import Network, PlainBuilder, TorchNames
 
 _EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
 _KERNEL_SIZES = (3, 3, 5, 3, 5, 5, 3)
 
 
-def _lite(features: Sequence[int], depths: Sequence[int]) -> Builder:
+def _lite(features: Sequence[int], depths: Sequence[int]) -> PlainBuilder:
     stages = tuple(map(Stage, _EXPANSIONS, features, depths, _STRIDES, _KERNEL_SIZES))
 
     def build(name: str, num_classes: int, width: float, numerics: Numerics) -> Network:
@@ -52,7 +52,7 @@ def _package_names(stages: Sequence[Stage]) -> TorchNames:
     )
 
 
-BUILDERS: dict[str, Builder] = {
+BUILDERS: dict[str, PlainBuilder] = {
     "efficientnet_lite0": _lite((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
     "efficientnet_lite1": _lite((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
     "efficientnet_lite2": _lite((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),

@@ -22,7 +22,7 @@ from finetune_jax.models.layers.basic import (
     symmetric,
 )
 from finetune_jax.models.layers.pooling import max_pool
-from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.network import Network, PlainBuilder, TorchNames
 
 _EPSILON = 1e-3
 _VALID = symmetric(0)
@@ -252,4 +252,4 @@ def _inception_v3(name: str, num_classes: int, width: float, numerics: Numerics)
     )
 
 
-BUILDERS: dict[str, Builder] = {"inception_v3": _inception_v3}
+BUILDERS: dict[str, PlainBuilder] = {"inception_v3": _inception_v3}

@@ -13,7 +13,7 @@ import jax
 
 from finetune_jax.models.heads import PooledClassifier
 from finetune_jax.models.layers.basic import Conv, DepthwiseConv, Numerics, Padding, conv_norm, norm, scaled
-from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.network import Network, PlainBuilder, TorchNames
 
 
 class ConvBlock(nn.Module):
@@ -231,4 +231,4 @@ def _mobilenet_v1(name: str, num_classes: int, width: float, numerics: Numerics)
     )
 
 
-BUILDERS: dict[str, Builder] = {"mobilenet": _mobilenet_v1, "mobilenet_v2": _mobilenet_v2}
+BUILDERS: dict[str, PlainBuilder] = {"mobilenet": _mobilenet_v1, "mobilenet_v2": _mobilenet_v2}

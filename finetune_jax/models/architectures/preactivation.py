@@ -11,7 +11,7 @@ import jax
 
 from finetune_jax.models.heads import NormalizedClassifier
 from finetune_jax.models.layers.basic import Conv, Numerics, conv_norm, max_pool_3x3, norm, scaled
-from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.network import Network, PlainBuilder, TorchNames
 
 
 class PlainStem(nn.Module):
@@ -52,7 +52,7 @@ class PreactivationBlock(nn.Module):
         return x + Conv(4 * self.features, 1, dtype=dtype, name="conv3")(y)
 
 
-def _resnet_v2(depths: Sequence[int]) -> Builder:
+def _resnet_v2(depths: Sequence[int]) -> PlainBuilder:
     def build(name: str, num_classes: int, width: float, numerics: Numerics) -> Network:
         blocks, torch_blocks = [], []
         for stage, depth in enumerate(depths):
@@ -83,7 +83,7 @@ def _resnet_v2(depths: Sequence[int]) -> Builder:
     return build
 
 
-BUILDERS: dict[str, Builder] = {
+BUILDERS: dict[str, PlainBuilder] = {
     "resnet50v2": _resnet_v2((3, 4, 6, 3)),
     "resnet101v2": _resnet_v2((3, 4, 23, 3)),
 }

@@ -21,7 +21,7 @@ from finetune_jax.models.layers.basic import (
     norm,
     scaled,
 )
-from finetune_jax.models.network import Builder, Network, TorchNames
+from finetune_jax.models.network import Network, PlainBuilder, TorchNames
 
 
 class ImageNetStem(nn.Module):
@@ -179,19 +179,19 @@ def decathlon_resnet(
     )
 
 
-def _imagenet(block: type[nn.Module], *depths: int) -> Builder:
+def _imagenet(block: type[nn.Module], *depths: int) -> PlainBuilder:
     return lambda name, num_classes, width, numerics: imagenet_resnet(
         name, block, depths, num_classes, width, numerics
     )
 
 
-def _decathlon(blocks_per_stage: int) -> Builder:
+def _decathlon(blocks_per_stage: int) -> PlainBuilder:
     return lambda name, num_classes, width, numerics: decathlon_resnet(
         name, blocks_per_stage, num_classes, width, numerics
     )
 
 
-BUILDERS: dict[str, Builder] = {
+BUILDERS: dict[str, PlainBuilder] = {
     "resnet18": _imagenet(BasicBlock, 2, 2, 2, 2),
     "resnet34": _imagenet(BasicBlock, 3, 4, 6, 3),
     "resnet50": _imagenet(BottleneckBlock, 3, 4, 6, 3),

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.layers.basic import global_average
 from finetune_jax.models.network import Network, Variables
 
 KIND = "progressive"
@@ -123,8 +122,8 @@ class ProgressiveNetwork:
         return self.run(variables, images)[0]
 
     def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
-        """Pooled output of the new column's last block, ``[B, C]`` float32, evaluation mode."""
-        return global_average(self.run(variables, images)[1])
+        """What the classifier sees of the new column, ``[B, C]`` float32, evaluation mode."""
+        return self.network.pool(variables, self.run(variables, images)[1])
 
     def _joined(
         self, name: str, variables: Mapping[str, Mapping[str, Any]], x: jax.Array, below: jax.Array
@@ -136,7 +135,7 @@ class ProgressiveNetwork:
     def _channels(self, variables: Variables) -> list[int]:
         """Of the features that each part above the stem reads."""
         shapes = []
-        x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)  # no number of channels depends on the size
+        x = jax.ShapeDtypeStruct(self.network.example_shape, jnp.float32)
         for name in self.network.part_names[:-1]:
             x = jax.eval_shape(lambda v, x, name=name: self.network.run((name,), v, x)[0], variables, x)
             shapes.append(x.shape[-1])

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from finetune_jax.algorithms import spottune
 from finetune_jax.models import registry
-from finetune_jax.models.layers.basic import global_average
 from finetune_jax.models.network import Network, Variables
 
 POLICY = "policy"
@@ -163,8 +162,8 @@ class RoutedNetwork:
         return logits
 
     def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
-        """Pooled output of the last block, ``[B, C]`` float32, evaluation mode."""
-        return global_average(self._features(variables, images))
+        """What the classifier sees of each image, ``[B, C]`` float32, evaluation mode."""
+        return self.network.pool(variables, self._features(variables, images))
 
     def compact(self, variables: Mapping[str, Mapping[str, Any]], chosen: Sequence[str]) -> Variables:
         """Variables of the plain network for one decision per block, the same for all images.

@@ -5,9 +5,9 @@ That is a weight file, a run directory, the name of bundled or installed weights
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +17,13 @@ from finetune_jax.errors import UserError
 from finetune_jax.files.weight_files import read_write
 from finetune_jax.models import heads, registry
 from finetune_jax.models.card import read_best
+from finetune_jax.models.layers.positions import resampled
 from finetune_jax.models.network import Network, Variables
-from finetune_jax.models.weights import installed, torch_state
+from finetune_jax.models.weights import hub, inputs, installed, torch_state
+from finetune_jax.models.weights.inputs import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class _Input(NamedTuple):
-    """What a network's published weights were trained on."""
-
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    image_size: int = 224
-
-
-_HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_BYTES_FROM_127 = ((127 / 255,) * 3, (128 / 255,) * 3)  # (x − 127) / 128 of bytes
-_INPUTS = {
-    "mobilenet": _Input(*_HALVES),
-    "resnet50v2": _Input(*_HALVES),
-    "resnet101v2": _Input(*_HALVES),
-    "inception_v3": _Input(*_HALVES, 299),
-    "efficientnet_lite0": _Input(*_BYTES_FROM_127),
-    "efficientnet_lite1": _Input(*_BYTES_FROM_127, 240),
-    "efficientnet_lite2": _Input(*_BYTES_FROM_127, 260),
-}
+_OPTIONS = ("pool", "drop_path", "dropout")
+"""Settings of a network that depend on what it is; a file's is known only when it is read."""
 
 _BUNDLED = Path(__file__).parents[1] / "bundled"
 
@@ -58,6 +39,7 @@ class Pretrained:
         std: likewise.
         image_size: side of the images it was trained on; what photographs are resized to by default.
         class_names: of the origin's classifier, where known.
+        description: what the origin says of the weights, licence included, for people; empty where nothing.
     """
 
     network: Network
@@ -66,6 +48,7 @@ class Pretrained:
     std: tuple[float, ...] = IMAGENET_STD
     image_size: int = 224
     class_names: tuple[str, ...] = ()
+    description: str = ""
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -87,15 +70,18 @@ def load_pretrained(
     Args:
         name: path of a ``.safetensors``, ``.npz``, ``.pth`` or ``.pt`` file or of a run directory, a bundled
             name (:func:`bundled_names`), a network whose weights are installed as a package
-            (``installed.names``), or ``hf:REPO``.
+            (``installed.names``), ``hf:REPO``, ``timm:TAG``, or a folder with the files of such a repository.
         num_classes: None keeps the original head; a number gives a freshly initialised one of that size.
         architecture: of a weight file; None recognises it from the entries.
-        **settings: ``dtype`` and the other settings of layers of ``models.create``, and ``width`` for files.
+        **settings: ``dtype`` and the other settings of ``models.create``, and ``width`` for files. The positions of
+            a transformer are resampled where its ``image_size`` is not the weights' own.
 
     Raises:
         UserError: nothing is there, or the weights do not fit.
     """
+    image_size = settings.pop("image_size", None)
     found = resolve(name, architecture=architecture, **settings)
+    found = at_image_size(found, image_size or found.image_size)
     if num_classes is None:
         return found.network, found.variables
     return replace_head(found.network, found.variables, num_classes, jax.random.key(0))
@@ -116,6 +102,9 @@ def replace_head(
     """
     changed = registry.with_head(network, num_classes, head)
     fresh = changed.fresh_head(key)
+    # What pools tokens was trained with them, whatever head is behind it.
+    pooling = {layer: variables["params"]["head"][layer] for layer in _pooling_layers(changed, variables)}
+    fresh = {**fresh, "params": {**fresh["params"], **pooling}}
     if head == network.head_name == heads.OWN:
         kept = variables["params"]["head"]
         fresh = {
@@ -125,26 +114,74 @@ def replace_head(
     return changed, {kind: {**tree, "head": fresh[kind]} for kind, tree in variables.items()}
 
 
+def at_image_size(origin: Pretrained, image_size: int) -> Pretrained:
+    """The origin's network for images of another size, the positions of a transformer resampled.
+
+    A network whose parameters do not depend on the size is returned as it is.
+
+    Raises:
+        UserError: the patches of a transformer do not divide the size.
+    """
+    network = origin.network
+    if network.image_size in (None, image_size):
+        return origin
+    network = registry.with_settings(network, image_size=image_size)
+    variables = origin.variables
+    stem = variables.get("params", {}).get("stem", {})
+    if "positions" in stem and network.tokens is not None:
+        table = resampled(
+            np.asarray(stem["positions"]["embedding"]), network.tokens.placed, network.tokens.side
+        )
+        stem = {**stem, "positions": {"embedding": jnp.asarray(table)}}
+        variables = {**variables, "params": {**variables["params"], "stem": stem}}
+    return replace(origin, network=network, variables=variables)
+
+
+def _with_options(origin: Pretrained, options: dict[str, Any]) -> Pretrained:
+    """The origin with options of its network changed, its head kept as far as it has the same layers."""
+    changed = {name: value for name, value in options.items() if value}
+    if not changed:
+        return origin
+    network = registry.with_settings(origin.network, **changed)
+    fresh = network.fresh_head(jax.random.key(0))["params"]
+    head = origin.variables["params"]["head"]
+    shapes = jax.tree.map(jnp.shape, (head, fresh))
+    kept = {layer: head[layer] for layer in fresh if shapes[0].get(layer) == shapes[1][layer]}
+    params = {**origin.variables["params"], "head": {**fresh, **kept}}
+    return replace(origin, network=network, variables={**origin.variables, "params": params})
+
+
+def _pooling_layers(network: Network, variables: Variables) -> list[str]:
+    return [layer for layer in network.torch_names.pooling if layer in variables["params"]["head"]]
+
+
 def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> Pretrained:
-    """Like :func:`load_pretrained` with the original head, and with the origin's normalisation.
+    """Like :func:`load_pretrained` with the original head and image size, and with the origin's normalisation.
 
     Raises:
         UserError: nothing is there, or the weights do not fit.
     """
+    options = {option: settings.pop(option, None) for option in _OPTIONS}
+    return _with_options(_resolve(name, architecture, **settings), options)
+
+
+def _resolve(name: str, architecture: str | None, **settings: Any) -> Pretrained:
     if name in bundled_names():
         return _bundled(name, **settings)
     if name in installed.names():
         settings.pop("width", None)
         return _from_file(installed.weight_file(name), name, **settings)
-    if name.startswith("hf:"):
-        return _from_hub(name, **settings)
+    if name.startswith(("hf:", "timm:")):
+        return _from_repository(hub.fetch(name), name, **settings)
     path = Path(name).expanduser()
+    if path.is_dir() and hub.is_repository(path):
+        return _from_repository(hub.open_folder(path), name, **settings)
     if path.is_dir():
         return from_run(path, **settings)
     if path.suffix or os.sep in name:
         return _from_file(path, architecture, **settings)
     raise UserError(
-        f"--pretrained={name} is neither a file, a run directory, hf:REPO, none, "
+        f"--pretrained={name} is neither a file, a run directory, hf:REPO, timm:TAG, none, "
         f"nor a bundled name ({', '.join(bundled_names())}) "
         f"nor a network with weights to install ({', '.join(installed.names())})"
     )
@@ -215,32 +252,19 @@ def _from_file(path: Path, architecture: str | None, **settings: Any) -> Pretrai
     state = read_write.read(path)
     network = _matching_network(path, state, architecture, **settings)
     variables = torch_state.from_torch_state(network, state)
-    return Pretrained(network, variables, *_INPUTS.get(network.architecture, _Input()))
+    return Pretrained(network, variables, *inputs.of_network(network))
 
 
-def _from_hub(name: str, **settings: Any) -> Pretrained:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f'--pretrained={name} needs huggingface_hub: pip install "finetune-jax[hub]"'
-        ) from None
-    repository = name.removeprefix("hf:")
-    try:
-        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
-        config = json.loads(Path(huggingface_hub.hf_hub_download(repository, "config.json")).read_text())
-    except Exception as error:  # the hub raises a dozen kinds; all of them mean "not to be had"
-        raise UserError(f"--pretrained={name} could not be fetched: {error}") from error
+def _from_repository(repository: hub.Repository, name: str, **settings: Any) -> Pretrained:
     # The hub's names are timm's, and not always ours.
-    architecture = config.get("architecture")
-    found = _from_file(Path(path), architecture if architecture in registry.names() else None, **settings)
-    origin = config.get("pretrained_cfg", {})
-    return Pretrained(
-        found.network,
-        found.variables,
-        tuple(origin.get("mean", found.mean)),
-        tuple(origin.get("std", found.std)),
-        origin.get("input_size", (3, found.image_size, found.image_size))[-1],
+    known = repository.architecture in registry.names()
+    found = _from_file(repository.weights, repository.architecture if known else None, **settings)
+    return replace(
+        found,
+        mean=repository.mean or found.mean,
+        std=repository.std or found.std,
+        image_size=repository.image_size or found.image_size,
+        description=f"{name}: {found.network.architecture}, {repository.description()}",
     )
 
 
@@ -248,17 +272,27 @@ def _matching_network(
     path: Path, state: dict[str, np.ndarray], architecture: str | None, **settings: Any
 ) -> Network:
     if architecture is not None:
-        return _with_classes_of(registry.create(architecture, 1, **settings), state)
+        return _as_trained(registry.create(architecture, 1, **settings), state)
     for candidate in registry.names():
         network = registry.create(candidate, 1, **settings)
         if torch_state.fits(network, state):
-            return _with_classes_of(network, state)
+            return _as_trained(network, state)
     raise UserError(
-        f"{path} fits none of the networks {', '.join(registry.names())}; "
-        "name the right one with --network (and --width) to see what differs"
+        f"{path} fits none of the {len(registry.names())} networks; name the right one with --network (and --width) "
+        "to see what differs"
     )
 
 
-def _with_classes_of(network: Network, state: dict[str, np.ndarray]) -> Network:
+def _as_trained(network: Network, state: dict[str, np.ndarray]) -> Network:
+    """The network with the classes, the image size and the pooling of a state."""
     classes = torch_state.num_classes(network, state)
-    return network if classes is None else network.with_num_classes(classes)
+    network = network if classes is None else network.with_num_classes(classes)
+    if network.tokens is None or network.image_size is None:
+        return network
+    side = torch_state.patches_per_side(network, state)
+    if side not in (None, network.tokens.side):
+        patch = network.image_size // network.tokens.side
+        network = registry.with_settings(network, image_size=side * patch)
+    # Classifiers of transformers' DINOv2 see the class token and the mean of the patches.
+    both = registry.with_settings(network, pool="both") if network.options.pool == "token" else network
+    return both if not torch_state.fits(network, state) and torch_state.fits(both, state) else network

@@ -5,6 +5,7 @@ reference ResNet-26, or others that a network lists. Convolution weights are OIH
 weights ``[out, in]`` (as a convolution ``[out, in, 1, 1]``) there and ``[in, out]`` here.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,13 +13,41 @@ import jax
 import numpy as np
 
 from finetune_jax.errors import UserError
-from finetune_jax.models.network import Network, TorchNames, Variables
+from finetune_jax.models.layers.positions import resampled
+from finetune_jax.models.network import Network, TorchNames, TorchPrefix, Variables
 
 _CLASSIFIER = "classifier"
+_LEAVES = {
+    "kernel": ".weight",
+    "scale": ".weight",
+    "bias": ".bias",
+    "mean": ".running_mean",
+    "var": ".running_var",
+    # Not entries of a layer but layers by themselves.
+    "token": "",
+    "embedding": "",
+    "gamma": "",
+    "offset": "",
+}
+"""What the name of an entry has behind its layer's."""
+_TABLES = ("token", "embedding")
+"""Leaves that have an axis of one image in front there."""
 
 
 class _Place(NamedTuple):
-    """One array: its name and shape in the state, and its path in the variables."""
+    """One array: its name and shape in the state, and its path in the variables.
+
+    Attributes:
+        torch_name: of the entry.
+        torch_shape: of the entry.
+        kind: collection of the variables.
+        part: of the network.
+        layer: in the part.
+        leaf: in the layer.
+        piece: this entry's number among the ``pieces`` that stand one behind the other in the leaf.
+        pieces: their number.
+        is_matrix: the leaf has two axes, whatever the entry has.
+    """
 
     torch_name: str
     torch_shape: tuple[int, ...]
@@ -26,6 +55,9 @@ class _Place(NamedTuple):
     part: str
     layer: str
     leaf: str
+    piece: int = 0
+    pieces: int = 1
+    is_matrix: bool = False
 
 
 def from_torch_state(
@@ -50,8 +82,12 @@ def from_torch_state(
     names = _naming_of(network, state)
     state = _select_copy(_of_parts(state, names), copy)
     places = list(_places(network, names))
-    fresh = {place for place in places if _has_another_head_size(place, state)}
-    missing = sorted(place.torch_name for place in places if place.torch_name not in state)
+    fresh = {place for place in places if _has_another_head_size(place, state)} | _absent_classifier(
+        places, names, state
+    )
+    missing = sorted(
+        place.torch_name for place in places if place not in fresh and place.torch_name not in state
+    )
     surplus = sorted(set(state) - {place.torch_name for place in places})
     misshapen = sorted(
         f"{place.torch_name} {tuple(state[place.torch_name].shape)} instead of {place.torch_shape}"
@@ -59,6 +95,7 @@ def from_torch_state(
         if place not in fresh
         and place.torch_name in state
         and tuple(state[place.torch_name].shape) != place.torch_shape
+        and not _is_of_another_size(place, state)
     )
     _raise_if_any(network, missing, surplus, misshapen)
 
@@ -70,23 +107,34 @@ def from_torch_state(
         if place in fresh:
             value = initial[place.layer][place.leaf]
         else:
-            value = np.asarray(state[place.torch_name], np.float32)
-            value = _from_torch_layout(
-                value[..., 0, 0] if place.layer == _CLASSIFIER and value.ndim == 4 else value
-            )
-        variables[place.kind][place.part].setdefault(place.layer, {})[place.leaf] = value
+            value = _from_torch_layout(np.asarray(state[place.torch_name], np.float32), place)
+            if place.leaf == "embedding" and network.tokens is not None:
+                value = resampled(value, network.tokens.placed, network.tokens.side)
+        leaves = variables[place.kind][place.part].setdefault(place.layer, {})
+        leaves[place.leaf] = value if not place.piece else np.concatenate([leaves[place.leaf], value], -1)
     return jax.tree.map(lambda value: jax.numpy.asarray(value, jax.numpy.float32), variables)
 
 
-def to_torch_state(network: Network, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch_state(
+    network: Network, variables: Mapping[str, Any], *, names: TorchNames | None = None
+) -> dict[str, np.ndarray]:
     """The PyTorch state of ``variables``: float32 arrays under the names the architecture has there.
 
     ``num_batches_tracked`` (0) is included, so that a strict ``load_state_dict`` accepts the result.
+
+    Args:
+        network: of the variables.
+        variables: float arrays.
+        names: one of the network's namings; None is the first.
     """
     state = {}
-    for place in _places(network, network.torch_names):
+    for place in _places(network, names or network.torch_names):
         value = np.asarray(variables[place.kind][place.part][place.layer][place.leaf], np.float32)
-        state[place.torch_name] = _to_torch_layout(value).reshape(place.torch_shape)
+        if place.pieces > 1:
+            value = np.split(value, place.pieces, axis=-1)[place.piece]
+        if place.leaf not in _TABLES:
+            value = _to_torch_layout(value)
+        state[place.torch_name] = value.reshape(place.torch_shape)
         if place.leaf == "var":
             counter = place.torch_name.removesuffix("running_var") + "num_batches_tracked"
             state[counter] = np.zeros((), np.int64)
@@ -97,19 +145,37 @@ def fits(network: Network, state: Mapping[str, np.ndarray]) -> bool:
     """Whether :func:`from_torch_state` would accept the state."""
     names = _naming_of(network, state)
     state = _select_copy(_of_parts(state, names), "blocks")
-    if _layers(state) != _prefixes(network, names):
+    layers = _prefixes(network, names)
+    if names.classifier_optional and f"{names.head.get(_CLASSIFIER)}.weight" not in state:
+        layers = layers - {names.head.get(_CLASSIFIER)}
+    if _layers(state) != layers:
         return False
     places = {place.torch_name: place for place in _places(network, names)}
-    return set(places) == set(state) and all(
-        tuple(state[name].shape) == place.torch_shape or _has_another_head_size(place, state)
+    absent = {place.torch_name for place in _absent_classifier(list(places.values()), names, state)}
+    return set(places) - absent == set(state) and all(
+        tuple(state[name].shape) == place.torch_shape
+        or _has_another_head_size(place, state)
+        or _is_of_another_size(place, state)
         for name, place in places.items()
+        if name not in absent
     )
 
 
 def num_classes(network: Network, state: Mapping[str, np.ndarray]) -> int | None:
     """Number of outputs of the classifier in a state, None where it has no such entry."""
-    bias = state.get(_naming_of(network, state).head[_CLASSIFIER] + ".bias")
+    bias = state.get(f"{_naming_of(network, state).head[_CLASSIFIER]}.bias")
     return None if bias is None else len(bias)
+
+
+def patches_per_side(network: Network, state: Mapping[str, np.ndarray]) -> int | None:
+    """Of the positions in a state; None where it has none, or they are not those of a square."""
+    names = _naming_of(network, state).stem.get("positions", "")
+    table = state.get(names) if isinstance(names, str) else None
+    if table is None or network.tokens is None or table.ndim != 3:
+        return None
+    count = table.shape[1] - network.tokens.placed
+    side = math.isqrt(max(count, 0))
+    return side if side and side * side == count else None
 
 
 def _naming_of(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
@@ -120,36 +186,50 @@ def _naming_of(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
 
 
 def _layers(state: Mapping[str, np.ndarray]) -> set[str]:
-    return {name.rpartition(".")[0] for name in state}
+    return {_layer(name) for name in state}
+
+
+def _layer(name: str) -> str:
+    """Name of an entry without that of its leaf; of a layer by itself the whole."""
+    layer, _, leaf = name.rpartition(".")
+    return layer if f".{leaf}" in _LEAVES.values() else name
 
 
 def _prefixes(network: Network, names: TorchNames) -> set[str]:
-    return {prefix for layers in _by_part(network, names).values() for prefix in layers.values()}
+    present = network.shapes() if network.tokens is not None else None
+    found: set[str] = set()
+    for part, layers in _by_part(network, names).items():
+        for layer, prefix in layers.items():
+            # Namings of transformers speak of layers that only some of them have.
+            if present is None or layer in present["params"][part]:
+                found.update(map(_layer, (prefix,) if isinstance(prefix, str) else prefix))
+    return found
 
 
-def _by_part(network: Network, names: TorchNames) -> dict[str, Mapping[str, str]]:
-    parts = (names.stem, *names.blocks[: len(network.blocks)], names.head)
+def _by_part(network: Network, names: TorchNames) -> dict[str, Mapping[str, TorchPrefix]]:
+    parts = (names.stem, *names.blocks[: len(network.blocks)], {**names.pooling, **names.head})
     return dict(zip(network.part_names, parts, strict=True))
 
 
 def _places(network: Network, names: TorchNames) -> Iterator[_Place]:
     prefixes = _by_part(network, names)
-    torch_leaf = {
-        "kernel": "weight",
-        "scale": "weight",
-        "bias": "bias",
-        "mean": "running_mean",
-        "var": "running_var",
-    }
     for kind, parts in network.shapes().items():
         for part, layers in parts.items():
             for layer, leaves in layers.items():
-                pointwise = part == "head" and layer == _CLASSIFIER and names.pointwise_classifier
+                prefix = prefixes[part][layer]
+                pieces = (prefix,) if isinstance(prefix, str) else prefix
+                pointwise = layer in names.pointwise or (
+                    part == "head" and layer == _CLASSIFIER and names.pointwise_classifier
+                )
                 for leaf, value in leaves.items():
-                    name = f"{prefixes[part][layer]}.{torch_leaf[leaf]}"
-                    shape = _torch_shape(value.shape)
-                    shape += (1, 1) if pointwise and leaf == "kernel" else ()
-                    yield _Place(name, shape, kind, part, layer, leaf)
+                    shape = (*value.shape[:-1], value.shape[-1] // len(pieces))
+                    torch_shape = (1, *shape) if leaf in _TABLES else _torch_shape(shape)
+                    torch_shape += (1, 1) if pointwise and leaf == "kernel" else ()
+                    torch_shape = (1, 1, 1, *torch_shape) if layer in names.broadcast else torch_shape
+                    for number, piece in enumerate(pieces):
+                        name = piece + _LEAVES[leaf]
+                        matrix = len(shape) == 2
+                        yield _Place(name, torch_shape, kind, part, layer, leaf, number, len(pieces), matrix)
 
 
 def _of_parts(state: Mapping[str, np.ndarray], names: TorchNames) -> dict[str, np.ndarray]:
@@ -175,13 +255,36 @@ def _has_another_head_size(place: _Place, state: Mapping[str, np.ndarray]) -> bo
     return len(found) == len(wanted) and found[0] != wanted[0] and found[1:] == wanted[1:]
 
 
+def _absent_classifier(
+    places: list[_Place], names: TorchNames, state: Mapping[str, np.ndarray]
+) -> set[_Place]:
+    """Places of the classifier where a state has none and need not have one."""
+    classifier = {place for place in places if place.part == "head" and place.layer == _CLASSIFIER}
+    absent = names.classifier_optional and not any(place.torch_name in state for place in classifier)
+    return classifier if absent else set()
+
+
+def _is_of_another_size(place: _Place, state: Mapping[str, np.ndarray]) -> bool:
+    """Whether an entry is a table of positions of another number of patches."""
+    if place.leaf != "embedding" or place.torch_name not in state:
+        return False
+    shape = tuple(state[place.torch_name].shape)
+    return len(shape) == 3 and (shape[0], shape[2]) == (1, place.torch_shape[2])
+
+
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[len(shape)]
     return tuple(shape[axis] for axis in order)
 
 
-def _from_torch_layout(value: np.ndarray) -> np.ndarray:
-    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[value.ndim])
+def _from_torch_layout(value: np.ndarray, place: _Place) -> np.ndarray:
+    if place.leaf in _TABLES:
+        return value[0]
+    if place.leaf != "kernel":
+        return value.reshape(-1)
+    if value.ndim == 4 and place.torch_shape[-2:] == (1, 1) and place.is_matrix:
+        value = value[..., 0, 0]
+    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}[value.ndim])
 
 
 def _to_torch_layout(value: np.ndarray) -> np.ndarray:

@@ -13,21 +13,27 @@ if TYPE_CHECKING:
 
 
 def grad_cam_grid(
-    images: np.ndarray, maps: Mapping[str, np.ndarray], *, row_names: Sequence[str] | None = None
+    images: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    *,
+    row_names: Sequence[str] | None = None,
+    format: canvas.Format = "png",
 ) -> bytes:
-    """Each image beside its heat maps as PNG, the AutoLR paper's Figures 5 and 6.
+    """Each image beside its heat maps as a file, the AutoLR paper's Figures 5 and 6.
 
     Args:
         images: uint8 ``[N, H, W, C]``, ``C`` 1 or 3.
         maps: title of a column (a block, a pruning depth, a trial) to ``[N, h, w]`` in [0, 1], of any size.
         row_names: ``N`` names, for instance classes.
+        format: of the file.
     """
-    return canvas.png(_draw_grad_cam_grid(images, maps, row_names))
+    return canvas.encode(draw_grad_cam_grid(images, maps, row_names=row_names), format)
 
 
-def _draw_grad_cam_grid(
-    images: np.ndarray, maps: Mapping[str, np.ndarray], row_names: Sequence[str] | None
+def draw_grad_cam_grid(
+    images: np.ndarray, maps: Mapping[str, np.ndarray], *, row_names: Sequence[str] | None = None
 ) -> "Figure":
+    """The figure of :func:`grad_cam_grid`."""
     rows, columns = len(images), len(maps) + 1
     height, width = images.shape[1:3]
     side = float(np.clip(18 / columns, 0.8, 1.6))

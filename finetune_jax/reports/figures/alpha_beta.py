@@ -1,4 +1,4 @@
-"""What α and β of AutoLR are worth."""
+"""Scores over α and β of AutoLR."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,59 +18,64 @@ def alpha_beta_grid(
     unavailable: np.ndarray,
     *,
     score_name: str = "score",
+    format: canvas.Format = "png",
 ) -> bytes:
-    """Scores by AutoLR's α and β as PNG, the paper's Figure 3.
+    """Scores by AutoLR's α and β as a file, the paper's Figure 3.
 
-    The best cell has a frame, a missing one is blank.
+    The highest cell has a frame where there is only one, a missing cell is blank.
 
     Args:
-        scores: ``[A, B]``, NaN where there is none.
+        scores: ``[A, B]`` in [0, 1], shown in percent; NaN where there is none.
         alphas: ``A`` values, one per row.
         betas: ``B`` values, one per column.
         unavailable: bool ``[A, B]``, where ``β·max v ≤ α·min v``, so that there are no ascending targets:
             hatched, whatever was measured there.
         score_name: of what was measured.
+        format: of the file.
     """
-    return canvas.png(_draw_alpha_beta_grid(scores, alphas, betas, unavailable, score_name))
+    figure = draw_alpha_beta_grid(scores, alphas, betas, unavailable, score_name=score_name)
+    return canvas.encode(figure, format)
 
 
-def _draw_alpha_beta_grid(
+def draw_alpha_beta_grid(
     scores: np.ndarray,
     alphas: Sequence[float],
     betas: Sequence[float],
     unavailable: np.ndarray,
-    score_name: str,
+    *,
+    score_name: str = "score",
 ) -> "Figure":
-    import matplotlib
-    from matplotlib.colors import ListedColormap
+    """The figure of :func:`alpha_beta_grid`."""
     from matplotlib.patches import Rectangle
 
     unavailable = np.asarray(unavailable, bool)
-    shown = np.where(unavailable, np.nan, np.asarray(scores, np.float64))
+    shown = 100 * np.where(unavailable, np.nan, np.asarray(scores, np.float64))
     rows, columns = shown.shape
     figure, axis = canvas.new(1, 1, (2.2 + 0.62 * columns, 1.2 + 0.5 * rows))
-    # Without the palest colours, from which a missing cell would not differ.
-    colors = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256)))
-    picture = axis.imshow(shown, cmap=colors, aspect="auto", origin="lower")
     known = np.isfinite(shown)
+    low, high = (np.nanmin(shown), np.nanmax(shown)) if known.any() else (0.0, 1.0)
+    # A scale around equal values would show rounding.
+    low, high = (low, high) if high - low > 1e-9 else (low - 1, high + 1)
+    picture = axis.imshow(shown, cmap=canvas.heat(), aspect="auto", origin="lower", vmin=low, vmax=high)
     if known.any():
-        low, high = np.nanmin(shown), np.nanmax(shown)
         for row, column in zip(*np.nonzero(known), strict=True):
             dark = shown[row, column] - low > 0.55 * (high - low)
             axis.text(
                 column,
                 row,
-                canvas.number(shown[row, column]),
+                f"{shown[row, column]:.2f}",
                 ha="center",
                 va="center",
                 fontsize=8,
-                color="white" if dark else "black",
+                color=canvas.ON_DARK if dark else canvas.ON_PALE,
             )
-        best = np.unravel_index(np.nanargmax(shown), shown.shape)
-        axis.add_patch(
-            Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2)
-        )
-        figure.colorbar(picture, ax=axis, label=score_name)
+        highest = np.argwhere(known & (shown >= np.nanmax(shown) - 1e-9))
+        if len(highest) == 1:
+            row, column = highest[0]
+            axis.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2)
+            )
+        figure.colorbar(picture, ax=axis, label=f"{score_name}, %")
     for row, column in zip(*np.nonzero(unavailable), strict=True):
         axis.add_patch(
             Rectangle(

@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 _MANY_TICKS, _MOST_TICKS = 24, 100
 
 
-def variations(values: np.ndarray, *, first_epoch: int = 1) -> bytes:
-    """Weight variation per block over epochs as PNG, the AutoLR paper's Figure 2.
+def variations(values: np.ndarray, *, first_epoch: int = 1, format: canvas.Format = "png") -> bytes:
+    """Weight variation per block over epochs as a file, the AutoLR paper's Figure 2.
 
     Args:
         values: ``[E, K]``, one row per epoch, the block nearest to the input first. What is not finite is
             left out, as is 0 on the logarithmic axis that is chosen where the values span a wide range.
         first_epoch: number of the first row.
+        format: of the file.
     """
-    return canvas.png(_draw_variations(values, first_epoch))
+    return canvas.encode(draw_variations(values, first_epoch=first_epoch), format)
 
 
 def trials(
@@ -29,8 +30,10 @@ def trials(
     learning_rates: np.ndarray,
     epochs_and_trials: Sequence[tuple[int, int]],
     accepted: np.ndarray,
+    *,
+    format: canvas.Format = "png",
 ) -> bytes:
-    """Weight variation and learning rate per block for each trial of AutoLR as PNG, the paper's Figure 4.
+    """Weight variation and learning rate per block for each trial of AutoLR as a file, the paper's Figure 4.
 
     Rejected trials stand on a grey ground, with hollow points; those that diverged have a cross at the top.
 
@@ -39,15 +42,17 @@ def trials(
         learning_rates: ``[T, K]`` that the trials were trained with.
         epochs_and_trials: ``T`` pairs, both counted from 1: the trial's epoch and its number in it.
         accepted: bool ``[T]``.
+        format: of the file.
     """
-    return canvas.png(_draw_trials(variations, learning_rates, epochs_and_trials, accepted))
+    return canvas.encode(draw_trials(variations, learning_rates, epochs_and_trials, accepted), format)
 
 
-def _draw_variations(values: np.ndarray, first_epoch: int) -> "Figure":
+def draw_variations(values: np.ndarray, *, first_epoch: int = 1) -> "Figure":
+    """The figure of :func:`variations`."""
     values = np.asarray(values, np.float64)
     epochs = np.arange(first_epoch, first_epoch + len(values))
     figure, axis = canvas.new(1, 1, (7.5, 4))
-    colors = _block_colors(values.shape[1])
+    colors = canvas.block_colors(values.shape[1])
     for block, color in enumerate(colors):
         _line(axis, epochs, values[:, block], color)
         axis.plot(epochs, values[:, block], ".", color=color, markersize=4)
@@ -61,30 +66,31 @@ def _draw_variations(values: np.ndarray, first_epoch: int) -> "Figure":
     return figure
 
 
-def _draw_trials(
+def draw_trials(
     variations: np.ndarray,
     learning_rates: np.ndarray,
     epochs_and_trials: Sequence[tuple[int, int]],
     accepted: np.ndarray,
 ) -> "Figure":
+    """The figure of :func:`trials`."""
     variations, learning_rates = np.asarray(variations, np.float64), np.asarray(learning_rates, np.float64)
     accepted = np.asarray(accepted, bool)
     count, blocks = variations.shape
     width = float(np.clip(2.5 + 0.3 * count, 6, 16))
     figure, axes = canvas.new(2, 1, (width, 6.4), sharex=True)
-    colors = _block_colors(blocks)
+    colors = canvas.block_colors(blocks)
     positions = np.arange(count)
     for axis, values, name in zip(
         axes, (variations, learning_rates), ("weight variation", "learning rate"), strict=True
     ):
         for trial in positions[~accepted]:
-            axis.axvspan(trial - 0.5, trial + 0.5, color="#e3e3e3", linewidth=0, zorder=0)
+            axis.axvspan(trial - 0.5, trial + 0.5, color=canvas.GREY, alpha=0.22, linewidth=0, zorder=0)
         for block, color in enumerate(colors):
             of_block = values[:, block]
             _line(axis, positions, of_block, color)
             axis.plot(positions[accepted], of_block[accepted], "o", color=color, markersize=3.5)
             axis.plot(
-                positions[~accepted], of_block[~accepted], "o", color=color, mfc="white", markersize=3.5
+                positions[~accepted], of_block[~accepted], "o", color=color, mfc=canvas.PAPER, markersize=3.5
             )
         canvas.use_log_scale_where_needed(axis, values)
         axis.set_ylabel(name)
@@ -96,7 +102,7 @@ def _draw_trials(
             diverged,
             np.full(diverged.size, 0.96),
             "X",
-            color=canvas.BAD,
+            color=canvas.WRONG,
             markersize=7,
             transform=axes[0].get_xaxis_transform(),
         )
@@ -131,20 +137,12 @@ def _trial_legend(figure: "Figure", *, rejected: bool, diverged: bool) -> None:
     def entry(marker: str, color: str, face: str, label: str) -> Line2D:
         return Line2D([], [], marker=marker, linestyle="", color=color, mfc=face, label=label)
 
-    entries = [entry("o", "#444444", "#444444", "accepted")]
+    entries = [entry("o", canvas.GREY, canvas.GREY, "accepted")]
     if rejected:
-        entries.append(entry("o", "#444444", "white", "rejected"))
+        entries.append(entry("o", canvas.GREY, canvas.PAPER, "rejected"))
     if diverged:
-        entries.append(entry("X", canvas.BAD, canvas.BAD, "diverged"))
+        entries.append(entry("X", canvas.WRONG, canvas.WRONG, "diverged"))
     figure.legend(handles=entries, loc="outside upper left", ncols=len(entries), frameon=False, fontsize=9)
-
-
-def _block_colors(count: int) -> Any:
-    """``[K, 4]``, from dark for low blocks to light for high ones, evenly to the eye."""
-    import matplotlib
-
-    # Without the palest end, which vanishes on white.
-    return matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
 
 
 def _block_scale(figure: "Figure", axes: Any, colors: Any) -> None:

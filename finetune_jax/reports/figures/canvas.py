@@ -1,16 +1,50 @@
-"""What all figures share: a canvas without a display, its PNG, photographs in cells."""
+"""What all figures share: a canvas without a display, colours, formats, photographs in cells.
+
+Colours are those of Okabe and Ito ("Color Universal Design", 2008), which people with any kind of colour vision tell
+apart; where colour means right or wrong, a line style or a mark says it too.
+"""
 
 import io
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from finetune_jax.reports.figures import glyphs
+
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-GOOD, BAD = "#1a7f37", "#c62828"
+Format = Literal["png", "svg", "pdf"]
+FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
+
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
+COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
+RIGHT, WRONG = BLUE, VERMILLION
+INK, PAPER, GREY = "#000000", "#ffffff", "#808080"
+"""Text and axes, and the ground; a page turns ink and paper into its own colours."""
+ON_PALE, ON_DARK = "#000001", "#fffffe"
+"""Text on a cell that has the same colour in a light and a dark page."""
+
+HOVER = "title:"
+"""What the ``gid`` of an artist begins with that shows the rest of it as a tooltip in a page."""
 
 _WIDE_RANGE = 30  # largest to smallest value
+_SAVE_AS: dict[str, dict[str, Any]] = {
+    # Without dates and versions: the same figure always gives the same bytes.
+    "png": {"dpi": 120, "metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
+}
 
 
 def new(rows: int, columns: int, size: tuple[float, float], **subplots: Any) -> tuple["Figure", Any]:
@@ -22,16 +56,52 @@ def new(rows: int, columns: int, size: tuple[float, float], **subplots: Any) -> 
     return figure, figure.subplots(rows, columns, **subplots)
 
 
-def png(figure: "Figure") -> bytes:
-    """The same figure always gives the same bytes."""
+def encode(
+    figure: "Figure", format: Format = "png", *, text: bool = False, transparent: bool = False
+) -> bytes:
+    """A figure as a file; the same figure always gives the same bytes.
+
+    Args:
+        figure: of any function ``draw_…`` of this package.
+        format: ``png`` of 120 dots per inch, or ``svg`` or ``pdf`` for print.
+        text: letters of an SVG stay text, smaller and in the fonts of the reader, instead of outlines.
+        transparent: no white ground.
+    """
+    import matplotlib
+
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    if not (text and format == "svg"):
+        glyphs.make_readable(figure)
+    outlines = "none" if text else "path"
+    with (
+        matplotlib.rc_context({"svg.fonttype": outlines, "svg.hashsalt": "figure", "pdf.fonttype": 42}),
+        warnings.catch_warnings(),
+    ):
+        # Letters that stay text are the reader's business.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, format=format, transparent=transparent, **_SAVE_AS[format])
     return file.getvalue()
 
 
-def number(value: float) -> str:
-    """A score as text: shares with four decimals, percentages with two."""
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+def number(value: float, unit: str = "") -> str:
+    """A number as text: percent with two decimals, others with four digits."""
+    return f"{value:.2f} %" if unit == "%" else f"{value:.4g}"
+
+
+def heat(low: float = 0.15) -> "Colormap":
+    """White to dark blue, from a share ``low`` of the way on: a value differs from a cell that has none."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(low, 1, 256)))
+
+
+def block_colors(count: int) -> Any:
+    """``[K, 4]``, from dark for low blocks to light for high ones, evenly to the eye."""
+    import matplotlib
+
+    # Without the ends, which vanish on black and on white.
+    return matplotlib.colormaps["viridis"](np.linspace(0.2, 0.92, count))
 
 
 def use_log_scale_where_needed(axis: Any, values: np.ndarray) -> None:
@@ -39,6 +109,23 @@ def use_log_scale_where_needed(axis: Any, values: np.ndarray) -> None:
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size and positive.max() > _WIDE_RANGE * positive.min():
         axis.set_yscale("log")
+
+
+def ticks_at(axis: Any, values: Sequence[float], *, names: Sequence[str] | None = None) -> None:
+    """Ticks of a logarithmic x axis at the values that were tried, as many as do not overlap."""
+    names = [f"{value:.3g}" for value in values] if names is None else names
+    kept: list[tuple[float, str]] = []
+    places = np.log10(np.asarray(values, np.float64))
+    whole = float(np.ptp(places)) if len(values) else 0.0
+    for value, name in sorted(zip(values, names, strict=True)):
+        if kept:
+            # A letter is about 0.06 inches wide, an axis about 3.6.
+            room = (0.0085 * (len(name) + len(kept[-1][1])) + 0.01) * whole
+            if np.log10(value / kept[-1][0]) < room:
+                continue
+        kept.append((value, name))
+    axis.set_xticks([value for value, _ in kept], [name for _, name in kept], fontsize=8)
+    axis.minorticks_off()
 
 
 def show_photo(axis: Any, image: np.ndarray) -> None:

@@ -13,44 +13,68 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]
 """``{label: (value, error) of each trial}``."""
 
 
-def error_curves(panels: Mapping[str, Curves], *, error_name: str = "error", best: str = "") -> bytes:
-    """The lowest error at each value, one panel per hyperparameter and one curve per label, as PNG.
+def error_curves(
+    panels: Mapping[str, Curves],
+    *,
+    error_name: str = "error",
+    best: str = "",
+    joined: bool = True,
+    format: canvas.Format = "png",
+) -> bytes:
+    """The lowest error at each value, one panel per hyperparameter and one curve per label, as a file.
 
     Every trial is a pale dot; a curve goes through the lowest of those at the same value. The axis is
-    logarithmic; a value of 0 stands at its left end, apart from the others and the curve.
+    logarithmic, with ticks at the values that were tried; a value of 0 stands at its left end, apart from the others
+    and the curve.
 
     Args:
         panels: ``{name of the hyperparameter: curves}``; values are not negative.
         error_name: of the vertical axis.
         best: label of a further curve through the lowest of all, where there are several; empty draws none.
+        joined: whether the points of a label belong together; False draws the trials alone.
+        format: of the file.
     """
-    return canvas.png(_draw_error_curves(panels, error_name, best))
+    figure = draw_error_curves(panels, error_name=error_name, best=best, joined=joined)
+    return canvas.encode(figure, format)
 
 
-def _draw_error_curves(panels: Mapping[str, Curves], error_name: str, best: str) -> "Figure":
-    import matplotlib
+def draw_error_curves(
+    panels: Mapping[str, Curves], *, error_name: str = "error", best: str = "", joined: bool = True
+) -> "Figure":
+    """The figure of :func:`error_curves`."""
+    from matplotlib.lines import Line2D
 
     figure, axes = canvas.new(1, len(panels), (1.2 + 4.6 * len(panels), 3.8), squeeze=False, sharey=True)
-    colors = matplotlib.colormaps["viridis"]
     for axis, (name, curves) in zip(axes[0], panels.items(), strict=True):
         trials = [trial for curve in curves.values() for trial in curve]
         zero = _place_of_zero([value for value, _ in trials])
-        for number, (label, curve) in enumerate(curves.items()):
-            color = colors(0.92 * number / max(1, len(curves) - 1))
+        for color, (label, curve) in zip(canvas.block_colors(len(curves)), curves.items(), strict=True):
             placed = [(value or zero, error) for value, error in curve]
+            if not joined:
+                axis.plot(*_columns(placed), "o", color=color, markersize=5, label=label)
+                continue
             axis.plot(*_columns(placed), "o", color=color, alpha=0.3, mew=0, markersize=4)
             lowest = _apart(_lowest(placed), zero)
             axis.plot(*_columns(lowest), "o-", color=color, markersize=5, linewidth=1.3, label=label)
         if best and len(curves) > 1:
             lowest = _apart(_lowest([(value or zero, error) for value, error in trials]), zero)
-            axis.plot(*_columns(lowest), "--", color="black", linewidth=1, label=best)
+            axis.plot(*_columns(lowest), "--", color=canvas.INK, linewidth=1, label=best)
         axis.set_xscale("log")
+        values = sorted({value or zero for value, _ in trials})
+        canvas.ticks_at(axis, values, names=["0" if value == zero else f"{value:.3g}" for value in values])
         if any(value == 0 for value, _ in trials):
-            _label_with_zero(axis, zero, max(value for value, _ in trials))
+            axis.axvline(zero * 10**0.5, color=canvas.GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel(name)
         axis.grid(alpha=0.25)
         if trials:
-            axis.legend(frameon=False, fontsize=8)
+            handles = axis.get_legend_handles_labels()[0]
+            if joined:
+                pale = Line2D(
+                    [], [], marker="o", linestyle="", color=canvas.GREY, alpha=0.4, mew=0, markersize=4
+                )
+                pale.set_label("single trials")
+                handles.append(pale)
+            axis.legend(handles=handles, frameon=False, fontsize=8)
     axes[0, 0].set_ylabel(error_name)
     return figure
 
@@ -64,15 +88,6 @@ def _apart(curve: Sequence[tuple[float, float]], zero: float) -> list[tuple[floa
     """The curve with a gap after its point at ``zero``."""
     gap = [(zero, math.nan)] if curve and curve[0][0] == zero else []
     return [*curve[: len(gap)], *gap, *curve[len(gap) :]]
-
-
-def _label_with_zero(axis: Any, zero: float, largest: float) -> None:
-    """Ticks at 0 and at the powers of ten beyond it."""
-    axis.axvline(zero * 10**0.5, color="#bbbbbb", linewidth=0.8, linestyle=":")
-    first, last = math.ceil(math.log10(zero) + 0.5), math.floor(math.log10(max(largest, zero)) + 1e-9)
-    powers = [10.0**exponent for exponent in range(first, last + 1)]
-    axis.set_xticks([zero, *powers], ["0", *(f"{power:g}" for power in powers)])
-    axis.minorticks_off()
 
 
 def _lowest(trials: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""What a search for images finds."""
+"""Queries and their nearest neighbours."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ def retrieval_strips(
     *,
     query_names: Sequence[str] | None = None,
     neighbour_names: Sequence[Sequence[str]] | None = None,
+    format: canvas.Format = "png",
 ) -> bytes:
-    """Queries and what was found for them, most similar first, as PNG.
+    """Queries and their nearest neighbours, most similar first, as a file.
 
-    A neighbour of the query's class has a green frame and a tick, any other a red frame and a cross; the
-    similarity stands below.
+    A neighbour of the query's class has a solid blue frame and a tick, any other a dashed orange-red frame and a
+    cross; the similarity stands below.
 
     Args:
         queries: uint8 ``[Q, H, W, C]``, ``C`` 1 or 3.
@@ -32,20 +33,29 @@ def retrieval_strips(
         correct: bool ``[Q, k]``, whether the neighbour is of the query's class.
         query_names: ``Q`` names of classes.
         neighbour_names: ``Q`` times ``k`` names of classes.
+        format: of the file.
     """
-    return canvas.png(
-        _draw_retrieval_strips(queries, neighbours, similarities, correct, query_names, neighbour_names)
+    figure = draw_retrieval_strips(
+        queries,
+        neighbours,
+        similarities,
+        correct,
+        query_names=query_names,
+        neighbour_names=neighbour_names,
     )
+    return canvas.encode(figure, format)
 
 
-def _draw_retrieval_strips(
+def draw_retrieval_strips(
     queries: np.ndarray,
     neighbours: np.ndarray,
     similarities: np.ndarray,
     correct: np.ndarray,
-    query_names: Sequence[str] | None,
-    neighbour_names: Sequence[Sequence[str]] | None,
+    *,
+    query_names: Sequence[str] | None = None,
+    neighbour_names: Sequence[Sequence[str]] | None = None,
 ) -> "Figure":
+    """The figure of :func:`retrieval_strips`."""
     rows, columns = len(queries), neighbours.shape[1] + 1
     height, width = queries.shape[1:3]
     side = float(np.clip(18 / columns, 1.0, 1.5))
@@ -59,16 +69,17 @@ def _draw_retrieval_strips(
         for rank, axis in enumerate(axes[row, 1:]):
             canvas.show_photo(axis, neighbours[row, rank])
             right = bool(correct[row, rank])
-            _frame(axis, canvas.GOOD if right else canvas.BAD)
+            _frame(axis, right)
             text = f"{'✓' if right else '✗'} {similarities[row, rank]:.3f}"
             if neighbour_names is not None:
                 text += f"\n{neighbour_names[row][rank]}"
-            axis.set_xlabel(text, fontsize=8, color=canvas.GOOD if right else canvas.BAD)
+            axis.set_xlabel(text, fontsize=8, color=canvas.RIGHT if right else canvas.WRONG)
     for axis, title in zip(axes[0], ("query", *range(1, columns)), strict=True):
         axis.set_title(title, fontsize=9)
     return figure
 
 
-def _frame(axis: Any, color: str) -> None:
+def _frame(axis: Any, right: bool) -> None:
     for spine in axis.spines.values():
-        spine.set(color=color, linewidth=3)
+        spine.set(color=canvas.RIGHT if right else canvas.WRONG, linewidth=3)
+        spine.set_linestyle("-" if right else (0, (2, 1.5)))

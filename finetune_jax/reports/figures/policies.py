@@ -13,49 +13,55 @@ if TYPE_CHECKING:
 _ROWS = 40  # more would be too small to read
 
 
-def policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) -> bytes:
-    """Share of images that take the fine-tuned copy of each block as PNG, SpotTune's Figure 3.
+def policy_usage(
+    usage: Mapping[str, np.ndarray], blocks: Sequence[str], *, format: canvas.Format = "png"
+) -> bytes:
+    """Share of images that take the fine-tuned copy of each block as a file, SpotTune's Figure 3.
 
     Args:
         usage: name of a row (a data set, a class) to ``[L]`` in [0, 1]; of many rows the first ones are shown.
         blocks: ``L`` names.
+        format: of the file.
     """
-    return canvas.png(_draw_policy_usage(usage, blocks))
+    return canvas.encode(draw_policy_usage(usage, blocks), format)
 
 
-def policy_counts(counts: Mapping[str, np.ndarray]) -> bytes:
-    """How many images use 0, 1 … L fine-tuned blocks as PNG, SpotTune's Figure 4.
+def policy_counts(counts: Mapping[str, np.ndarray], *, format: canvas.Format = "png") -> bytes:
+    """How many images use 0, 1 … L fine-tuned blocks as a file, SpotTune's Figure 4.
 
     Args:
         counts: name (a data set, a seed) to ``[L + 1]`` numbers of images, the same L for all.
+        format: of the file.
     """
-    return canvas.png(_draw_policy_counts(counts))
+    return canvas.encode(draw_policy_counts(counts), format)
 
 
-def _draw_policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) -> "Figure":
+def draw_policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) -> "Figure":
+    """The figure of :func:`policy_usage`."""
     names = list(usage)[:_ROWS]
     table = np.stack([np.asarray(usage[name], np.float64) for name in names])
     size = (2.4 + 0.5 * len(blocks), 1.2 + 0.36 * len(names))
     figure, axis = canvas.new(1, 1, size)
-    picture = axis.imshow(100 * table, cmap="Reds", vmin=0, vmax=100, aspect="auto")
+    picture = axis.imshow(100 * table, cmap=canvas.heat(0), vmin=0, vmax=100, aspect="auto")
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_xticks(range(len(blocks)), [name.removeprefix("block_") for name in blocks], fontsize=8)
     axis.set_xlabel("block")
     for row, column in np.ndindex(table.shape):
         share = table[row, column]
-        color = "white" if share > 0.6 else "black"
+        color = canvas.ON_DARK if share > 0.6 else canvas.ON_PALE
         axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(picture, ax=axis, label="% of images fine-tuned")
     return figure
 
 
-def _draw_policy_counts(counts: Mapping[str, np.ndarray]) -> "Figure":
+def draw_policy_counts(counts: Mapping[str, np.ndarray]) -> "Figure":
+    """The figure of :func:`policy_counts`."""
     first = next(iter(counts.values()))
     figure, axis = canvas.new(1, 1, (2 + 0.4 * len(first), 3))
     width = 0.8 / len(counts)
     for index, (name, values) in enumerate(counts.items()):
         places = np.arange(len(values)) + (index - (len(counts) - 1) / 2) * width
-        axis.bar(places, values, width, label=name)
+        axis.bar(places, values, width, label=name, color=canvas.COLORS[index % len(canvas.COLORS)])
     axis.set_xticks(range(len(first)))
     axis.set_xlabel("fine-tuned blocks")
     axis.set_ylabel("images")

@@ -9,11 +9,14 @@ This module knows no files and no Optuna: it is handed a queue and a function th
 import dataclasses
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
 from finetune_jax.errors import Diverged, Pruned, UserError
+from finetune_jax.reports.tables import percent, spoken
+from finetune_jax.studies.progress import Progress
 from finetune_jax.studies.sweeps.records import Record, Taken
 from finetune_jax.studies.sweeps.search import Point, Search
 from finetune_jax.studies.sweeps.trial_queue import TrialQueue
@@ -120,12 +123,20 @@ def run(
         UserError: a run cannot be trained, or the storage not be used. The trials taken are given back.
     """
     waiting = False
+    progress = Progress()
+    progress.expect(queue.total)
+    for record in queue.records():
+        progress.begin(point_label(record.point))
+        if record.state == "complete" and record.score is not None:
+            progress.scored(point_label(record.point), record.score)
     with queue:
         while True:
             taken = queue.take(at_once)
             if taken:
                 waiting = False
-                _train(taken, base, seeds, queue, train, say)
+                began = time.monotonic()
+                _train(taken, base, seeds, queue, train, say, progress)
+                progress.trained((time.monotonic() - began) / len(taken), runs=len(taken))
             elif queue.done:
                 return queue.records()
             else:
@@ -145,6 +156,11 @@ def run_name(trial: str, seed: int, seeds: Sequence[int]) -> str:
     return trial if len(seeds) == 1 else f"{trial}/seed{seed}"
 
 
+def point_label(point: Point) -> str:
+    """What people call a point: ``rate 0.01, momentum 0.9, decay 0.0005``."""
+    return f"rate {point.learning_rate:.4g}, momentum {point.momentum:.4g}, decay {point.weight_decay:.4g}"
+
+
 def metric(base: FinetuneConfig) -> str:
     """Name of the number that decides."""
     return f"validation_{base.retrieval_score if base.protocol == 'retrieval' else 'accuracy'}"
@@ -157,11 +173,13 @@ def _train(
     queue: TrialQueue,
     train: Train,
     say: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     scores: dict[int, list[float]] = {trial.number: [] for trial in taken}
     going = list(taken)
     for trial in taken:
-        say(f"trial {trial.run}")
+        progress.begin(point_label(trial.point))
+        say(progress.line())
 
     def job(trial: Taken, seed: int) -> Job:
         before = tuple(scores[trial.number])
@@ -193,7 +211,9 @@ def _train(
                 queue.diverged(trial, str(outcome))
     for trial in going:
         queue.finish(trial, scores[trial.number])
-        say(f"trial {trial.run}: {metric(base)} {statistics.fmean(scores[trial.number]):.4f}")
+        score = statistics.fmean(scores[trial.number])
+        progress.scored(point_label(trial.point), score)
+        say(f"{point_label(trial.point)}: {spoken(metric(base))} {percent(score)}")
 
 
 def _score(summary: Mapping[str, Any], base: FinetuneConfig) -> float:
@@ -241,7 +261,9 @@ def result(
         best["test"] = None
         if all(summary is not None for summary in summaries):
             test = metric(base).replace("validation", "test")
-            best["test"] = [float(summary[test]) for summary in summaries if summary is not None]
+            known = [summary for summary in summaries if summary is not None]
+            best["test"] = [float(summary[test]) for summary in known]
+            best["test_images"] = known[0].get("images", {}).get("test")
     return {
         "dataset": base.dataset,
         "method": base.method,

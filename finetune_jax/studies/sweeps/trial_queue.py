@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from finetune_jax.config.recorded import completed
 from finetune_jax.errors import UserError
+from finetune_jax.files.workers import Worker
 from finetune_jax.studies.sweeps.records import (
     BEAT,
     DIVERGED,
@@ -37,7 +38,6 @@ from finetune_jax.studies.sweeps.records import (
 )
 from finetune_jax.studies.sweeps.search import Point, Search
 from finetune_jax.studies.sweeps.storage import open_storage, reason, shown
-from finetune_jax.studies.sweeps.workers import Worker
 
 HEARTBEAT_SECONDS = 30.0
 """How often a worker gives a sign of life."""
@@ -143,6 +143,11 @@ class TrialQueue:
         if self._search.kind == "grid":
             return {trial.user_attrs[RUN] for trial in finished} >= set(self._grid)
         return len(finished) >= self._search.trials
+
+    @property
+    def total(self) -> int:
+        """How many trials are done in the end, by all workers."""
+        return len(self._grid) if self._search.kind == "grid" else self._search.trials
 
     def wait(self) -> None:
         """Give the other workers some time."""

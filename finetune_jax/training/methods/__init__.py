@@ -1,1 +1,1 @@
-"""What each fine-tuning method trains, and its forward pass."""
+"""The fine-tuning methods, one file per family; ``registry`` names them."""

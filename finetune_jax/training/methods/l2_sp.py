@@ -1,14 +1,43 @@
-"""L2-SP: a pull towards the pretrained weights."""
+"""L2-SP (Li et al., 2018): standard fine-tuning with a pull towards the pretrained weights."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 
 from finetune_jax.algorithms import regularizers
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.models import heads
+from finetune_jax.training import objectives
+from finetune_jax.training.methods.method import Base, Method
 from finetune_jax.training.objectives import Forward, Prediction, Tree
 
 REFERENCE = "reference_"
+"""How the names of parts begin that hold pretrained weights, which the penalty compares with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class L2SP(Method):
+    """All parts are trained, and pulled towards where they started."""
+
+    @classmethod
+    def create(cls, config: FinetuneConfig, base: Base) -> Self:
+        """The network, and its pretrained parts once more as frozen references; see :meth:`Method.create`."""
+        network, variables = base.network, base.variables
+        shared = shared_with_origin(variables["params"], own_head=network.head_name == heads.OWN)
+        references = {REFERENCE + name: tree for name, tree in shared.items()}
+        return cls(
+            network,
+            network,
+            {**variables, "params": {**variables["params"], **references}},
+            network.part_names,
+            penalised(
+                objectives.forward(network, network.part_names),
+                l2_sp_penalty(config.lambda_shared, config.lambda_novel),
+            ),
+            references=tuple(references),
+        )
 
 
 def shared_with_origin(params: Mapping[str, Any], *, own_head: bool) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+"""Optimisers by name, those of optax and ``optax.contrib``, as rules for :mod:`finetune_jax.algorithms.optimizers`.
+
+Learning rate and weight decay are values of the optimiser's state. Weight decay is decoupled wherever the optimiser
+has its own step size (the weights shrink by ``learning_rate · weight_decay`` in each step), and part of the gradient
+for ``sgd``, ``dog`` and ``dowg``.
+
+    >>> import jax.numpy as jnp
+    >>> from finetune_jax.algorithms import optimizers
+    >>> params = {"block_01": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
+    >>> tx = optimizers.per_block(params, {"block_01": 1e-3, "head": 1e-2}, dict.fromkeys(params, create("lion")))
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> round(float(updates["head"]["kernel"][0, 0]), 4)
+    -0.01
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from finetune_jax.algorithms.weight_variation import is_kernel
+
+
+class Rule(NamedTuple):
+    """The optimiser of one block.
+
+    Attributes:
+        transform: of ``learning_rate`` and the hyperparameters, by name.
+        hyperparameters: ``{name: value}`` beside the learning rate that the state starts with.
+    """
+
+    transform: Callable[..., optax.GradientTransformation]
+    hyperparameters: Mapping[str, float]
+
+
+WITHOUT_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "mechanize", "momo")
+"""Optimisers that estimate their step size from all parameters together; 1 is the rate to give them."""
+
+FROM_THE_START = ("schedule_free_adamw", *WITHOUT_RATE)
+"""Optimisers that remember where they started, which a trial that starts over cannot."""
+
+
+def sgd(
+    momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4, decay_norms: bool = True
+) -> Rule:
+    """``torch.optim.SGD``: decay is added to the gradient before momentum.
+
+    Args:
+        momentum: 0 is plain SGD.
+        nesterov: gradient at the looked-ahead weights.
+        weight_decay: factor of the weights added to the gradient.
+        decay_norms: whether norms and biases decay as well, see :func:`decaying`.
+    """
+    mask = None if decay_norms else decaying
+
+    def transform(learning_rate: Any, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
+        plain = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+        return optax.chain(optax.add_decayed_weights(weight_decay, mask), plain)
+
+    return Rule(transform, {"momentum": float(momentum), "weight_decay": float(weight_decay)})
+
+
+def adamw(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    decay_norms: bool = True,
+) -> Rule:
+    """``torch.optim.AdamW``.
+
+    Args:
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: the weights shrink by ``learning_rate · weight_decay`` in each step.
+        decay_norms: whether norms and biases decay as well, see :func:`decaying`.
+    """
+    mask = None if decay_norms else decaying
+
+    def transform(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+        return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+
+    return Rule(transform, {"weight_decay": float(weight_decay)})
+
+
+def create(name: str, *, weight_decay: float = 0.0, decay_norms: bool = True) -> Rule:
+    """The optimiser called ``name`` with optax's defaults; SGD and AdamW have functions with more to choose.
+
+    - ``adam``: decay is part of the gradient, as in ``torch.optim.Adam``.
+    - ``muon``: convolutions are matrices of inputs × outputs; vectors, tokens and the classifier are AdamW's. Updates
+      have AdamW's root mean square (Liu et al., "Muon is Scalable for LLM Training", 2025), so they take its rates.
+    - ``adafactor``: of Shazeer and Stern (2018), the rate relative to the scale of each array.
+    - ``mechanize``: Mechanic around AdamW.
+    - ``schedule_free_adamw``: steps are taken at one point and networks evaluated at another, see
+      :func:`finetune_jax.algorithms.optimizers.evaluation_params`.
+    - ``momo`` needs the loss: ``update(…, value=loss)``. The rate is an upper limit of its step size.
+
+    Args:
+        name: of :data:`NAMES`.
+        weight_decay: factor of the weights.
+        decay_norms: whether norms and biases decay as well, see :func:`decaying`.
+
+    Raises:
+        ValueError: there is no such optimiser, or it decays all or nothing and ``decay_norms`` is False.
+    """
+    if name not in _TRANSFORMS:
+        raise ValueError(f"no optimiser is called {name!r}; there are {', '.join(NAMES)}")
+    if name in DECAYS_EVERYTHING and weight_decay and not decay_norms:
+        raise ValueError(f"{name} decays all parameters or none; give it no weight decay, or decay norms too")
+    make = _TRANSFORMS[name]
+    mask = None if decay_norms else decaying
+
+    def transform(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+        optimizer = _with_copies(make(learning_rate, weight_decay, mask))
+        return _waiting(optimizer, learning_rate) if name in WITHOUT_RATE else optimizer
+
+    return Rule(transform, {"weight_decay": float(weight_decay)})
+
+
+def decaying(params: Any) -> Any:
+    """Which leaves decay where norms and biases do not: the kernels, as in timm (``ndim > 1`` and not a bias).
+
+    Args:
+        params: a tree of dicts.
+
+    Returns:
+        The same tree of booleans.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: is_kernel(_names(path), leaf), params)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(str(getattr(entry, "key", entry)) for entry in path)
+
+
+def _adam(rate: Any, decay: Any, mask: Any) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(decay, mask), optax.adam(rate))
+
+
+def _adafactor(rate: Any, decay: Any, mask: Any) -> optax.GradientTransformation:
+    # optax would not multiply the decay by the rate.
+    return optax.adafactor(rate, weight_decay_rate=rate * decay, weight_decay_mask=mask)
+
+
+def _muon(rate: Any, decay: Any, mask: Any) -> optax.GradientTransformation:
+    def matrices(params: Any) -> Any:
+        def of(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+            names = _names(path)
+            if not is_kernel(names, leaf) or jnp.ndim(leaf) < 2 or "classifier" in names:
+                return None
+            axes = jnp.ndim(leaf) - 1
+            return optax.contrib.MuonDimensionNumbers(tuple(range(axes)), (axes,))
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    plain = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=matrices)
+    # Both of its optimisers decay alike, as optax's own arguments could not with a mask.
+    return optax.chain(plain, optax.add_decayed_weights(-rate * decay, mask))
+
+
+def _schedule_free_adamw(rate: Any, decay: Any, mask: Any) -> optax.GradientTransformation:
+    base = optax.chain(
+        optax.scale_by_rms(decay=0.999, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(decay, mask),
+        optax.scale_by_learning_rate(rate),
+    )
+    return optax.contrib.schedule_free(base, rate, b1=SCHEDULE_FREE_B1)
+
+
+SCHEDULE_FREE_B1 = 0.9
+"""Share of the averaged weights in the point at which Schedule-Free takes gradients."""
+
+_TRANSFORMS: Mapping[str, Callable[[Any, Any, Any], optax.GradientTransformation]] = {
+    "adam": _adam,
+    "lamb": lambda rate, decay, mask: optax.lamb(rate, weight_decay=decay, mask=mask),
+    "lion": lambda rate, decay, mask: optax.lion(rate, weight_decay=decay, mask=mask),
+    "adafactor": _adafactor,
+    "muon": _muon,
+    "schedule_free_adamw": _schedule_free_adamw,
+    "prodigy": lambda rate, decay, mask: optax.contrib.prodigy(rate, weight_decay=decay),
+    "dadapt_adamw": lambda rate, decay, mask: optax.contrib.dadapt_adamw(rate, weight_decay=decay),
+    "dog": lambda rate, decay, mask: optax.contrib.dog(rate, weight_decay=decay, mask=mask),
+    "dowg": lambda rate, decay, mask: optax.contrib.dowg(rate, weight_decay=decay, mask=mask),
+    "mechanize": lambda rate, decay, mask: optax.contrib.mechanize(
+        optax.adamw(rate, weight_decay=decay, mask=mask)
+    ),
+    "momo": lambda rate, decay, mask: optax.contrib.momo(rate, weight_decay=decay),
+}
+NAMES = ("sgd", "adamw", *_TRANSFORMS)
+"""Optimisers that have a rule."""
+
+DECAYS_EVERYTHING = ("prodigy", "dadapt_adamw", "momo")
+"""Optimisers whose weight decay takes no mask."""
+
+
+def _with_copies(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The transform, its state sharing no array with the parameters: both are donated to the step."""
+    extended = optax.with_extra_args_support(transform)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: extended.init(jax.tree.map(jnp.array, params)), extended.update
+    )
+
+
+def _waiting(
+    transform: optax.GradientTransformationExtraArgs, learning_rate: Any
+) -> optax.GradientTransformationExtraArgs:
+    """The transform, standing still as long as its rate or all of its gradients are zero.
+
+    An estimate of a step size from no step, or from no gradient, would be 0 / 0.
+    """
+
+    def update(gradients: Any, state: Any, params: Any = None, **values: Any) -> tuple[Any, Any]:
+        updates, following = transform.update(gradients, state, params, **values)
+        moving = (learning_rate > 0) & (optax.tree.norm(gradients) > 0)
+        still = jax.tree.map(jnp.zeros_like, updates)
+        return jax.tree.map(
+            lambda new, old: jnp.where(moving, new, old), (updates, following), (still, state)
+        )
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)

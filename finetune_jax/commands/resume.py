@@ -1,0 +1,49 @@
+r"""Go on with a run without typing its flags again.
+
+    finetune-jax resume runs/photos
+
+The settings are those that the run began with; flags of the machine (devices, caches, coordinator) may be given.
+A run that has finished prints its result.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from absl import flags
+
+from finetune_jax.commands import command_line
+from finetune_jax.config import recorded
+from finetune_jax.config.declaration import declared
+from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
+from finetune_jax.errors import UserError
+
+_HERE = tuple(sorted(LOCAL_SETTINGS - {"workdir"}))
+
+command_line.define_flags(
+    FinetuneConfig, without=[name for name in declared(FinetuneConfig) if name not in _HERE]
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run, print the result, return the exit status."""
+    if len(arguments) != 1:
+        raise UserError("name the run directory to go on with, e.g. finetune-jax resume runs/photos")
+    workdir = Path(arguments[0]).expanduser()
+    try:
+        recorded_flags = json.loads((workdir / "flags.json").read_text())
+        config = recorded.config_of(recorded_flags, FinetuneConfig)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{workdir.absolute()} is no run directory: flags.json cannot be read ({error})"
+        ) from error
+    changed = {name: getattr(flags.FLAGS, name) for name in _HERE if flags.FLAGS[name].present}
+    config = dataclasses.replace(config, workdir=str(workdir), **changed)
+    replicas = command_line.start_jax()
+    from finetune_jax.reports import tables
+    from finetune_jax.runs import finetune
+
+    summary = finetune.run(config, replicas)
+    if replicas.is_primary:
+        print(f"{tables.result_line(summary)}\nrun directory: {config.workdir}")
+    return 0

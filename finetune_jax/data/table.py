@@ -1,0 +1,338 @@
+"""Images listed in a table: ``csv:FILE``, with columns for image, label, and perhaps split and group.
+
+Files are comma-, semicolon-, tab- or blank-separated by their suffix or content, or Parquet. Which column is what is
+guessed from the names and said in a note, or given as ``--columns=image=filename,label=species``.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_jax.data import folder_layout, image_files
+from finetune_jax.data.decode import Decoding
+from finetune_jax.data.examples import Source
+from finetune_jax.data.file_tree import File
+from finetune_jax.data.formats import suffixes
+from finetune_jax.data.image_files import Reading
+from finetune_jax.data.split_rules import BY_CONTENT
+from finetune_jax.errors import UserError, readable
+
+ROLES = ("image", "label", "split", "group")
+"""What a column may be."""
+
+_GUESSES: Mapping[str, tuple[str, ...]] = {
+    "image": (
+        *("image", "images", "filename", "file_name", "file", "path", "filepath", "file_path", "image_path"),
+        *("image_name", "imagename", "img", "img_path", "image_file", "image_id", "id", "name"),
+    ),
+    "label": (
+        *("label", "labels", "class", "class_name", "classname", "target", "category", "species", "y"),
+        *("diagnosis", "dx", "breed", "tag", "tags"),
+    ),
+    "split": ("split", "set", "subset", "partition", "phase", "usage"),
+    "group": (),  # only by --group_by: a guessed group would change the splits
+}
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SNIFFED = 64 * 1024
+_LONGEST_CELL = 1 << 20
+
+
+class Columns(NamedTuple):
+    """Names of the columns; None for what the table does not have."""
+
+    image: str
+    label: str
+    split: str | None = None
+    group: str | None = None
+
+
+def read(
+    file: str,
+    *,
+    columns: Sequence[str] = (),
+    image_root: str = "",
+    group_by: str = "",
+    open_classes: bool = False,
+    made_splits: Sequence[str] = (),
+    decoding: Decoding | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Source:
+    """Reads a table and fingerprints the images it names.
+
+    Args:
+      file: The table.
+      columns: ``ROLE=COLUMN`` for each role that is not to be guessed.
+      image_root: Folder that relative image paths count from; empty is the table's own.
+      group_by: Column whose equal values stay on one side of splits that are made; ``folder`` is the image's folder.
+      open_classes: Whether validation and test may have classes that training has not (retrieval).
+      made_splits: Splits that will be made where the table has none; what the images look like is then found out.
+      decoding: Of the images.
+      cache_dir: Where digests of unchanged files are remembered.
+      workers: Number of threads that read files.
+      progress: Whether to show a bar while files are read.
+
+    Returns:
+      A source with the splits that the table names; with all images in ``train`` where it names none.
+
+    Raises:
+      UserError: The table cannot be read, a column or file is missing, a label is empty, an image is listed twice, or
+        a split is not understood; names the row.
+    """
+    path = Path(file).expanduser()
+    shown = readable(file)
+    rows = _rows(path, shown)
+    try:
+        header = next(rows)
+    except StopIteration:
+        raise UserError(f"--dataset=csv:{shown}: the table is empty") from None
+    used, guessed = _columns(header, columns, group_by, shown)
+    places = {name: index for index, name in enumerate(header)}
+    root = Path(image_root).expanduser() if image_root else path.parent
+    listed: dict[str, list[tuple[str, str, str]]] = {}  # split: image, label, group
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 2):
+        image, label, split, group = _cells(row, used, places, number, shown, open_classes)
+        if image in seen:
+            raise UserError(
+                f"--dataset=csv:{shown}: rows {seen[image]} and {number} name the same image, {readable(image)}; "
+                "an image has one label"
+            )
+        seen[image] = number
+        listed.setdefault(split, []).append((image, label, group))
+    if "train" not in listed:
+        raise UserError(
+            f"--dataset=csv:{shown}: "
+            + ("no row is of the training split" if listed else "the table has a header and no rows")
+        )
+    class_names, notes = _class_names(
+        {split: [row[1] for row in rows] for split, rows in listed.items()}, open_classes, shown
+    )
+    suffix = _suffix(root, next(iter(seen)))
+    numbers = {name: index for index, name in enumerate(class_names)}
+    files = _files(root, seen, suffix, shown)
+    looks = any(split not in listed for split in made_splits)
+    reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
+    members = {
+        split: [(numbers[label], files[image]) for image, label, _ in rows] for split, rows in listed.items()
+    }
+    splits = image_files.examples(os.path.abspath(path), members, reading)
+    if used.group or group_by == "folder":
+        groups = {split: [_group(row, group_by) for row in rows] for split, rows in listed.items()}
+        _refuse_groups_on_two_sides(groups, shown)
+        splits = {split: examples.grouped(groups[split]) for split, examples in splits.items()}
+    return Source(
+        name=f"csv:{file}",
+        class_names=class_names,
+        splits=splits,
+        notes=(*guessed, *notes),
+        root=image_files.readable_root(root),
+        split_rule=BY_CONTENT,
+    )
+
+
+def _rows(path: Path, shown: str) -> Iterator[list[str]]:
+    """Header and rows of a table, as text."""
+    if not path.is_file():
+        raise UserError(f"--dataset=csv:{shown}: there is no such file, {readable(path.absolute())}")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        yield from _parquet_rows(path, shown)
+        return
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as opened:
+            delimiter = _delimiter(path, opened.read(_SNIFFED), shown)
+            opened.seek(0)
+            csv.field_size_limit(_LONGEST_CELL)
+            for row in csv.reader(opened, delimiter=delimiter, skipinitialspace=True):
+                if any(cell.strip() for cell in row):
+                    yield [cell.strip() for cell in row]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--dataset=csv:{shown} is no UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
+        raise UserError(f"--dataset=csv:{shown} cannot be read: {readable(error)}") from error
+
+
+def _delimiter(path: Path, start: str, shown: str) -> str:
+    first = start.partition("\n")[0]
+    if "\0" in start:
+        raise UserError(f"--dataset=csv:{shown} is no text file")
+    expected = _DELIMITERS.get(path.suffix.lower())
+    if expected and expected in first:
+        return expected
+    counts = {delimiter: first.count(delimiter) for delimiter in ("\t", ";", ",", " ")}
+    return max(counts, key=lambda delimiter: counts[delimiter]) if any(counts.values()) else ","
+
+
+def _parquet_rows(path: Path, shown: str) -> Iterator[list[str]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(
+            f'--dataset=csv:{shown} is a Parquet file, which needs pyarrow: pip install "finetune-jax[parquet]"'
+        ) from error
+    try:
+        table = parquet.ParquetFile(path)
+        yield list(table.schema_arrow.names)
+        for batch in table.iter_batches():
+            for row in zip(*[column.to_pylist() for column in batch.columns], strict=True):
+                yield ["" if value is None else str(value) for value in row]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"--dataset=csv:{shown} cannot be read: {readable(error)}") from error
+
+
+def _columns(
+    header: Sequence[str], given: Sequence[str], group_by: str, shown: str
+) -> tuple[Columns, tuple[str, ...]]:
+    """The column of each role, and a note on what was guessed."""
+    there = f"the table has the columns {readable(', '.join(header))}"
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise UserError(f"--dataset=csv:{shown}: two columns are called {readable(twice[0])}; {there}")
+    roles: dict[str, str] = {}
+    for text in given:
+        role, separator, column = text.partition("=")
+        if role not in ROLES or not separator:
+            raise UserError(
+                f"--columns={readable(text)}: give ROLE=COLUMN with one of the roles {', '.join(ROLES)}"
+            )
+        if column not in header:
+            raise UserError(f"--columns={readable(text)}: there is no column {readable(column)}; {there}")
+        roles[role] = column
+    if group_by and group_by != "folder":
+        if group_by not in header:
+            raise UserError(
+                f"--group_by={readable(group_by)}: there is no such column; {there}, or give folder"
+            )
+        roles["group"] = group_by
+    small = {name.lower(): name for name in header}
+    guessed = {}
+    for role, words in _GUESSES.items():
+        if role not in roles:
+            taken = set(roles.values())
+            fitting = [small[word] for word in words if word in small and small[word] not in taken]
+            if fitting:
+                guessed[role] = roles[role] = fitting[0]
+    for role in ("image", "label"):
+        if role not in roles:
+            raise UserError(
+                f"--dataset=csv:{shown}: none of its columns is known to hold the {role}; {there}; "
+                f"give --columns={role}=COLUMN"
+            )
+    if len(set(roles.values())) < len(roles):
+        raise UserError(f"--columns={','.join(given)}: one column has two roles; {there}")
+    note = "columns guessed by their names: " + ", ".join(f"{role}={name}" for role, name in guessed.items())
+    return Columns(roles["image"], roles["label"], roles.get("split"), roles.get("group")), (note,) * bool(
+        guessed
+    )
+
+
+def _cells(
+    row: Sequence[str], used: Columns, places: Mapping[str, int], number: int, shown: str, open_classes: bool
+) -> tuple[str, str, str, str]:
+    """Image, label, split and group of a row."""
+    if len(row) != len(places):
+        raise UserError(
+            f"--dataset=csv:{shown}: row {number} has {len(row)} cells and the header {len(places)}"
+        )
+    values = {role: row[places[column]] for role, column in used._asdict().items() if column is not None}
+    for role in ("image", "label"):
+        if not values[role]:
+            raise UserError(
+                f"--dataset=csv:{shown}: row {number} has no {role} (column {getattr(used, role)})"
+            )
+    split = "train"
+    if used.split is not None:
+        known = folder_layout.RETRIEVAL_SPLIT_NAMES if open_classes else folder_layout.SPLIT_NAMES
+        understood = folder_layout.split_of(values["split"], known)
+        if understood is None:
+            raise UserError(
+                f"--dataset=csv:{shown}: row {number} is of the split {readable(values['split']) or 'without a name'}, "
+                "which is none of train, validation and test; correct it, or give --columns=split=COLUMN"
+            )
+        split = understood
+    return values["image"], values["label"], split, values.get("group", "")
+
+
+def _class_names(
+    labels: Mapping[str, Sequence[str]], open_classes: bool, shown: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All class names, those of training first, and notes on what differs between the splits."""
+    known = _sorted(set(labels["train"]))
+    if len(known) < 2:
+        raise UserError(
+            f"--dataset=csv:{shown} has a single training class ({readable(known[0])}): at least two are needed"
+        )
+    notes = []
+    for split, names in labels.items():
+        unknown, missing = _sorted(set(names) - set(known)), _sorted(set(known) - set(names))
+        if open_classes:
+            known += unknown
+        elif unknown:
+            raise UserError(
+                f"--dataset=csv:{shown}: the {split} split has classes that train has not "
+                f"({folder_layout.some(unknown)})"
+            )
+        elif missing:
+            notes.append(f"{split}: no images of {len(missing)} classes ({folder_layout.some(missing)})")
+    return tuple(readable(name) for name in known), tuple(notes)
+
+
+def _sorted(names: set[str]) -> list[str]:
+    """Numbers by their value, anything else by its letters."""
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _suffix(root: Path, image: str) -> str:
+    """What the table leaves out of the names of its files, by the first of them."""
+    if (root / image).exists():
+        return ""
+    known = sorted(suffixes())
+    return next((suffix for suffix in known if (root / f"{image}{suffix}").exists()), "")
+
+
+def _files(root: Path, rows: Mapping[str, int], suffix: str, shown: str) -> dict[str, File]:
+    """The file of each image; ``rows`` has the row that names it."""
+    files, missing = {}, []
+    for image, number in rows.items():
+        path = os.path.join(root, image + suffix)
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            missing.append((image, number))
+            continue
+        files[image] = File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    if missing:
+        image, number = missing[0]
+        which = f"{readable(image)}, which is"
+        if len(missing) > 1:
+            which = f"{readable(image)} and {len(missing) - 1} more, which are"
+        raise UserError(
+            f"--dataset=csv:{shown}: row {number} names {which} not below {readable(root.absolute())}; paths "
+            "count from there, give --image_root=FOLDER for another place"
+        )
+    return files
+
+
+def _group(row: tuple[str, str, str], group_by: str) -> str:
+    image, _, group = row
+    return os.path.dirname(image) if group_by == "folder" else group
+
+
+def _refuse_groups_on_two_sides(groups: Mapping[str, Sequence[str]], shown: str) -> None:
+    sides: dict[str, str] = {}
+    for split, names in groups.items():
+        for name in names:
+            if sides.setdefault(name, split) != split:
+                raise UserError(
+                    f"--dataset=csv:{shown}: the group {readable(name)} is in the splits {sides[name]} and {split}, "
+                    "so the score would be of images the network has learned by; correct the split column"
+                )

@@ -1,0 +1,81 @@
+"""Attention between tokens: each takes a weighted mean of the values of all, the weights from queries and keys.
+
+Source: Vaswani et al., "Attention Is All You Need" (NeurIPS 2017). The softmax is in float32 whatever the compute
+type. The functions that end in ``layers`` make their layers in the module that calls them.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from finetune_jax.models.layers.basic import Dtype
+from finetune_jax.models.layers.batch_norm import at_least_float32
+from finetune_jax.models.layers.convolution import runs_on_cpu
+from finetune_jax.models.layers.linear import Bias, Linear
+from finetune_jax.models.layers.positions import Rotation, rotate
+
+QueryBias = Literal["all", "none", "query_value"]
+"""Which of queries, keys and values have a bias."""
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """``softmax(q kᵀ / √d) v`` for each image and head.
+
+    Args:
+        query: ``[B, T, H, d]``.
+        key: ``[B, S, H, d]``.
+        value: ``[B, S, H, d]``.
+
+    Returns:
+        ``[B, T, H, d]`` of the type of ``value``.
+    """
+    if not runs_on_cpu():
+        # cuDNN's fused attention takes half precision alone; its rules on shapes are JAX's to know.
+        half = value.dtype in (jnp.bfloat16, jnp.float16)
+        fused = (
+            jax.default_backend() == "gpu" and half and value.shape[-1] % 8 == 0 and value.shape[-1] <= 128
+        )
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else None)
+    wide = at_least_float32(value)
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+    scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=wide)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhts,bshd->bthd", weights, value)
+
+
+def self_attention_layers(
+    x: jax.Array,
+    heads: int,
+    *,
+    bias: QueryBias = "all",
+    rotation: Rotation | None = None,
+    dtype: Dtype = jnp.float32,
+) -> jax.Array:
+    """Attention of tokens ``x [B, S, C]`` among themselves: one matrix ``qkv`` for all three, then ``proj``."""
+    channels = x.shape[-1]
+    joint = Linear(3 * channels, bias == "all", dtype, name="qkv")(x)
+    if bias == "query_value":
+        added = [
+            Bias(channels, name="query_bias")(),
+            jnp.zeros(channels),
+            Bias(channels, name="value_bias")(),
+        ]
+        joint = joint + jnp.concatenate(added).astype(dtype)
+    joint = joint.reshape(*x.shape[:2], 3, heads, channels // heads)
+    query, key, value = (joint[:, :, which] for which in range(3))
+    if rotation is not None:
+        query, key = rotate(query, rotation), rotate(key, rotation)
+    y = attend(query, key, value).reshape(x.shape)
+    return Linear(channels, dtype=dtype, name="proj")(y)
+
+
+def pooling_attention_layers(x: jax.Array, latent: jax.Array, heads: int, dtype: Dtype) -> jax.Array:
+    """What one learned token ``latent [1, C]`` finds in tokens ``x [B, S, C]``, ``[B, C]``."""
+    channels = x.shape[-1]
+    query = Linear(channels, dtype=dtype, name="map_query")(latent.astype(dtype))
+    joint = Linear(2 * channels, dtype=dtype, name="map_key_value")(x)
+    joint = joint.reshape(*x.shape[:2], 2, heads, channels // heads)
+    query = jnp.broadcast_to(query.reshape(1, 1, heads, -1), (len(x), 1, heads, channels // heads))
+    y = attend(query, joint[:, :, 0], joint[:, :, 1]).reshape(len(x), channels)
+    return Linear(channels, dtype=dtype, name="map_proj")(y)

@@ -1,0 +1,48 @@
+"""Whether probabilities can be taken at their word."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune_jax.reports.figures import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def reliability(
+    confidence: np.ndarray, accuracy: np.ndarray, images: np.ndarray, *, format: canvas.Format = "png"
+) -> bytes:
+    """Accuracy over confidence as a file, a reliability diagram.
+
+    On the diagonal a network is right as often as its probabilities say; below it is too sure of itself.
+
+    Args:
+        confidence: ``[B]``, mean probability of the predicted class in each bin, NaN in an empty one.
+        accuracy: ``[B]``, share of the bin's images that are right.
+        images: ``[B]``, how many there are; bins with more have larger points.
+        format: of the file.
+    """
+    return canvas.encode(draw_reliability(confidence, accuracy, images), format)
+
+
+def draw_reliability(confidence: np.ndarray, accuracy: np.ndarray, images: np.ndarray) -> "Figure":
+    """The figure of :func:`reliability`."""
+    figure, axis = canvas.new(1, 1, (3.8, 3.6))
+    axis.plot([0, 100], [0, 100], ":", color=canvas.GREY, linewidth=1)
+    known = images > 0
+    x, y = 100 * confidence[known], 100 * accuracy[known]
+    axis.plot(x, y, "-", color=canvas.BLUE, linewidth=1)
+    axis.scatter(
+        x, y, s=15 + 150 * images[known] / max(1, images.max()), color=canvas.BLUE, alpha=0.8, zorder=3
+    )
+    for place, height, count in zip(x, y, images[known], strict=True):
+        axis.annotate(
+            str(count), (place, height), (0, -15), textcoords="offset points", ha="center", fontsize=7
+        )
+    axis.set_xlim(0, 104)
+    axis.set_ylim(-6, 106)
+    axis.set_xlabel("confidence, %")
+    axis.set_ylabel("accuracy, %")
+    axis.grid(alpha=0.25)
+    return figure

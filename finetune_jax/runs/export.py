@@ -1,0 +1,241 @@
+"""A run as one file that needs nothing of this package: an ONNX graph, a StableHLO program, or weights by timm's names.
+
+Preprocessing from uint8 pixels and the softmax are inside the programs. What is written is read again and compared
+with the run itself before it counts as done.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from finetune_jax import data as datasets
+from finetune_jax.errors import UserError
+from finetune_jax.files.run_directory import data_config_of
+from finetune_jax.files.weight_files import read_write
+from finetune_jax.files.whole_file import write_whole
+from finetune_jax.models import onnx_graph
+from finetune_jax.models.card import Card, read_best
+from finetune_jax.models.compositions.routed import RoutedNetwork
+from finetune_jax.models.layers.convolution import countable
+from finetune_jax.models.network import Network, Variables
+from finetune_jax.models.normalization import normalizer
+from finetune_jax.models.weights.torch_state import from_torch_state, to_torch_state
+from finetune_jax.training import evaluation
+
+FORMATS = ("onnx", "stablehlo", "safetensors")
+PRECISIONS = ("float32", "float16", "int8")
+
+INPUT, PROBABILITIES, LOGITS = "images", "probabilities", "logits"
+
+_TOLERANCE = 1e-4  # of probabilities, float32
+_COMPARED_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        difference: largest difference of an output from the run's own, over ``images`` images.
+        agreement: share of the images with the same likeliest class.
+        images: how many were compared.
+    """
+
+    path: Path
+    bytes: int
+    difference: float
+    agreement: float
+    images: int
+
+
+def export(
+    run: Path,
+    output: Path,
+    *,
+    format: str,
+    softmax: bool = True,
+    precision: str = "float32",
+    images: np.ndarray | None = None,
+) -> Exported:
+    """Write the best checkpoint of a run as a file of another format, and compare what it computes.
+
+    Args:
+        run: its directory.
+        output: the file to write.
+        format: one of :data:`FORMATS`.
+        softmax: whether the programs give probabilities; else logits.
+        precision: of an ONNX file, one of :data:`PRECISIONS`; int8 is calibrated with ``images``.
+        images: uint8 ``[N, H, W, 3]`` at the size that the network sees, to compare with and to calibrate with;
+            None draws random ones.
+
+    Returns:
+        What was written, and how far it is from the run.
+
+    Raises:
+        UserError: the run has no checkpoint, a package is missing, the network has no such form, or what was
+            written computes something else.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format={format} is not known; choose {', '.join(FORMATS)}")
+    if precision != "float32" and format != "onnx":
+        raise UserError(f"--precision={precision} is for --format=onnx, not {format}")
+    card, variables = read_best(run)
+    if card.head == "embedding":
+        softmax = False
+    size = card.preprocessing.image_size
+    if images is None:
+        images = np.random.default_rng(0).integers(0, 256, (_COMPARED_IMAGES, size, size, 3), np.uint8)
+    if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+        raise UserError(
+            f"--run={run} takes uint8 images [N, {size}, {size}, 3], not {images.dtype} {images.shape}"
+        )
+    function = _function(card, variables, softmax=softmax)
+    expected = np.asarray(jax.jit(function)(images))
+    content, compute = _WRITERS[format](function, card, variables, images, softmax, precision)
+    write_whole(output, content)
+    computed = compute(output)
+    difference = float(np.abs(computed - expected).max())
+    agreement = float((computed.argmax(1) == expected.argmax(1)).mean())
+    if precision == "float32" and not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        output.unlink()
+        raise UserError(
+            f"--format={format}: what was written differs from the run by {difference:.2g}, more than rounding does; "
+            "the file was removed"
+        )
+    return Exported(output, len(content), difference, agreement, len(images))
+
+
+def metadata(card: Card) -> dict[str, str]:
+    """What a file says about its network: ``class_names`` and the whole ``card``, as JSON."""
+    return {
+        "class_names": json.dumps(list(card.class_names), ensure_ascii=False),
+        "card": json.dumps(card.to_json(), ensure_ascii=False),
+    }
+
+
+def _function(card: Card, variables: Variables, *, softmax: bool) -> Callable[[Any], jax.Array]:
+    """uint8 images ``[N, H, W, 3]`` to probabilities or logits ``[N, C]``, in float32."""
+    network = card.model(dtype=jnp.float32)
+    if isinstance(network, RoutedNetwork) and network.policy is None and not network.all_tuned:
+        raise UserError(
+            "a run of --method=random_policy draws its decisions from the pixels and has no exported form"
+        )
+    logits = functools.partial(evaluation.classifier(network, normalizer(card.mean, card.std)), variables)
+    return (lambda images: jax.nn.softmax(logits(images))) if softmax else logits
+
+
+Compute = Callable[[Path], np.ndarray]
+"""From the file that was written to its outputs for the images to compare with."""
+
+
+def _onnx(
+    function: Callable[[Any], jax.Array],
+    card: Card,
+    variables: Variables,
+    images: np.ndarray,
+    softmax: bool,
+    precision: str,
+) -> tuple[bytes, Compute]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            '--format=onnx needs the package onnxruntime: pip install "finetune-jax[onnx]"'
+        ) from error
+    name = PROBABILITIES if softmax else LOGITS
+    model = onnx_graph.to_onnx(
+        function, images.shape[1:], input_name=INPUT, output_name=name, metadata=metadata(card)
+    )
+    if precision != "float32":
+        from finetune_jax.models.onnx_graph import quantize
+
+        model = quantize.float16(model) if precision == "float16" else quantize.int8(model, INPUT, images)
+
+    def compute(path: Path) -> np.ndarray:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return np.asarray(session.run([name], {INPUT: images})[0], np.float32)
+
+    return model.SerializeToString(deterministic=True), compute
+
+
+def _stablehlo(
+    function: Callable[[Any], jax.Array],
+    card: Card,
+    variables: Variables,
+    images: np.ndarray,
+    softmax: bool,
+    precision: str,
+) -> tuple[bytes, Compute]:
+    from jax import export as jax_export
+
+    # A number of images that is a symbol has no length that the network may count, so each batch size has a program
+    # of the same weights; most uses have one image, or batches that they fill up.
+    with countable():
+        (batch,) = jax_export.symbolic_shape("N")
+        specification = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.uint8)
+        exported = jax_export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(specification)
+    content = exported.serialize()
+
+    def compute(path: Path) -> np.ndarray:
+        return np.asarray(jax_export.deserialize(bytearray(path.read_bytes())).call(images))
+
+    return bytes(content), compute
+
+
+def _safetensors(
+    function: Callable[[Any], jax.Array],
+    card: Card,
+    variables: Variables,
+    images: np.ndarray,
+    softmax: bool,
+    precision: str,
+) -> tuple[bytes, Compute]:
+    from safetensors.numpy import save
+
+    network = card.model(dtype=jnp.float32)
+    if not isinstance(network, Network):
+        raise UserError(
+            f"--format=safetensors: a {card.composition['kind']} network has no names in PyTorch; use --format=onnx"
+        )
+    state = {name: np.ascontiguousarray(value) for name, value in to_torch_state(network, variables).items()}
+
+    def compute(path: Path) -> np.ndarray:
+        again = from_torch_state(network, read_write.read(path))
+        return np.asarray(jax.jit(_function(card, again, softmax=softmax))(images))
+
+    return save(state, metadata(card)), compute
+
+
+_WRITERS: Mapping[str, Callable[..., tuple[bytes, Compute]]] = {
+    "onnx": _onnx,
+    "stablehlo": _stablehlo,
+    "safetensors": _safetensors,
+}
+
+
+def images_of(run: Path, count: int, split: str) -> np.ndarray | None:
+    """Images of a run's data as its network sees them, uint8 ``[N, H, W, 3]``; None where the data is gone.
+
+    Args:
+        run: its directory.
+        count: at most so many, evenly spread over the split.
+        split: ``train``, ``validation`` or ``test``.
+    """
+    card, _ = read_best(run)
+    config = data_config_of(run)
+    try:
+        examples = datasets.load_source(config, silent=True).splits[split]
+        arrays = datasets.materialise_split(config, examples, card.preprocessing, silent=True, title="")
+    except UserError:
+        return None
+    chosen = np.unique(np.linspace(0, len(arrays.images) - 1, min(count, len(arrays.images))).astype(int))
+    return np.asarray(arrays.images[chosen]) if len(chosen) else None

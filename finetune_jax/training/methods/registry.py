@@ -1,0 +1,40 @@
+"""The methods by name: one line each."""
+
+import jax
+
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.models.network import Network, Variables
+from finetune_jax.training.methods.autolr import AutoLR
+from finetune_jax.training.methods.l2_sp import L2SP
+from finetune_jax.training.methods.method import Base, Method
+from finetune_jax.training.methods.plain import FeatureExtractor, LastK, Scratch, Standard, Stochastic
+from finetune_jax.training.methods.progressive import Progressive
+from finetune_jax.training.methods.routed import RandomPolicy, SpotTune, SpotTuneGlobal, SpotTuneTuned
+
+METHODS: dict[str, type[Method]] = {
+    "standard": Standard,
+    "feature_extractor": FeatureExtractor,
+    "last_k": LastK,
+    "stochastic": Stochastic,
+    "l2_sp": L2SP,
+    "progressive": Progressive,
+    "scratch": Scratch,
+    "autolr": AutoLR,
+    "spottune": SpotTune,
+    "spottune_tuned": SpotTuneTuned,
+    "spottune_global": SpotTuneGlobal,
+    "random_policy": RandomPolicy,
+}
+"""``{--method: what it is}``; a method is written as ``methods.method`` says."""
+
+
+def create(
+    config: FinetuneConfig,
+    network: Network,
+    variables: Variables,
+    key: jax.Array,
+    *,
+    axis_name: str | None = None,
+) -> Method:
+    """What ``config.method`` makes of a network; arguments as of ``Base``, errors as of :meth:`Method.create`."""
+    return METHODS[config.method].create(config, Base(network, variables, key, axis_name))

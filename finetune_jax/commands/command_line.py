@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
@@ -15,13 +16,17 @@ from absl import app, flags, logging
 from finetune_jax.commands import interruption, parsing
 from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.invocation import as_started
-from finetune_jax.config.settings import MachineConfig
+from finetune_jax.config.settings import LOCAL_SETTINGS, MachineConfig
+from finetune_jax.devices import slurm
 from finetune_jax.errors import Stopped, UserError, message
 
 Config = TypeVar("Config")
 
 # What the command does at its end, however it ends: give back locked directories, remove empty ones.
 _at_end = contextlib.ExitStack()
+
+_job: Any = None
+"""The ``cluster.Job`` of this process, where it is one of several."""
 
 SETTINGS: dict[str, Setting] = {}
 """Settings that have a flag in this process, by its name."""
@@ -150,19 +155,30 @@ def numbers(flag: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
     return values
 
 
-def start_jax() -> Any:
+def start_jax(*, independent: bool = False) -> Any:
     """Join the cluster, set the compilation cache, and return the ``Replicas`` of this job.
 
+    Args:
+        independent: whether several processes may run this command at once without knowing of each other.
+
     Raises:
-        UserError: the process flags contradict each other.
+        UserError: the process flags contradict each other, or the processes of the job do.
     """
-    import jax
-
-    from finetune_jax.devices.replicas import join_cluster, local_replicas, prepare_backend
-
+    global _job
     machine = read_flags(MachineConfig)
     if not machine.coordinator and (machine.process_count > 1 or machine.process_index):
         raise UserError("--process_count and --process_index need --coordinator")
+    if not (machine.coordinator or independent) and (reason := slurm.lonely_task(os.environ)):
+        raise UserError(reason)
+    if machine.coordinator:
+        # Before jaxlib is loaded. What ends a job is told in one sentence, not by the log of XLA.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
+    from finetune_jax.devices import agreement, cluster
+    from finetune_jax.devices.replicas import local_replicas, prepare_backend
+    from finetune_jax.files import lock
+
     prepare_backend(machine.virtual_devices)
     if machine.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(machine.compilation_cache))
@@ -170,8 +186,30 @@ def start_jax() -> Any:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if machine.coordinator:
-        join_cluster(machine.coordinator, machine.process_count, machine.process_index)
-    return local_replicas()
+        _job = cluster.join(
+            machine.coordinator,
+            machine.process_count,
+            machine.process_index,
+            peer_timeout=machine.peer_timeout,
+            stop_timeout=machine.stop_timeout,
+        )
+        _job.peers.before_leaving = lock.release_all
+        agreement.agree(agreement.code(), "install the same version for all of them")
+        agreement.agree(_lasting_flags(), "start all of them with the same command")
+    replicas = local_replicas()
+    agreement.agree(
+        {"number of devices": len(replicas.devices)}, "give every process the same number of devices"
+    )
+    return replicas
+
+
+def _lasting_flags() -> dict[str, str]:
+    """All flags of the command but those that may differ between the processes of a job."""
+    values = flags.FLAGS.flags_by_module_dict()
+    defined = {flag.name: flag for module, its in values.items() if "finetune_jax" in module for flag in its}
+    defined |= {name: flags.FLAGS[name] for name in SETTINGS}
+    local = {*LOCAL_SETTINGS, *declared(MachineConfig)}
+    return {f"--{name}": str(flag.value) for name, flag in defined.items() if name not in local}
 
 
 def start_study(workdir: str, kind: str, *, shared: bool = False) -> Any:
@@ -186,7 +224,8 @@ def start_study(workdir: str, kind: str, *, shared: bool = False) -> Any:
         UserError: another process works on the study.
     """
     root = workdir or os.path.join("runs", time.strftime(f"{kind}-%Y%m%d-%H%M%S"))
-    replicas = start_jax()
+    replicas = start_jax(independent=shared)
+    show_devices(replicas)
     from pathlib import Path
 
     from finetune_jax.files import lock
@@ -196,6 +235,12 @@ def start_study(workdir: str, kind: str, *, shared: bool = False) -> Any:
     if replicas.is_primary and not shared:
         _at_end.enter_context(lock.locked(path))
     return Runs(path, replicas)
+
+
+def show_devices(replicas: Any) -> None:
+    """Print what a run runs on."""
+    if replicas.is_primary:
+        print(replicas.description, file=sys.stderr)
 
 
 def new_workdir(data_set: str, method: str = "standard") -> str:
@@ -261,27 +306,41 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
             print(f"error: {as_started(message(error))}", file=sys.stderr)
             sys.exit(1)
 
-    def guarded(arguments: list[str]) -> int:
+    def outcome(arguments: list[str]) -> tuple[int, str]:
+        """Exit status, and the last line of an end before the time."""
         try:
             if len(arguments) > 1 and not positional:
                 raise UserError(f"{' '.join(arguments[1:])} is no flag; see finetune-jax {name} --help")
             with _at_end:
-                return main(arguments[1:]) if positional else main()
+                return (main(arguments[1:]) if positional else main()), ""
         except UserError as error:
-            print(f"error: {as_started(message(error))}", file=sys.stderr)
-            return 1
+            return 1, f"error: {as_started(message(error))}"
         except Stopped as stopped:
-            print(message(stopped), file=sys.stderr)
-            if stopped.status == interruption.STATUS:
-                interruption.end()
-            return stopped.status
+            return stopped.status, message(stopped)
         except BrokenPipeError:
             parsing.forget_output()
-            return 1
+            return 1, ""
         except KeyboardInterrupt:
-            print("interrupted; what was saved before is kept", file=sys.stderr)
+            return interruption.STATUS, "interrupted; what was saved before is kept"
+        except Exception as error:
+            if _job is None:
+                raise
+            if type(error).__name__ == "JaxRuntimeError":
+                _job.await_verdict()
+            traceback.print_exc()
+            return 1, f"error: {type(error).__name__}: {message(error)}"
+
+    def guarded(arguments: list[str]) -> int:
+        status, text = outcome(arguments)
+        if text:
+            print(text, file=sys.stderr, flush=True)
+        if _job is not None:
+            if text:
+                _job.fail(text.removeprefix("error: "), status)
+            _job.finish()
+        if status == interruption.STATUS:
             interruption.end()
-            raise
+        return status
 
     # Orbax and JAX report their own doings at INFO and WARNING, which says nothing to a user.
     logging.set_verbosity(logging.ERROR)

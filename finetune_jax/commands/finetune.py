@@ -24,6 +24,7 @@ def main() -> int:
         workdir = command_line.new_workdir(config.dataset, config.method)
         config = dataclasses.replace(config, workdir=workdir)
     replicas = command_line.start_jax()
+    command_line.show_devices(replicas)
     from finetune_jax.reports import tables
     from finetune_jax.runs import finetune
 

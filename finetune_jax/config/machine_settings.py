@@ -34,6 +34,20 @@ class MachineConfig:
         local=True,
         aliases=("process_id", "rank", "node_rank"),
     )
+    peer_timeout: float = setting(
+        60.0,
+        "Seconds that processes of --coordinator wait for one that does not come or no longer answers.",
+        group=MACHINE,
+        range=ranges.POSITIVE,
+        local=True,
+    )
+    stop_timeout: float = setting(
+        25.0,
+        "Seconds after SIGTERM at which a process of --coordinator ends that has not come to save its state.",
+        group=MACHINE,
+        range=ranges.POSITIVE,
+        local=True,
+    )
     virtual_devices: int = setting(
         0,
         "Number of CPU devices to simulate; 0 uses the devices that are there.",

@@ -17,7 +17,7 @@ import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from finetune_jax.devices import host_memory
+from finetune_jax.devices import cluster, host_memory
 from finetune_jax.errors import UserError
 
 AXIS = "batch"
@@ -28,9 +28,6 @@ AXIS = "batch"
 CONVOLUTION_FLAG = (
     "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 )
-
-# How long a process at its end waits for the others, of which one may have failed.
-_SHUTDOWN_SECONDS = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +53,14 @@ class Replicas:
     def is_primary(self) -> bool:
         """Whether this process writes files and prints."""
         return self.process_index == 0
+
+    @property
+    def description(self) -> str:
+        """Such as ``16 devices (2 processes × 8 NVIDIA H100)``."""
+        kind = self.devices[0].device_kind
+        kind = kind.upper() if self.on_cpu else kind
+        each = f"{self.process_count} processes × {len(self.devices)} " if self.process_count > 1 else ""
+        return f"{self.count} device{'s' if self.count > 1 else ''} ({each}{kind})"
 
     @property
     def on_cpu(self) -> bool:
@@ -115,18 +120,22 @@ class Replicas:
     def fail_together(self) -> Iterator[None]:
         """Work that may fail on one process alone, such as writing files; its end is a barrier.
 
-        If it does, the others fail too. They would otherwise wait minutes for that process in a collective.
+        If it does, the others fail too. They would otherwise wait for that process in a collective.
 
         Raises:
-            UserError: another process failed.
+            UserError: another process failed; with its message.
         """
+        job = cluster.active() if self.process_count > 1 else None
         try:
             yield
-        except Exception:
-            self._any(True)
+        except cluster.PeerFailed:
             raise
-        if self._any(False):
-            raise UserError("another process of this job failed; see its output")
+        except Exception as error:
+            if job is not None:
+                job.gather_failure(str(error) or type(error).__name__)
+            raise
+        if job is not None:
+            job.gather()
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuse a batch that the replicas cannot share evenly.
@@ -140,13 +149,6 @@ class Replicas:
             raise UserError(
                 f"--batch_size={batch_size} does not divide by the {self.count} devices; use {nearest}"
             )
-
-    def _any(self, flag: bool) -> bool:
-        if self.process_count == 1:
-            return flag
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
     def _sharding(self, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), spec)
@@ -183,27 +185,3 @@ def _has_gpu() -> bool:
     """Asked of the system: to ask JAX would start the backend."""
     device_files = Path("/dev")
     return any(device_files.glob("nvidia[0-9]*")) or (device_files / "kfd").exists()
-
-
-def join_cluster(coordinator: str, process_count: int, process_index: int) -> None:
-    """Connect this process with the others of a job.
-
-    Args:
-        coordinator: ``host:port`` of process 0; ``auto`` lets JAX find out (Slurm, TPU pods, Open MPI).
-        process_count: ignored with ``auto``.
-        process_index: ignored with ``auto``.
-
-    Raises:
-        UserError: the settings are incomplete.
-    """
-    if coordinator == "auto":
-        jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
-        return
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise UserError(
-            f"--process_index={process_index} and --process_count={process_count} do not name one process; "
-            "give every process of --coordinator its own index from 0"
-        )
-    jax.distributed.initialize(
-        coordinator, process_count, process_index, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
-    )

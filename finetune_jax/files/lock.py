@@ -153,6 +153,13 @@ def refuse_if_held(directory: Path, flag: str = "--workdir") -> None:
     )
 
 
+def release_all() -> None:
+    """Give back all directories that this process has, at an end that unwinds no ``with``."""
+    for held in list(_held.values()):
+        held._holders = 1
+        held.release()
+
+
 @contextlib.contextmanager
 def locked(directory: Path, flag: str = "--workdir") -> Iterator[None]:
     """:func:`acquire` a directory for as long as the block lasts.

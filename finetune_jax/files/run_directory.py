@@ -23,8 +23,8 @@ from finetune_jax.files.event_log import EventLog
 
 _FLAGS = "flags.json"
 _RESOLVED = "resolved"
-# How long a process waits for process 0 to create the directory; network file systems show it late.
-_CLAIM_SECONDS = 60.0
+# How long a process waits to see the directory that process 0 has made; network file systems show it late.
+_CLAIM_SECONDS = 10.0
 
 
 class RunDirectory:
@@ -169,6 +169,8 @@ class RunDirectory:
                     f"--workdir={self.path} was not set up by process 0; see its output, "
                     "and give a directory that all processes share"
                 )
+            with contextlib.suppress(OSError):
+                os.listdir(self.path.parent)  # makes a network file system look again
             time.sleep(0.1)
         return found
 

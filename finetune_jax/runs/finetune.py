@@ -19,7 +19,7 @@ from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
-from finetune_jax.runs import recorded_data, report
+from finetune_jax.runs import recorded_data, report, same_run
 from finetune_jax.runs import start as run_start
 from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
 from finetune_jax.runs.program import Program
@@ -68,6 +68,7 @@ def run(
     """
     with replicas.fail_together():
         directory = _directory(config, replicas)
+    same_run.agree_on_progress(directory)
     if directory.summary is not None:
         recorded_data.check_finished(config, directory)
         return directory.summary
@@ -114,6 +115,8 @@ def train_in_lockstep(
     _check_group(configs)
     with replicas.fail_together():
         directories = [_directory(config, replicas) for config in configs]
+    for directory in directories:
+        same_run.agree_on_progress(directory)
     results: list[Any] = [directory.summary for directory in directories]
     for config, directory, summary in zip(configs, directories, results, strict=True):
         if summary is not None:
@@ -210,7 +213,8 @@ def _claim(prepared: Prepared) -> None:
     program, settings, _, directory = prepared
     # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
     source = program.images.source
-    directory.claim(dataclasses.asdict(settings.flags), settings.rates | recorded_data.resolved(source))
+    rates_and_data = settings.rates | recorded_data.resolved(source)
+    same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
     recorded_data.write(directory, source)
     if program.replicas.is_primary:
         if settings.reason:

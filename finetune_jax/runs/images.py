@@ -13,9 +13,10 @@ from finetune_jax.data.cache import Arrays
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import Feed, create_feed
 from finetune_jax.data.order import training_order
+from finetune_jax.devices import cluster
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
-from finetune_jax.runs import recorded_data
+from finetune_jax.runs import recorded_data, same_run
 from finetune_jax.training.tasks import Task
 
 # Steps per call of a compiled program on accelerators; on CPU each step is a call.
@@ -132,13 +133,15 @@ def load(
     """
     silent = not replicas.is_primary
     source = recorded_data.load(config, data_before, silent=silent)
+    same_run.agree_on_images(source)
     if config.predict_unlabelled and not source.unlabelled:
         raise UserError(f"--predict_unlabelled: all images of {source.name} have labels")
     class_names = task.class_names(source)
     size = datasets.image_size(config, natural_size)
-    splits = datasets.materialise(config, source, size, silent=silent)
     unlabelled: Mapping[str, Arrays] = {}
-    if config.predict_unlabelled:
-        # Before training and not after it: a damaged image should not show up days later.
-        unlabelled = datasets.materialise_unlabelled(config, source, size, silent=silent)
+    with cluster.one_per_host_first():
+        splits = datasets.materialise(config, source, size, silent=silent)
+        if config.predict_unlabelled:
+            # Before training and not after it: a damaged image should not show up days later.
+            unlabelled = datasets.materialise_unlabelled(config, source, size, silent=silent)
     return Images(config, replicas, source, class_names, size, splits, unlabelled)

@@ -6,6 +6,7 @@ import threading
 from types import FrameType
 from typing import Any, Protocol
 
+from finetune_jax.devices import cluster
 from finetune_jax.devices.replicas import Replicas
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -33,37 +34,34 @@ class StopRequest:
     """
 
     def __init__(self, replicas: Replicas) -> None:
-        self._several = replicas.process_count > 1
-        self._asked = 0
+        self._job = cluster.active() if replicas.process_count > 1 else None
         self._previous: dict[int, Any] = {}
         self.came = False
         self.signum: int = signal.SIGTERM
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # no other may
-            # In a job of several processes JAX watches for SIGTERM, so that all of them hear of it.
-            signals = (signal.SIGINT,) if self._several else _SIGNALS
+            # The job of several processes watches for SIGTERM, so that all of them hear of it.
+            signals = _SIGNALS if self._job is None else (signal.SIGINT,)
             self._previous = {signum: signal.signal(signum, self._ask) for signum in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        if self._job is not None:
+            self._job.loop_ended()
 
     def __call__(self) -> bool:
         """Whether to save and stop now; all processes of a job, asking equally often, get the same answer."""
-        if self._several and not self.came:
-            from jax.experimental import multihost_utils
-
-            # The processes agree on the number after the largest one asked so far, so none may be left out.
-            self._asked += 1
-            self.came = multihost_utils.reached_preemption_sync_point(self._asked)
+        if self._job is not None and not self.came:
+            self.came = self._job.stop_requested()
         return self.came
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         del frame
         self.signum = signum
-        if self._several:
+        if self._job is not None:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.came = True

@@ -328,6 +328,15 @@ def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 
     Raises:
         ValueError: the image is no square.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> image = jnp.arange(4.0).reshape(2, 2, 1)
+        >>> views = jax.vmap(augmentation.dihedral, (0, None))(jax.random.split(jax.random.key(0), 200), image)
+        >>> len({tuple(view.flatten().tolist()) for view in views})
+        8
     """
     del aspect
     if image.shape[0] != image.shape[1]:
@@ -339,7 +348,16 @@ def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 
 
 def then(first: Augmentation, second: Augmentation) -> Augmentation:
-    """One augmentation after the other, each with a random stream of its own."""
+    """One augmentation after the other, each with a random stream of its own.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> both = augmentation.then(augmentation.flip, augmentation.dihedral)
+        >>> both(jax.random.key(0), jnp.ones((4, 4, 3))).shape
+        (4, 4, 3)
+    """
 
     def both(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
         key_first, key_second = jax.random.split(key)

@@ -25,7 +25,6 @@ Augmentation = Callable[[jax.Array, jax.Array, Aspect], jax.Array]
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
-# ITU-R BT.601, as in Pillow.
 
 
 def identity(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:

@@ -6,7 +6,7 @@ An image is ``[H, W, 3]`` with values of 0 to 255.
 import jax
 import jax.numpy as jnp
 
-_LUMINANCE = (0.299, 0.587, 0.114)
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 
 def jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float = 0.0) -> jax.Array:

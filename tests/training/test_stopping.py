@@ -26,9 +26,9 @@ import hashlib, os, sys
 from finetune_jax.commands import interruption
 interruption.watch()
 sys.stdout.write('printed before')
-os.write(2, b'ready\\n')
-for _ in range(2):
+for turn in range(2):
     try:
+        os.write(2, b'' if turn else b'ready\\n')
         hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)
     except KeyboardInterrupt:
         pass

@@ -38,8 +38,8 @@ def validate(config: Any) -> None:
             raise UserError(f"--{name}={written(value)} is not known; choose {', '.join(setting.choices)}")
         if setting.words and isinstance(value, str) and value not in setting.words:
             raise UserError(f"--{name}={value} is no number; give one, or {' or '.join(setting.words)}")
-        if isinstance(value, str) and (refusal := object_stores.refusal(name, value)):
-            raise UserError(refusal)
+        if isinstance(value, str) and (address := object_stores.refusal(name, value)):
+            raise UserError(address)
     for name, setting in settings.items():
         value = values[name]
         is_number = value is not None and not (isinstance(value, str) and setting.words)

@@ -45,4 +45,5 @@ def refusal(flag: str, value: str) -> str:
         return ""
     if not _STORES[scheme]:
         return f"--{flag}={value}: {scheme}:// is not supported; give the path of a folder"
-    return f"--{flag}={value}: {scheme}:// is not supported; mount the bucket as a folder ({_STORES[scheme]}) and name that"
+    advice = f"mount the bucket as a folder ({_STORES[scheme]}) and name that"
+    return f"--{flag}={value}: {scheme}:// is not supported; {advice}"

@@ -5,8 +5,8 @@
 #   cluster/tpu.sh run NAME --FLAGS…   one command on all hosts; goes on after they were preempted
 #   cluster/tpu.sh delete              give the slice back
 # Settings are variables: TPU (name of the slice), ZONE, TYPE (such as v5litepod-16), VERSION (of the TPU's software), and
-# SPOT=1 for slices that may be taken away, QUEUE=1 to ask for them through the queue. --workdir and --dataset must be on a disk that all hosts mount at the same
-# path. gcloud's project is the one of its configuration.
+# SPOT=1 for slices that may be taken away, QUEUE=1 to ask for them through the queue. --workdir and --dataset must be on a
+# disk that all hosts mount at the same path. gcloud's project is the one of its configuration.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

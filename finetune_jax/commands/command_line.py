@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 
 from finetune_jax.commands import interruption, parsing
+from finetune_jax.config import object_stores
 from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import LOCAL_SETTINGS, MachineConfig
@@ -243,6 +244,17 @@ def show_devices(replicas: Any) -> None:
         print(replicas.description, file=sys.stderr)
 
 
+def _refuse_object_stores() -> None:
+    """Refuse addresses that no command reads, before a folder of that name is made."""
+    for flag_name in flags.FLAGS:
+        flag = flags.FLAGS[flag_name]
+        if flag.present and flag_name != "storage":
+            values = flag.value if isinstance(flag.value, list) else [flag.value]
+            for value in values:
+                if isinstance(value, str) and (refusal := object_stores.refusal(flag_name, value)):
+                    raise UserError(refusal)
+
+
 def new_workdir(data_set: str, method: str = "standard") -> str:
     """Make and name a directory below ``runs/`` for a run whose ``--workdir`` is empty.
 
@@ -301,7 +313,9 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
     def parse(arguments: list[str]) -> list[str]:
         # absl adds its flags of help only now.
         try:
-            return parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
+            words = parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
+            _refuse_object_stores()
+            return words
         except UserError as error:
             print(f"error: {as_started(message(error))}", file=sys.stderr)
             sys.exit(1)

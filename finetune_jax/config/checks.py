@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from finetune_jax.config import methods
+from finetune_jax.config import methods, object_stores
 from finetune_jax.config.choices import ALTERNATIVES, AUTO, IN_PROPORTION, WITHOUT_RATE
 from finetune_jax.config.declaration import declared, written
 from finetune_jax.config.settings import DEFAULTS
@@ -38,6 +38,8 @@ def validate(config: Any) -> None:
             raise UserError(f"--{name}={written(value)} is not known; choose {', '.join(setting.choices)}")
         if setting.words and isinstance(value, str) and value not in setting.words:
             raise UserError(f"--{name}={value} is no number; give one, or {' or '.join(setting.words)}")
+        if isinstance(value, str) and (address := object_stores.refusal(name, value)):
+            raise UserError(address)
     for name, setting in settings.items():
         value = values[name]
         is_number = value is not None and not (isinstance(value, str) and setting.words)

@@ -1,0 +1,49 @@
+"""Addresses of object stores, which the flags of files and folders do not take."""
+
+import re
+
+_ADDRESS = re.compile(r"(?:^|[:,])(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_STORES = {
+    "abfs": "blobfuse2",
+    "abfss": "blobfuse2",
+    "adl": "blobfuse2",
+    "az": "blobfuse2",
+    "file": "",
+    "gcs": "gcsfuse",
+    "gs": "gcsfuse",
+    "hdfs": "hadoop-fuse",
+    "memory": "",
+    "oss": "ossfs",
+    "r2": "s3fs",
+    "s3": "mount-s3",
+    "s3a": "mount-s3",
+    "s3n": "mount-s3",
+}
+"""Schemes, and the program that mounts them as a folder."""
+
+TAKEN_BY = frozenset({"data_dir", "compilation_cache"})
+"""Flags whose libraries (TFDS, JAX) read object stores themselves."""
+
+
+def refusal(flag: str, value: str) -> str:
+    """Why an address is no value of a flag; empty where it is none.
+
+    Otherwise ``gs://bucket/run`` would become a local folder called ``gs:``.
+
+    Args:
+        flag: its name.
+        value: on the command line.
+
+    >>> refusal("workdir", "gs://bucket/run")
+    '--workdir=gs://bucket/run: gs:// is not supported; mount the bucket as a folder (gcsfuse) and name that'
+    >>> refusal("workdir", "runs/gs")
+    ''
+    """
+    match = _ADDRESS.search(value)
+    scheme = match["scheme"].lower() if match else ""
+    if scheme not in _STORES or flag in TAKEN_BY:
+        return ""
+    if not _STORES[scheme]:
+        return f"--{flag}={value}: {scheme}:// is not supported; give the path of a folder"
+    advice = f"mount the bucket as a folder ({_STORES[scheme]}) and name that"
+    return f"--{flag}={value}: {scheme}:// is not supported; {advice}"

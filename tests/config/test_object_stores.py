@@ -1,0 +1,63 @@
+"""Addresses of object stores are refused by name before they become folders."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune_jax.config import object_stores
+from finetune_jax.config.checks import validate
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "advice"),
+    [
+        ("workdir", "gs://bucket/run", "gcsfuse"),
+        ("dataset", "folder:s3://bucket/photos", "mount-s3"),
+        ("workdir", "S3://bucket", "mount-s3"),
+        ("cache_dir", "az://container", "blobfuse2"),
+        ("workdir", "file:///tmp/run", "give the path of a folder"),
+    ],
+)
+def test_an_address_is_refused_with_its_scheme_and_what_to_do(flag: str, value: str, advice: str) -> None:
+    refusal = object_stores.refusal(flag, value)
+    assert f"--{flag}={value}: " in refusal
+    assert "not supported" in refusal
+    assert advice in refusal
+
+
+@pytest.mark.parametrize(
+    "value", ["runs/a", "gs:/x", "folder:photos", "hf:org/name", "https://host/x", "", "C:/x"]
+)
+def test_other_values_are_not(value: str) -> None:
+    assert object_stores.refusal("workdir", value) == ""
+
+
+def test_what_libraries_read_themselves_is_left_to_them() -> None:
+    assert object_stores.refusal("data_dir", "gs://tfds-data/datasets") == ""
+
+
+def test_a_config_is_checked() -> None:
+    with pytest.raises(UserError, match="--workdir=gs://bucket/run: gs:// is not supported"):
+        validate(FinetuneConfig(workdir="gs://bucket/run"))
+
+
+@pytest.mark.parametrize(("command", "flag"), [("finetune", "--workdir"), ("predict", "--run")])
+def test_no_command_makes_a_folder_of_an_address(command: str, flag: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", f"{flag}=gs://bucket/run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: {flag}=gs://bucket/run: gs:// is not supported")
+    assert not list(tmp_path.iterdir())

@@ -221,4 +221,4 @@ TARGETS = [
     Target("reference.json", _write_reference, _read_reference),
     Target("lock", _write_lock, _read_lock),
 ]
-"""What is fed; images, indices and caches are registered by ``benchmarks.damage_images`` where that exists."""
+"""What is fed."""

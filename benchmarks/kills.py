@@ -44,7 +44,7 @@ KILLS_PER_RUN = 4
 # What is there in the moments that are watched for: a part of a name below the workdir.
 WATCHED = {"in a write": ".orbax-checkpoint-tmp", "in a deletion": ".deleted-", "in the report": ".png"}
 _LIMIT = 600.0  # seconds of one start; only against hanging
-# What differs from run to run, whatever happens: clock times, and where it was.
+# What differs from run to run, whatever happens: clock times, where it was, and how often a trial was taken.
 _CLOCK = ("seconds", "images_per_second", "workdir", "path", "place", "started", "date", "time", "wall")
 
 
@@ -155,8 +155,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(workdir.rglob("*.csv")):
         with file.open(newline="") as lines:
-            rows = [{k: v for k, v in row.items() if not _is_clock(k)} for row in csv.DictReader(lines)]
-        found[str(file.relative_to(workdir))] = rows
+            found[str(file.relative_to(workdir))] = _without_clock(list(csv.DictReader(lines)))
     for file in sorted(workdir.rglob("*.json")):
         found[str(file.relative_to(workdir))] = _without_clock(json.loads(file.read_text()))
     for file in sorted(workdir.rglob("meta/metadata")):

@@ -5,6 +5,7 @@ no error.
 """
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import jax
 import jaxlib
 
-import finetune_jax
 from finetune_jax.devices import cluster
 from finetune_jax.errors import UserError
 
@@ -76,15 +76,22 @@ def _processes(indices: Sequence[int], hosts: Sequence[str]) -> str:
 
 def code() -> dict[str, str]:
     """Versions and digests of what computes."""
-    root = Path(finetune_jax.__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(root.rglob("*.py")):
         content = file.read_bytes()
         digest.update(f"{file.relative_to(root).as_posix()} {len(content)} ".encode())
         digest.update(content)
     return {
-        "version of finetune_jax": finetune_jax.__version__,
+        "version of finetune_jax": _version(),
         "digest of finetune_jax's code": digest.hexdigest(),
         "version of jax": jax.__version__,
         "version of jaxlib": jaxlib.__version__,
     }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("finetune_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -44,6 +44,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("FINETUNE")},
         "VENV": str(venv),
         "NO_JEMALLOC": "1",
+        "PAUSE": "0",
         "JAX_PLATFORMS": "cpu",
         "NPROC": "2",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
@@ -126,18 +127,21 @@ class Job:
             time.sleep(0.5)
         return state
 
-    def wait_for_step(
-        self, workdir: Path, step: int, *, before: Sequence[int] = (), seconds: float = 400
-    ) -> int:
-        """The latest step saved once it is at least this one, by other tasks than those before."""
+    def wait_until_it_trains(
+        self, workdir: Path, *, before: Sequence[int] = (), seconds: float = 400
+    ) -> list[int]:
+        """Its tasks, once they have saved a step; others than those before."""
         deadline = time.monotonic() + seconds
+        first = None
         while True:
             folder = workdir / "checkpoints"
             names = os.listdir(folder) if folder.exists() else []
             latest = max((int(name) for name in names if name.isdigit()), default=0)
             tasks = self.tasks()
-            if latest >= step and len(tasks) == 2 and not {*tasks} & {*before}:
-                return latest
+            if len(tasks) == 2 and not {*tasks} & {*before}:
+                first = latest if first is None else first
+                if latest > first:
+                    return tasks
             assert time.monotonic() < deadline, self.log
             assert self.field("JobState") not in ("FAILED", "COMPLETED"), self.log
             time.sleep(0.05)
@@ -170,23 +174,32 @@ def test_a_run_that_is_requeued_killed_and_stopped_equals_an_undisturbed_one_bit
     workdir = tmp_path / "shared" / "disturbed"
     job = Job(tmp_path / "disturbed", environment, *script, f"--workdir={workdir}")
     submit.append(job)
-    reached = job.wait_for_step(workdir, 5)
-    tasks = job.tasks()
+    tasks = job.wait_until_it_trains(workdir)
     subprocess.run(["scontrol", "requeue", job.number], check=True)  # as a preemption does
-    reached = job.wait_for_step(workdir, reached + 5, before=tasks)
+    tasks = job.wait_until_it_trains(workdir, before=tasks)
 
-    tasks = job.tasks()
     os.kill(tasks[-1], signal.SIGKILL)
-    reached = job.wait_for_step(workdir, reached + 5, before=tasks)
+    job.wait_until_it_trains(workdir, before=tasks)
     assert "queued again: a process was lost" in job.log
 
-    # As the time limit does with --signal.
-    subprocess.run(["scancel", "--signal=TERM", job.number], check=True)
+    # What --signal does before the time limit.
+    subprocess.run(["scancel", "--batch", "--signal=TERM", job.number], check=True)
     assert job.wait() == "COMPLETED", job.log
     assert "queued again: it was asked to stop" in job.log
     assert int(job.field("Restarts")) >= 3
     assert rows(workdir) == rows(tmp_path / "shared" / "calm")
     assert len(rows(workdir)) == EPOCHS
+
+
+def test_a_mistake_in_a_flag_ends_the_job_for_good(
+    submit: list[Job], environment: dict[str, str], flags: list[str], tmp_path: Path
+) -> None:
+    script = ["--nodes=2", str(ROOT / "cluster" / "slurm.sbatch"), "finetune", *flags]
+    job = Job(tmp_path / "logs", environment, *script, f"--workdir={tmp_path / 'run'}", "--batch_size=63")
+    submit.append(job)
+    assert job.wait() == "FAILED"
+    assert "--batch_size=63 does not divide by the 2 devices" in job.log
+    assert job.field("Restarts") == "0"
 
 
 def test_the_workers_of_a_job_array_share_one_sweep(

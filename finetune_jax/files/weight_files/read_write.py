@@ -20,12 +20,13 @@ from finetune_jax.errors import UserError, readable
 from finetune_jax.files import causes
 from finetune_jax.files.weight_files import folder
 from finetune_jax.files.weight_files.numpy_archive import encode_npz, read_npz, writable
+from finetune_jax.files.weight_files.onnx_file import read_onnx
 from finetune_jax.files.weight_files.refusals import BadFile
 from finetune_jax.files.weight_files.safetensors import read_safetensors
 from finetune_jax.files.weight_files.torch_file import read_torch
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
-"""Of files that are read. What is in them decides how, but for `.npz` and `.safetensors`."""
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".onnx", ".pth.tar", ".pt.tar")
+"""Of files that are read. What is in them decides how, but for `.npz`, `.onnx` and `.safetensors`."""
 
 _OTHER_FORMATS = {
     b"\x89HDF\r\n\x1a\n": "is an HDF5 file (Keras); load it there and save the weights with numpy.savez",
@@ -163,7 +164,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None
 def _reader_for(path: Path) -> Callable[[Path], dict[str, np.ndarray]] | None:
     """The reader of a file, None for that of torch: by its suffix where that says all, else by its first bytes."""
     name = path.name.lower()
-    suffixes = {".safetensors": read_safetensors, ".npz": read_npz}
+    suffixes = {".safetensors": read_safetensors, ".npz": read_npz, ".onnx": read_onnx}
     known = name.endswith(SUFFIXES)
     with path.open("rb") as file:
         head = file.read(512)

@@ -3,8 +3,10 @@
 That is a weight file, a run directory, the name of bundled or installed weights, ``hf:REPO``, or ``none``.
 """
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +187,9 @@ def _resolve(name: str, architecture: str | None, entry: str, **settings: Any) -
         return _bundled(name, **settings)
     if name in installed.names():
         settings.pop("width", None)
-        return _from_file(installed.weight_file(name), name, entry, **settings)
+        prepare = functools.partial(installed.network_entries, name)
+        file, network = installed.weight_file(name), installed.architecture(name)
+        return _from_file(file, network, entry, prepare, **settings)
     if name.startswith(("hf:", "timm:")):
         return _from_repository(hub.fetch(name), name, entry, **settings)
     path = Path(name).expanduser()
@@ -265,8 +269,16 @@ def _bundled(name: str, **settings: Any) -> Pretrained:
     )
 
 
-def _from_file(path: Path, architecture: str | None, entry: str = "", **settings: Any) -> Pretrained:
+def _from_file(
+    path: Path,
+    architecture: str | None,
+    entry: str = "",
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict,
+    **settings: Any,
+) -> Pretrained:
+    """Weights of a file, whose state ``prepare`` makes that of a network."""
     content = read_write.read_entry(path, entry)
+    content = content._replace(state=prepare(content.state))
     names = registry.names() if architecture is None else (architecture,)
     networks = [registry.create(name, 1, **settings) for name in names]
     shown = readable(path)

@@ -243,7 +243,7 @@ def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
     Raises:
         ValueError: the image is no square.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from finetune_jax import augmentation
@@ -264,7 +264,7 @@ def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 def then(first: Augmentation, second: Augmentation) -> Augmentation:
     """One augmentation after the other, each with a random stream of its own.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from finetune_jax import augmentation

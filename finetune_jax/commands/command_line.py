@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -316,6 +317,16 @@ def new_workdir(data_set: str, method: str = "standard") -> str:
 def _remove_if_empty(directory: str) -> None:
     with contextlib.suppress(OSError):
         os.rmdir(directory)
+
+
+def show_result(summary: Mapping[str, Any], workdir: str) -> None:
+    """Print the result of a run, where it is kept, and the commands to go on with."""
+    from finetune_jax.reports import tables
+    from finetune_jax.runs import about
+
+    print(f"{tables.result_line(summary)}\nrun directory: {workdir}")
+    for line in about.last_lines(Path(workdir), summary["protocol"]):
+        print(as_started(line))
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:

@@ -42,10 +42,9 @@ def main() -> int:
         config = dataclasses.replace(config, workdir=workdir)
     replicas = command_line.start_jax()
     command_line.show_devices(replicas)
-    from finetune_jax.reports import tables
     from finetune_jax.runs import finetune
 
     summary = finetune.run(config, replicas)
     if replicas.is_primary:
-        print(f"{tables.result_line(summary)}\nrun directory: {config.workdir}")
+        command_line.show_result(summary, config.workdir)
     return 0

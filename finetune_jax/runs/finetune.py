@@ -17,9 +17,9 @@ from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.runs import about, recorded_data, report, same_run
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
-from finetune_jax.runs import recorded_data, report, same_run
 from finetune_jax.runs import start as run_start
 from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
 from finetune_jax.runs.program import Program
@@ -217,6 +217,8 @@ def _claim(prepared: Prepared) -> None:
     same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
     recorded_data.write(directory, source)
     if program.replicas.is_primary:
+        for line in about.first_lines(program, settings, directory.path):
+            print(line, file=sys.stderr)
         if settings.reason:
             print(f"--learning_rate=auto: {settings.reason}", file=sys.stderr)
         values = resolution.values(settings.config)

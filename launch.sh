@@ -6,7 +6,7 @@
 #   ./launch.sh --tpu NAME …      the same on a TPU host (an NVIDIA GPU is found by itself)
 #   ./launch.sh --cpu NAME …      on the CPU although there is a GPU
 # It can be called from any folder: relative paths count from there. PYTHON chooses the interpreter of a new .venv
-# (3.11 or 3.12), VENV another place for it. Training on CPU is faster where the system has jemalloc
+# (3.11, 3.12 or 3.13), VENV another place for it. Training on CPU is faster where the system has jemalloc
 # (apt-get install libjemalloc2).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -44,13 +44,13 @@ if [ "$accelerator" = auto ]; then
 fi
 
 find_python() {
-  for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+  for candidate in ${PYTHON:-python3.12 python3.13 python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: Python 3.11 or 3.12 is needed${PYTHON:+, PYTHON=$PYTHON is neither}; set PYTHON=/path/to/python" >&2
+  echo "error: Python 3.11, 3.12 or 3.13 is needed${PYTHON:+, PYTHON=$PYTHON is none of them}; set PYTHON=/path/to/python" >&2
   return 1
 }
 

@@ -295,3 +295,14 @@ def test_the_modules_that_users_were_promised_are_public():
 def test_public_modules_say_what_they_are(name):
     module = importlib.import_module(f"finetune_jax.{finetune_jax._PUBLIC[name]}")
     assert len((module.__doc__ or "").split()) >= 3
+
+
+# --- the versions it is tested on ----------------------------------------------------------------------------
+
+
+def test_the_oldest_libraries_that_are_tested_are_the_oldest_allowed():
+    required = (ROOT / "requirements.txt").read_text().splitlines()
+    for line in (ROOT / ".ci" / "oldest.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        if version and name != "jaxlib":
+            assert any(f"{requirement},".startswith(f"{name}>={version},") for requirement in required), line

@@ -7,6 +7,8 @@ from finetune_jax.runs.program import Program
 from finetune_jax.runs.report import seen
 from finetune_jax.training.state import parameter_count
 
+_SPLITS = ("train", "validation", "test", "gallery")
+
 
 def first_lines(program: Program, settings: Settings, directory: Path) -> list[str]:
     """Network, weights, pixels as the network sees them, images, epochs, and where the run is kept."""

@@ -16,11 +16,8 @@ def first_lines(program: Program, settings: Settings, directory: Path) -> list[s
     network = program.method.network
     parameters = parameter_count(network.shapes()["params"])
     pretrained = "random weights" if of["weights"] == "none" else f"weights {of['weights']}"
-    splits = " / ".join(
-        f"{len(arrays.labels):,} {split}"
-        for split, arrays in program.images.splits.items()
-        if len(arrays.labels)
-    )
+    counts = {split: len(arrays.labels) for split, arrays in program.images.splits.items()}
+    splits = " / ".join(f"{counts[split]:,} {split}" for split in _SPLITS if counts.get(split))
     return [
         f"{network.architecture} ({parameters / 1e6:.1f} M parameters, {pretrained}), images as {of['pixels']}; "
         f"{of['classes']} classes, {splits} images of {program.images.source.name}",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finetune_jax.algorithms import retrieval as retrieval
     from finetune_jax.algorithms import schedules as schedules
     from finetune_jax.algorithms import spottune as spottune
+    from finetune_jax.files import weight_files as weight_files
     from finetune_jax.models import costs as costs
     from finetune_jax.models import grad_cam as grad_cam
     from finetune_jax.models import pruning as pruning
@@ -52,6 +53,7 @@ _PUBLIC = {
     "retrieval": "algorithms.retrieval",
     "schedules": "algorithms.schedules",
     "spottune": "algorithms.spottune",
+    "weight_files": "files.weight_files",
 }
 """``{public name: module below finetune_jax}``."""
 

@@ -2,6 +2,7 @@
 
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.models.registry import create, names
+from finetune_jax.models.weights import torch_state
 from finetune_jax.models.weights.pretrained import load_pretrained
 from finetune_jax.models.weights.torch_state import from_torch_state, to_torch_state
 
@@ -13,4 +14,5 @@ __all__ = [
     "load_pretrained",
     "names",
     "to_torch_state",
+    "torch_state",
 ]

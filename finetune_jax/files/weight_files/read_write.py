@@ -65,6 +65,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         UserError: the file is missing, damaged, of another format, ambiguous, or asks for code to be run.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from finetune_jax import weight_files
+        >>> file = tempfile.mkdtemp() + "/weights.safetensors"
+        >>> weight_files.write(file, {"fc.weight": np.ones((2, 3), np.float32)})
+        >>> weight_files.read(file)["fc.weight"].shape
+        (2, 3)
     """
     path = Path(path)
     if path.is_dir():
@@ -137,6 +146,15 @@ def write(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None
     Raises:
         UserError: the suffix is neither of the two, or the file cannot be written.
         ValueError: a name or a dtype that the two formats cannot hold, or an empty state.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from finetune_jax import weight_files
+        >>> file = tempfile.mkdtemp() + "/weights.safetensors"
+        >>> weight_files.write(file, {"fc.weight": np.ones((2, 3), np.float32)})
+        >>> weight_files.read(file)["fc.weight"].shape
+        (2, 3)
     """
     path = Path(path)
     encoders: dict[str, Callable[[dict[str, np.ndarray]], bytes]] = {

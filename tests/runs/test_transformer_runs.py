@@ -111,7 +111,7 @@ def test_runs_in_lockstep_are_those_alone(photos: FinetuneConfig, tmp_path: Path
         dataclasses.replace(photos, learning_rate=rate, workdir=str(tmp_path / str(rate)))
         for rate in (0.01, 0.1)
     ]
-    together = finetune.run_together(configs, Replicas((jax.devices()[0],)))
+    together = finetune.train_in_lockstep(configs, Replicas((jax.devices()[0],)))
     alone = run(photos, tmp_path / "alone", learning_rate=0.1)
     assert together[1]["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-4)
 

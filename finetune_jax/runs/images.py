@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from finetune_jax import data as datasets
@@ -18,6 +19,9 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.runs import recorded_data, same_run
 from finetune_jax.training.tasks import Task
+
+_EXAMPLES = 24
+_EXAMPLES_STREAM = 4
 
 # Steps per call of a compiled program on accelerators; on CPU each step is a call.
 _STEPS_PER_DISPATCH = 64
@@ -110,6 +114,21 @@ class Images:
             hue_jitter=config.hue_jitter,
         )
         return augmentations.then(function, augmentations.dihedral) if config.dihedral else function
+
+    @functools.cached_property
+    def augmented_examples(self) -> np.ndarray:
+        """Some training images as a step sees them, uint8 ``[N, S, S, C]``; no random number of a run is used up."""
+        train = self.splits["train"]
+        order = self.order(0).reshape(-1)[:_EXAMPLES]
+        aspects = datasets.stretched_aspects(self.config, train)
+        if aspects is not None:
+            aspects = aspects[order]
+        key = jax.random.fold_in(jax.random.key(self.config.seed), _EXAMPLES_STREAM)
+        augment = jax.jit(jax.vmap(self.augment, in_axes=(0, 0, None if aspects is None else 0)))
+        augmented = augment(
+            jax.random.split(key, len(order)), train.images[order].astype(np.float32), aspects
+        )
+        return np.clip(np.rint(np.asarray(augmented)), 0, 255).astype(np.uint8)
 
 
 def load(

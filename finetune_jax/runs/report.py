@@ -9,10 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from finetune_jax import data as datasets
 from finetune_jax.config.recipes import recipe
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
@@ -24,8 +22,6 @@ from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.training.plan import AfterEpoch
 
-_BATCH = 24
-_REPORT_STREAM = 4
 _LIBRARIES = ("finetune-jax", "jax", "flax", "optax", "numpy")
 _SHARE_OF_TIME = 0.05
 """Writing pages takes at most this share of a run; the page of the first epoch is always written."""
@@ -39,7 +35,7 @@ def begin(program: Program, settings: Settings) -> RunResult:
         rows=[],
         passes=[],
         seen=seen(program, settings.config),
-        training_images=augmented_batch(program),
+        training_images=program.images.augmented_examples,
         command=command_of(settings.flags),
         versions=versions(),
         data_digest=str(recorded_data.resolved(program.images.source).get(recorded_data.DIGEST, "")),
@@ -119,20 +115,6 @@ def seen(program: Program, config: FinetuneConfig) -> dict[str, str]:
         ),
         "classes": f"{len(images.class_names):,}",
     }
-
-
-def augmented_batch(program: Program) -> np.ndarray:
-    """Some training images as a step sees them, uint8 ``[N, S, S, C]``; no random number of the run is used up."""
-    images = program.images
-    order = images.order(0).reshape(-1)[:_BATCH]
-    batch = images.splits["train"].images[order].astype(np.float32)
-    aspects = datasets.stretched_aspects(images.config, images.splits["train"])
-    keys = jax.random.split(jax.random.fold_in(program.key, _REPORT_STREAM), len(order))
-    of_images = None if aspects is None else np.asarray(aspects)[order]
-    augmented = jax.jit(jax.vmap(images.augment, in_axes=(0, 0, None if of_images is None else 0)))(
-        keys, batch, of_images
-    )
-    return np.clip(np.rint(np.asarray(augmented)), 0, 255).astype(np.uint8)
 
 
 def command_of(flags: FinetuneConfig) -> str:

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.algorithms import augmentation_policies
+from finetune_jax.algorithms.colour import adjust as adjust
+from finetune_jax.algorithms.colour import jitter as jitter
+from finetune_jax.algorithms.colour import shift_hue as shift_hue
 
 Aspect = jax.Array | float | None
 Augmentation = Callable[[jax.Array, jax.Array, Aspect], jax.Array]
@@ -22,24 +25,50 @@ Augmentation = Callable[[jax.Array, jax.Array, Aspect], jax.Array]
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
-# ITU-R BT.601, as in Pillow.
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def identity(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """The image as it is."""
+    """The image as it is.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> bool((augmentation.identity(key, image) == image).all())
+        True
+    """
     del key, aspect
     return image
 
 
 def flip(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """Mirror left and right with probability ½."""
+    """Mirror left and right with probability ½.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> image = jnp.array([[[1.0], [2.0]]])
+        >>> results = jax.vmap(augmentation.flip, (0, None))(jax.random.split(jax.random.key(0), 100), image)
+        >>> 20 < int((results[:, 0, 0, 0] == 2).sum()) < 80
+        True
+    """
     del aspect
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def pad_crop(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """Shift by up to an eighth of the size in each direction; uncovered pixels repeat the edge."""
+    """Shift by up to an eighth of the size in each direction; uncovered pixels repeat the edge.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.pad_crop(key, image).shape
+        (8, 8, 3)
+    """
     del aspect
     height, width, _ = image.shape
     reach_y, reach_x = max(1, height // 8), max(1, width // 8)
@@ -51,7 +80,16 @@ def pad_crop(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 
 
 def pad_crop_flip(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
-    """:func:`pad_crop`, then :func:`flip`."""
+    """:func:`pad_crop`, then :func:`flip`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.pad_crop_flip(key, image).shape
+        (8, 8, 3)
+    """
     key_crop, key_flip = jax.random.split(key)
     return flip(key_flip, pad_crop(key_crop, image, aspect))
 
@@ -70,6 +108,15 @@ def resample(image: jax.Array, box: Box, size: int) -> jax.Array:
 
     Two products with matrices of weights, ``[size, H]`` and ``[size, W]``. The values are those of Pillow's
     ``resize(box=…)``: at its edges the box takes from the pixels around it, if there are any.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> image = jnp.arange(16.0).reshape(4, 4, 1)
+        >>> left_half = augmentation.Box(*map(jnp.array, (0.0, 0.0, 1.0, 0.5)))
+        >>> augmentation.resample(image, left_half, size=2).shape
+        (2, 2, 1)
     """
     shape = jnp.asarray(image.shape[:2], jnp.float32)
     scale = size / (shape * jnp.stack([box.height, box.width]))
@@ -91,6 +138,14 @@ def crop(
             ``shorter_side`` in its proportions.
         size: side of the crop.
         shorter_side: see ``aspect``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.crop(key, image, size=4, shorter_side=8).shape
+        (4, 4, 3)
     """
     key_y, key_x = jax.random.split(key)
     if aspect is None:
@@ -109,7 +164,16 @@ def crop(
 def random_crop(
     key: jax.Array, image: jax.Array, aspect: Aspect = None, *, size: int, shorter_side: int
 ) -> jax.Array:
-    """:func:`crop`, then :func:`flip`."""
+    """:func:`crop`, then :func:`flip`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.random_crop(key, image, size=4, shorter_side=8).shape
+        (4, 4, 3)
+    """
     key_crop, key_flip = jax.random.split(key)
     return flip(key_flip, crop(key_crop, image, aspect, size=size, shorter_side=shorter_side))
 
@@ -124,6 +188,14 @@ def random_box(key: jax.Array, aspect: Aspect = None) -> Box:
     Args:
         key: of the draw.
         aspect: width over height of the image; None is a square.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> box = augmentation.random_box(jax.random.key(0))
+        >>> bool(0.08 <= box.height * box.width <= 1), bool(box.top + box.height <= 1)
+        (True, True)
     """
     aspect = 1.0 if aspect is None else aspect
     key_area, key_aspect, key_place = jax.random.split(key, 3)
@@ -150,71 +222,19 @@ def random_resized_crop(
     color_jitter: float = 0.4,
     hue_jitter: float = 0.0,
 ) -> jax.Array:
-    """:func:`random_box` resized to ``[size, size, C]``, :func:`flip`, :func:`jitter`."""
+    """:func:`random_box` resized to ``[size, size, C]``, :func:`flip`, :func:`jitter`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> key, image = jax.random.key(0), jnp.ones((8, 8, 3))
+        >>> augmentation.random_resized_crop(key, image, size=4).shape
+        (4, 4, 3)
+    """
     key_box, key_flip, key_jitter = jax.random.split(key, 3)
     image = flip(key_flip, resample(image, random_box(key_box, aspect), size))
     return jitter(key_jitter, image, strength=color_jitter, hue=hue_jitter)
-
-
-def jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float = 0.0) -> jax.Array:
-    """Change brightness, contrast and saturation in random order, then the hue.
-
-    Args:
-        key: of the draw.
-        image: float32 ``[H, W, 3]`` of 0 to 255.
-        strength: the three factors are uniform in ``[1 - strength, 1 + strength]``.
-        hue: it moves by a uniform share in ``[-hue, hue]`` of the colour circle.
-    """
-    key_order, key_factors, key_hue = jax.random.split(key, 3)
-    if strength:
-        factors = jax.random.uniform(key_factors, (3,), minval=1 - strength, maxval=1 + strength)
-        image = adjust(image, jax.random.permutation(key_order, 3), factors)
-    if hue:
-        image = shift_hue(image, jax.random.uniform(key_hue, minval=-hue, maxval=hue))
-    return image
-
-
-def adjust(image: jax.Array, order: jax.Array, factors: jax.Array) -> jax.Array:
-    """Brightness, contrast and saturation, one after the other, as Pillow's ``ImageEnhance`` defines them.
-
-    All three move a pixel away from or towards something: black, the mean grey of the image, its own grey.
-
-    Args:
-        image: float32 ``[H, W, 3]`` of 0 to 255; so is the result of every change.
-        order: int ``[T]``, what is changed first, second and so on: 0 brightness, 1 contrast, 2 saturation.
-        factors: ``[T]`` of these changes; 1 changes nothing.
-    """
-
-    def change(image: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> jax.Array:
-        what, factor = drawn
-        grey = (image * jnp.asarray(_LUMINANCE, image.dtype)).sum(-1, keepdims=True)
-        reference = jnp.select([what == 0, what == 1], [jnp.zeros_like(grey), grey.mean()], grey)
-        return jnp.clip(reference + factor * (image - reference), 0, 255)
-
-    for drawn in zip(order, factors, strict=True):
-        image = change(image, drawn)
-    return image
-
-
-def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
-    """Move the hue of HSV colours along the colour circle, brightness and saturation staying as they are.
-
-    Args:
-        image: float32 ``[H, W, 3]``.
-        shift: ``[]``, as a share of the circle.
-    """
-    red, green, blue = jnp.moveaxis(image, -1, 0)
-    value = image.max(-1)
-    chroma = value - image.min(-1)
-    divisor = jnp.where(chroma > 0, chroma, 1)
-    hue = jnp.select(
-        [value == red, value == green],
-        [(green - blue) / divisor, (blue - red) / divisor + 2],
-        (red - green) / divisor + 4,
-    )
-    # Distance of each channel's own hue, in sixths of the circle: red 5, green 3, blue 1 (Smith 1978, turned).
-    places = (jnp.asarray([5.0, 3.0, 1.0], image.dtype) + (hue + 6 * shift)[..., None]) % 6
-    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(places, 4 - places), 0, 1)
 
 
 def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
@@ -222,6 +242,15 @@ def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 
     Raises:
         ValueError: the image is no square.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> image = jnp.arange(4.0).reshape(2, 2, 1)
+        >>> views = jax.vmap(augmentation.dihedral, (0, None))(jax.random.split(jax.random.key(0), 200), image)
+        >>> len({tuple(view.flatten().tolist()) for view in views})
+        8
     """
     del aspect
     if image.shape[0] != image.shape[1]:
@@ -233,7 +262,16 @@ def dihedral(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Arr
 
 
 def then(first: Augmentation, second: Augmentation) -> Augmentation:
-    """One augmentation after the other, each with a random stream of its own."""
+    """One augmentation after the other, each with a random stream of its own.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> both = augmentation.then(augmentation.flip, augmentation.dihedral)
+        >>> both(jax.random.key(0), jnp.ones((4, 4, 3))).shape
+        (4, 4, 3)
+    """
 
     def both(key: jax.Array, image: jax.Array, aspect: Aspect = None) -> jax.Array:
         key_first, key_second = jax.random.split(key)
@@ -265,6 +303,14 @@ def create(
 
     ``trivial_augment``, ``rand_augment`` and ``augmix`` follow a random resized crop and a mirror, without its changes
     of colour.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import augmentation
+        >>> augment = augmentation.create("random_resized_crop", size=4)
+        >>> augment(jax.random.key(0), jnp.ones((8, 8, 3))).shape
+        (4, 4, 3)
     """
     if name == "crop":
         return functools.partial(crop, size=size, shorter_side=shorter_side)

@@ -121,6 +121,13 @@ def sorting_quality(variations: ArrayLike) -> jax.Array:
 
     Returns:
         ``[]`` in [0, 1], 1 where they never descend; NaN where one is NaN, which has no rank.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> float(autolr.sorting_quality([1.0, 2.0, 3.0, 4.0]))
+        1.0
+        >>> float(autolr.sorting_quality([2.0, 1.0, 3.0, 4.0]))
+        0.75
     """
     v = per_block(variations, "variations")
     count = v.shape[0]
@@ -143,6 +150,11 @@ def initial_targets(variations: ArrayLike, *, alpha: float = 2.0, beta: float = 
 
     Returns:
         ``[K]``.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> autolr.initial_targets([2.0, 30.0, 10.0], alpha=2.0, beta=0.4).tolist()
+        [4.0, 8.0, 12.0]
     """
     _check_positive(alpha=alpha, beta=beta)
     v = per_block(variations, "variations")
@@ -163,6 +175,11 @@ def renewed_targets(variations: ArrayLike) -> jax.Array:
 
     Returns:
         ``[K]``, never descending.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> autolr.renewed_targets([1.0, 2.0, 4.0, 3.0, 8.0]).tolist()
+        [1.0, 2.0, 4.0, 5.75, 8.0]
     """
     v = per_block(variations, "variations")
     count = v.shape[0]
@@ -196,6 +213,11 @@ def renewed_learning_rates(learning_rates: ArrayLike, targets: ArrayLike, variat
 
     Raises:
         ValueError: shapes differ.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> autolr.renewed_learning_rates([0.5, 0.5], targets=[1.0, 4.0], variations=[2.0, 2.0]).tolist()
+        [0.25, 1.0]
     """
     rates = per_block(learning_rates, "learning_rates")
     t = per_block(targets, "targets")
@@ -218,6 +240,12 @@ def init(config: AutoLRConfig, learning_rates: ArrayLike) -> AutoLRState:
 
     Raises:
         ValueError: not one finite rate of at least 0 per block.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> state = autolr.init(autolr.AutoLRConfig(threshold=0.75), [0.5, 0.25])
+        >>> state.learning_rates.tolist(), float(state.threshold), int(state.epoch), int(state.trial)
+        ([0.5, 0.25], 0.75, 0, 0)
     """
     rates = per_block(learning_rates, "learning_rates")
     if not isinstance(rates, jax.core.Tracer):
@@ -257,6 +285,17 @@ def update(
 
     Raises:
         ValueError: not as many variations as rates.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> config = autolr.AutoLRConfig()
+        >>> state = autolr.init(config, [0.5, 0.5, 0.5])
+        >>> state, outcome = autolr.update(config, state, [2.0, 30.0, 10.0])
+        >>> bool(outcome.accepted), state.targets.tolist()
+        (False, [4.0, 8.0, 12.0])
+        >>> state, outcome = autolr.update(config, state, [4.0, 8.0, 12.0])
+        >>> bool(outcome.accepted), int(state.epoch)
+        (True, 1)
     """
     rates = state.learning_rates
     v = per_block(variations, "variations")

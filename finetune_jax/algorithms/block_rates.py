@@ -19,6 +19,11 @@ def layer_decay(parts: Sequence[str], learning_rate: float, decay: float) -> dic
 
     Raises:
         ValueError: ``decay`` is out of range.
+
+    Examples:
+        >>> from finetune_jax import block_rates
+        >>> block_rates.layer_decay(("stem", "block_01", "head"), 1.0, decay=0.5)
+        {'stem': 0.25, 'block_01': 0.5, 'head': 1.0}
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be in (0, 1], got {decay}")
@@ -38,6 +43,11 @@ def discriminative(parts: Sequence[str], learning_rate: float, ratio: float) -> 
 
     Raises:
         ValueError: ``ratio`` is out of range.
+
+    Examples:
+        >>> from finetune_jax import block_rates
+        >>> block_rates.discriminative(("stem", "block_01", "head"), 1.0, ratio=4.0)
+        {'stem': 0.25, 'block_01': 0.5, 'head': 1.0}
     """
     if ratio < 1:
         raise ValueError(f"ratio must be at least 1, got {ratio}")

@@ -106,6 +106,12 @@ def settings(dataset: str) -> dict[str, Any]:
 
     The labels of the test images are not public: training takes the whole training split, accuracy is that of the
     validation split, with the last weights, and the test images are labelled.
+
+    Examples:
+        >>> from finetune_jax import decathlon
+        >>> recipe = decathlon.settings("svhn")
+        >>> recipe["dataset"], recipe["epochs"], recipe["drop_epochs"], recipe["weight_decay"]
+        ('tfds:visual_domain_decathlon:svhn', 110, (40, 60, 80), 0.0)
     """
     return {
         "dataset": f"tfds:visual_domain_decathlon:{dataset}",
@@ -202,6 +208,11 @@ def score(errors: Any, baseline_errors: Any) -> "jax.Array":
 
     Raises:
         ValueError: a dict and an array, or keys or numbers of data sets that differ.
+
+    Examples:
+        >>> from finetune_jax import decathlon
+        >>> float(decathlon.score([10.0, 0.0], baseline_errors=[10.0, 10.0]))
+        1250.0
     """
     import jax.numpy as jnp
 
@@ -228,12 +239,23 @@ def parameter_multiple(network: int, of_datasets: Mapping[str, int]) -> float:
     Args:
         network: parameters of the network.
         of_datasets: ``{data set: parameters that only this data set uses}``.
+
+    Examples:
+        >>> from finetune_jax import decathlon
+        >>> decathlon.parameter_multiple(100, {"imagenet12": 100, "svhn": 50, "dtd": 25})
+        1.75
     """
     return 1 + sum(own for name, own in of_datasets.items() if name != "imagenet12") / network
 
 
 def score_of(accuracies: Mapping[str, float]) -> float:
-    """Decathlon score of accuracies in percent, over the data sets that are there."""
+    """Decathlon score of accuracies in percent, over the data sets that are there.
+
+    Examples:
+        >>> from finetune_jax import decathlon
+        >>> round(decathlon.score_of({"svhn": 96.55, "gtsrb": 100.0}), 3)
+        1250.0
+    """
     if not accuracies:
         return 0.0
     errors = {name: 100 - accuracy for name, accuracy in accuracies.items()}

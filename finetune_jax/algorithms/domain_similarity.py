@@ -30,6 +30,14 @@ def class_means(features: jax.Array, labels: jax.Array, num_classes: int) -> tup
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import domain_similarity
+        >>> features = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 4.0], [0.0, 4.0]])
+        >>> means, weights = domain_similarity.class_means(features, jnp.array([0, 0, 1, 1]), num_classes=2)
+        >>> means.tolist(), weights.tolist()
+        ([[2.0, 0.0], [0.0, 4.0]], [0.5, 0.5])
     """
     return means_and_weights(*class_sums(features, labels, num_classes))
 
@@ -38,6 +46,13 @@ def class_sums(features: jax.Array, labels: jax.Array, num_classes: int) -> tupl
     """Sums ``[C, D]`` and int32 counts ``[C]`` behind :func:`class_means`.
 
     Those of several batches may be added, so that the features of a large data set need not be held at once.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import domain_similarity
+        >>> sums, counts = domain_similarity.class_sums(jnp.array([[1.0], [3.0], [4.0]]), jnp.array([0, 0, 1]), 2)
+        >>> sums.tolist(), counts.tolist()
+        ([[4.0], [4.0]], [2, 1])
     """
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
@@ -51,7 +66,15 @@ def class_sums(features: jax.Array, labels: jax.Array, num_classes: int) -> tupl
 
 
 def means_and_weights(sums: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Means ``[C, D]`` and weights ``[C]`` of (added) :func:`class_sums`."""
+    """Means ``[C, D]`` and weights ``[C]`` of (added) :func:`class_sums`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import domain_similarity
+        >>> means, weights = domain_similarity.means_and_weights(jnp.array([[4.0], [4.0]]), jnp.array([2, 2]))
+        >>> means.tolist(), weights.tolist()
+        ([[2.0], [2.0]], [0.5, 0.5])
+    """
     filled = jnp.maximum(counts, 1).astype(sums.dtype)
     total = jnp.maximum(counts.sum(), 1).astype(sums.dtype)
     return sums / filled[:, None], counts.astype(sums.dtype) / total
@@ -76,6 +99,11 @@ def earth_movers_distance(
 
     Raises:
         ValueError: shapes that do not fit, negative or non-finite weights, all weights 0, or non-finite means.
+
+    Examples:
+        >>> from finetune_jax import domain_similarity
+        >>> domain_similarity.earth_movers_distance([[0.0], [1.0]], [1, 1], [[3.0], [1.0]], [1, 1])
+        1.5
     """
     from scipy.spatial.distance import cdist
 
@@ -94,7 +122,13 @@ def earth_movers_distance(
 
 
 def similarity(distance: float | jax.Array, gamma: float = 0.01) -> jax.Array:
-    """``exp(−γ · distance)``, in (0, 1]; 1 for equal domains."""
+    """``exp(−γ · distance)``, in (0, 1]; 1 for equal domains.
+
+    Examples:
+        >>> from finetune_jax import domain_similarity
+        >>> round(float(domain_similarity.similarity(20.0, gamma=0.01)), 4)
+        0.8187
+    """
     return jnp.exp(-gamma * jnp.asarray(distance))
 
 

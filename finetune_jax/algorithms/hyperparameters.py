@@ -19,6 +19,11 @@ def effective_learning_rate(learning_rate: Any, momentum: Any) -> Any:
 
     Raises:
         ValueError: a plain number out of range; arrays are not looked into.
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> round(hyperparameters.effective_learning_rate(0.01, momentum=0.9), 6)
+        0.1
     """
     _check_not_negative("learning rate", learning_rate)
     _check_momentum(momentum)
@@ -26,7 +31,13 @@ def effective_learning_rate(learning_rate: Any, momentum: Any) -> Any:
 
 
 def learning_rate_for(effective_learning_rate: Any, momentum: Any) -> Any:
-    """``η = η′ (1 − m)``, the inverse of :func:`effective_learning_rate`, with its errors."""
+    """``η = η′ (1 − m)``, the inverse of :func:`effective_learning_rate`, with its errors.
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> round(hyperparameters.learning_rate_for(0.1, momentum=0.9), 6)
+        0.01
+    """
     _check_not_negative("effective learning rate", effective_learning_rate)
     _check_momentum(momentum)
     return effective_learning_rate * (1 - momentum)
@@ -41,6 +52,11 @@ def effective_weight_decay(weight_decay: Any, learning_rate: Any) -> Any:
 
     Raises:
         ValueError: a plain number out of range; arrays are not looked into.
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> round(hyperparameters.effective_weight_decay(0.0005, learning_rate=0.01), 6)
+        0.05
     """
     _check_not_negative("weight decay", weight_decay)
     _check_not_negative("learning rate", learning_rate)
@@ -54,6 +70,11 @@ def weight_decay_for(effective_weight_decay: Any, learning_rate: Any) -> Any:
 
     Raises:
         ValueError: a plain number is negative; arrays are not looked into.
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> round(hyperparameters.weight_decay_for(0.05, learning_rate=0.01), 6)
+        0.0005
     """
     _check_not_negative("effective weight decay", effective_weight_decay)
     _check_not_negative("learning rate", learning_rate)
@@ -65,6 +86,11 @@ def norm_momentum_for(steps_per_epoch: int) -> float:
 
     Raises:
         ValueError: less than one step.
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> hyperparameters.norm_momentum_for(20), hyperparameters.norm_momentum_for(1000)
+        (0.9, 0.99)
     """
     if steps_per_epoch < 1:
         raise ValueError(f"an epoch has at least one step, not {steps_per_epoch}")
@@ -248,6 +274,12 @@ def recommend(similarity: float, source: str = "imagenet", network: str = "resne
 
     Raises:
         ValueError: Table 4 has no such column, or the similarity is not in (0, 1].
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> recommendation = hyperparameters.recommend(0.86, source="imagenet", network="resnet101")
+        >>> recommendation.reference, recommendation.effective_learning_rates
+        ('birds', (0.01, 0.1))
     """
     if (source, network) not in TABLE_4:
         raise ValueError(f"Table 4 has no {network!r} trained on {source!r}, only {list(TABLE_4)}")
@@ -259,6 +291,12 @@ def recommend_among(references: Mapping[str, Reference], similarity: float) -> R
 
     Raises:
         ValueError: there are none, or the similarity is not in (0, 1].
+
+    Examples:
+        >>> from finetune_jax import hyperparameters
+        >>> ours = {"mushrooms": hyperparameters.Reference(similarity=0.8, effective_learning_rate=0.5)}
+        >>> hyperparameters.recommend_among(ours, similarity=0.85).effective_learning_rates
+        (0.1, 1.0)
     """
     if not references:
         raise ValueError("there are no reference data sets")

@@ -17,6 +17,13 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
 
     Returns:
         ``[B]``, of the dtype of the logits.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import losses
+        >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+        >>> round(float(losses.cross_entropy(logits, jnp.array([1]))[0]), 4)
+        1.3863
     """
     log_probabilities = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
@@ -34,6 +41,13 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Returns:
         ``[B]``.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import losses
+        >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+        >>> round(float(losses.soft_cross_entropy(logits, jnp.array([[0.5, 0.5, 0.0]]))[0]), 4)
+        1.0397
     """
     return -(targets * jax.nn.log_softmax(logits)).sum(-1)
 
@@ -49,6 +63,12 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Returns:
         ``[B]``.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import losses
+        >>> round(float(losses.binary_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]))[0]), 4)
+        0.6931
     """
     positive = jax.nn.log_sigmoid(logits)
     return -(targets * positive + (1 - targets) * (positive - logits)).mean(-1)
@@ -67,6 +87,13 @@ def focal(logits: jax.Array, targets: jax.Array, gamma: float = 2.0) -> jax.Arra
 
     Returns:
         ``[B]``.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import losses
+        >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+        >>> round(float(losses.focal(logits, jnp.array([[1.0, 0.0, 0.0]]), gamma=2.0)[0]), 4)
+        0.1733
     """
     log_probabilities = jax.nn.log_softmax(logits)
     # 1 - p, exact where p is almost 1; its power has no gradient at 0 but for whole exponents.
@@ -83,11 +110,18 @@ def balanced_class_weights(counts: np.ndarray, power: float = 1.0) -> np.ndarray
 
     Returns:
         float32 ``[C]``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import losses
+        >>> [round(float(weight), 3) for weight in losses.balanced_class_weights(np.array([60, 20]))]
+        [0.667, 2.0]
     """
     present = counts > 0
-    weights = np.zeros(len(counts))
-    weights[present] = counts[present] ** -float(power)
-    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+    weights = np.zeros(len(counts), np.float32)
+    share = counts[present] ** float(power)
+    weights[present] = counts.sum() / (share * (counts[present] / share).sum())
+    return weights
 
 
 def proxy_anchor(
@@ -112,6 +146,15 @@ def proxy_anchor(
 
     Raises:
         ValueError: shapes do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import losses
+        >>> proxies = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> at_their_proxies = losses.proxy_anchor(proxies, jnp.array([0, 1]), proxies)
+        >>> at_the_others = losses.proxy_anchor(proxies, jnp.array([1, 0]), proxies)
+        >>> bool(at_their_proxies < 4 < at_the_others)
+        True
     """
     if embeddings.ndim != 2 or proxies.ndim != 2 or embeddings.shape[1] != proxies.shape[1]:
         raise ValueError(

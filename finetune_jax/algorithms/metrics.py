@@ -20,6 +20,11 @@ def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
       ValueError: shapes do not fit, nothing to average, a label or a logit out of range.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]], [1, 0, 0, 0])
+        0.5
     """
     logits, labels = _checked(logits, labels)
     return float(np.mean(logits.argmax(axis=1) == labels))
@@ -37,6 +42,11 @@ def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
 
     Raises:
       ValueError: as in `accuracy`, or ``k`` is below 1.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.top_k_accuracy([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], [1, 2], k=2)
+        0.5
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -57,6 +67,12 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
       ValueError: as in `accuracy`, or a row holds nothing but -inf.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import metrics
+        >>> round(metrics.cross_entropy(np.log([[0.5, 0.5], [0.25, 0.75]]), [0, 0]), 4)
+        1.0397
     """
     logits, labels = _checked(logits, labels)
     logits = logits.astype(np.float64)
@@ -82,6 +98,11 @@ def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, num_classes: int
 
     Raises:
       ValueError: shapes do not fit, or a class is out of range.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.confusion_matrix(predictions=[0, 1, 1], labels=[0, 0, 1], num_classes=2).tolist()
+        [[1, 1], [0, 1]]
     """
     predictions = _checked_classes(predictions, num_classes, "predictions")
     labels = _checked_classes(labels, num_classes, "labels")
@@ -104,6 +125,11 @@ def per_class_recall(confusion: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: not a square matrix.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.per_class_recall([[3, 1], [0, 2]]).tolist()
+        [0.75, 1.0]
     """
     confusion = np.asarray(confusion)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
@@ -120,6 +146,11 @@ def balanced_accuracy(confusion: ArrayLike) -> float:
 
     Raises:
       ValueError: not a square matrix, or it counts no image.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.balanced_accuracy([[3, 1], [0, 2]])
+        0.875
     """
     recalls = per_class_recall(confusion)
     present = recalls[~np.isnan(recalls)]
@@ -154,11 +185,23 @@ def _checked_classes(classes: ArrayLike, num_classes: int, name: str) -> np.ndar
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is 0 for a single value."""
+    """Mean and sample standard deviation; the latter is 0 for a single value.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.mean_and_spread([0.5, 0.75, 1.0])
+        (0.75, 0.25)
+    """
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def is_tie(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether two means differ by no more than the larger of the two standard deviations."""
+    """Whether two means differ by no more than the larger of the two standard deviations.
+
+    Examples:
+        >>> from finetune_jax import metrics
+        >>> metrics.is_tie([0.80, 0.84], [0.81, 0.85]), metrics.is_tie([0.80, 0.81], [0.90, 0.91])
+        (True, False)
+    """
     (a, spread_a), (b, spread_b) = mean_and_spread(ours), mean_and_spread(theirs)
     return abs(a - b) <= max(spread_a, spread_b)

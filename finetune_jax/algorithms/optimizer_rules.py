@@ -52,6 +52,11 @@ def sgd(
         nesterov: gradient at the looked-ahead weights.
         weight_decay: factor of the weights added to the gradient.
         decay_norms: whether norms and biases decay as well, see :func:`decaying`.
+
+    Examples:
+        >>> from finetune_jax import optimizers
+        >>> optimizers.sgd(momentum=0.9, weight_decay=0.0001).hyperparameters
+        {'momentum': 0.9, 'weight_decay': 0.0001}
     """
     mask = None if decay_norms else decaying
 
@@ -77,6 +82,11 @@ def adamw(
         eps: added to the root of the second moment.
         weight_decay: the weights shrink by ``learning_rate · weight_decay`` in each step.
         decay_norms: whether norms and biases decay as well, see :func:`decaying`.
+
+    Examples:
+        >>> from finetune_jax import optimizers
+        >>> optimizers.adamw(weight_decay=0.05).hyperparameters
+        {'weight_decay': 0.05}
     """
     mask = None if decay_norms else decaying
 
@@ -105,6 +115,11 @@ def create(name: str, *, weight_decay: float = 0.0, decay_norms: bool = True) ->
 
     Raises:
         ValueError: there is no such optimiser, or it decays all or nothing and ``decay_norms`` is False.
+
+    Examples:
+        >>> from finetune_jax import optimizers
+        >>> optimizers.create("lion", weight_decay=0.1).hyperparameters
+        {'weight_decay': 0.1}
     """
     if name not in _TRANSFORMS:
         raise ValueError(f"no optimiser is called {name!r}; there are {', '.join(NAMES)}")

@@ -70,6 +70,16 @@ def per_block_sgd(
 
     Raises:
         ValueError: names of ``params`` and ``learning_rates`` differ.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> tx = optimizers.per_block_sgd(params, {"block_01": 0.01, "head": 0.1}, momentum=0.0, weight_decay=0.0)
+        >>> gradients = params
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
+        >>> {name: round(float(tree["kernel"][0]), 4) for name, tree in updates.items()}
+        {'block_01': -0.01, 'head': -0.1}
     """
 
     return per_block(params, learning_rates, dict.fromkeys(params, sgd(momentum, nesterov, weight_decay)))
@@ -95,6 +105,16 @@ def per_block_adamw(
 
     Raises:
         ValueError: names of ``params`` and ``learning_rates`` differ.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> tx = optimizers.per_block_adamw(params, {"block_01": 0.01, "head": 0.1}, weight_decay=0.0)
+        >>> gradients = params
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
+        >>> {name: round(float(tree["kernel"][0]), 4) for name, tree in updates.items()}
+        {'block_01': -0.01, 'head': -0.1}
     """
 
     return per_block(params, learning_rates, dict.fromkeys(params, adamw(b1, b2, eps, weight_decay)))
@@ -112,6 +132,17 @@ def per_block(
 
     Raises:
         ValueError: names of ``params`` and ``learning_rates`` differ.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> rules = {"block_01": optimizers.sgd(momentum=0.0, weight_decay=0.0), "head": optimizers.create("lion")}
+        >>> tx = optimizers.per_block(params, {"block_01": 0.01, "head": 0.1}, rules)
+        >>> gradients = params
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
+        >>> {name: round(float(tree["kernel"][0]), 4) for name, tree in updates.items()}
+        {'block_01': -0.01, 'head': -0.1}
     """
     _check_names(params, learning_rates)
     transforms = {name: _injected(rules[name], rate) for name, rate in learning_rates.items()}
@@ -142,6 +173,15 @@ def one_for_all(
 
     Raises:
         ValueError: names of ``params`` and ``learning_rates`` differ.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> tx = optimizers.one_for_all(params, {"block_01": 0.5, "head": 1.0}, optimizers.create("prodigy"))
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> bool(updates["block_01"]["kernel"][0] / updates["head"]["kernel"][0] == 0.5)
+        True
     """
     _check_names(params, learning_rates)
     together = [name for name in learning_rates if name not in apart]
@@ -201,6 +241,15 @@ def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
 
     Raises:
         KeyError: a block the optimiser does not have.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> tx = optimizers.per_block_sgd(params, {"block_01": 0.01, "head": 0.1})
+        >>> state = optimizers.set_learning_rates(tx.init(params), {"head": 0.5})
+        >>> float(optimizers.get_learning_rates(state)["head"])
+        0.5
     """
     if isinstance(opt_state, OneForAll):
         if unknown := sorted(set(learning_rates) - set(opt_state.learning_rates)):
@@ -232,6 +281,16 @@ def reset(opt_state: Any) -> Any:
     Args:
         opt_state: of an optimiser of this module, as arrays on devices; none of
             ``optimizer_rules.FROM_THE_START``, which do not start from zeros.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> tx = optimizers.per_block_sgd(params, {"block_01": 0.25, "head": 0.5}, momentum=0.9, nesterov=False)
+        >>> first, state = tx.update(params, tx.init(params), params)
+        >>> again, _ = tx.update(params, optimizers.reset(state), params)
+        >>> bool((first["head"]["kernel"] == again["head"]["kernel"]).all())
+        True
     """
     empty = _zeros(jax.tree.map(lambda leaf: leaf.sharding, opt_state))(opt_state)
 
@@ -246,7 +305,16 @@ _CONSTANT = {"hyperparams", "ns_coeffs"}
 
 
 def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:
-    """``{block name: scalar}``, the rates the next step will use."""
+    """``{block name: scalar}``, the rates the next step will use.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> tx = optimizers.per_block_sgd(params, {"block_01": 0.25, "head": 0.5})
+        >>> {name: float(rate) for name, rate in optimizers.get_learning_rates(tx.init(params)).items()}
+        {'block_01': 0.25, 'head': 0.5}
+    """
     if isinstance(opt_state, OneForAll):
         return dict(opt_state.learning_rates)
     return {
@@ -264,6 +332,16 @@ def evaluation_params(opt_state: Any, params: Mapping[str, Any]) -> dict[str, An
     Args:
         opt_state: of an optimiser of this module.
         params: ``{block name: tree}``, as the steps left them.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import optimizers
+        >>> params = {"block_01": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> rule = optimizers.create("schedule_free_adamw")
+        >>> tx = optimizers.per_block(params, {"block_01": 0.01, "head": 0.1}, dict.fromkeys(params, rule))
+        >>> averaged = optimizers.evaluation_params(tx.init(params), params)
+        >>> averaged["head"]["kernel"].round(4).tolist()
+        [1.0, 1.0]
     """
     inner_states = getattr(opt_state, "inner_states", {})
     averaged = dict(params)

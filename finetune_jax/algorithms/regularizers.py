@@ -34,6 +34,14 @@ def l2_sp(
 
     Raises:
         ValueError: a shared part is missing on either side, or its leaves differ in name or shape.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import regularizers
+        >>> params = {"block_01": jnp.array([1.0, 3.0]), "head": jnp.array([2.0])}
+        >>> pretrained = {"block_01": jnp.array([1.0, 1.0])}
+        >>> float(regularizers.l2_sp(params, pretrained, ("block_01",), lambda_shared=0.5, lambda_novel=0.25))
+        1.5
     """
     for owner, tree in (("parameters", params), ("reference", reference)):
         missing = sorted(set(shared) - set(tree))

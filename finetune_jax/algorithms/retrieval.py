@@ -32,6 +32,11 @@ def normalise(features: ArrayLike) -> jax.Array:
 
     Returns:
       ``[..., D]``, float32, or float64 for float64.
+
+    Examples:
+        >>> from finetune_jax import retrieval
+        >>> retrieval.normalise([[0.0, 4.0], [0.0, 0.0]]).tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
     """
     features = jnp.asarray(features)
     features = features.astype(_precision(features.dtype))
@@ -67,6 +72,13 @@ def nearest(
 
     Raises:
       ValueError: shapes do not fit, an input is empty or not finite, ``k`` or ``chunk_size`` is below 1.
+
+    Examples:
+        >>> from finetune_jax import retrieval
+        >>> features = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]]
+        >>> indices, similarities = retrieval.nearest(features, k=1)
+        >>> indices[:, 0].tolist()
+        [1, 0, 3, 2]
     """
     chunks = list(_nearest_chunks(queries, k, gallery, chunk_size, devices))
     indices, similarities = zip(*chunks, strict=True)
@@ -102,6 +114,12 @@ def recall_at_k(
 
     Raises:
       ValueError: as in `nearest`; labels do not fit; ``ks`` is empty.
+
+    Examples:
+        >>> from finetune_jax import retrieval
+        >>> features = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]]
+        >>> retrieval.recall_at_k(features, ["cat", "cat", "dog", "cat"], ks=(1, 3))
+        {1: 0.5, 3: 0.75}
     """
     if len(ks) == 0:
         raise ValueError("ks must name at least one number of neighbours, got none")
@@ -146,6 +164,12 @@ def map_at_r(
 
     Raises:
       ValueError: as in `nearest`; labels do not fit.
+
+    Examples:
+        >>> from finetune_jax import retrieval
+        >>> features = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]]
+        >>> retrieval.map_at_r(features, ["cat", "cat", "dog", "dog"])
+        1.0
     """
     query_labels, labels = _checked_labels(queries, query_labels, gallery, gallery_labels)
     counts = Counter(labels.tolist())

@@ -3,8 +3,9 @@
 Fractions of an epoch are fine, and so are arrays: the same function gives a number for a number, and an array
 for an array, a JAX one under ``jax.jit`` and ``jax.vmap`` too.
 
-    >>> schedule = by_step(floored(cosine(1.0, epochs=2), lowest=0.1), steps_per_epoch=2)
-    >>> warm = warmup(2)
+    >>> from finetune_jax import schedules
+    >>> squeezed = schedules.floored(schedules.cosine(1.0, epochs=2), lowest=0.1)
+    >>> schedule, warm = schedules.by_step(squeezed, steps_per_epoch=2), schedules.warmup(2)
     >>> [round(warm(step) * schedule(step), 3) for step in range(4)]
     [0.5, 0.868, 0.55, 0.232]
 """
@@ -17,22 +18,50 @@ Schedule = Callable[[Any], Any]
 
 
 def constant(peak: float) -> Schedule:
-    """Always ``peak``."""
+    """Always ``peak``.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.constant(0.1)
+        >>> [round(schedule(epoch), 4) for epoch in range(3)]
+        [0.1, 0.1, 0.1]
+    """
     return lambda epoch: peak
 
 
 def multi_step(peak: float, drop_epochs: Collection[int], gamma: float) -> Schedule:
-    """``peak``, multiplied by ``gamma`` from each of ``drop_epochs`` on."""
+    """``peak``, multiplied by ``gamma`` from each of ``drop_epochs`` on.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.multi_step(1.0, drop_epochs=(2, 4), gamma=0.1)
+        >>> [round(schedule(epoch), 4) for epoch in range(5)]
+        [1.0, 1.0, 0.1, 0.1, 0.01]
+    """
     return lambda epoch: peak * gamma ** sum(epoch >= drop for drop in drop_epochs)
 
 
 def step_decay(peak: float, drop_epoch: int, gamma: float) -> Schedule:
-    """``peak``, multiplied by ``gamma`` from ``drop_epoch`` on ("Step-decay" in Table 5 of AutoLR)."""
+    """``peak``, multiplied by ``gamma`` from ``drop_epoch`` on ("Step-decay" in Table 5 of AutoLR).
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.step_decay(1.0, drop_epoch=2, gamma=0.1)
+        >>> [round(schedule(epoch), 4) for epoch in range(4)]
+        [1.0, 1.0, 0.1, 0.1]
+    """
     return multi_step(peak, (drop_epoch,), gamma)
 
 
 def cosine(peak: float, epochs: int) -> Schedule:
-    """Half a cosine from ``peak`` in epoch 0 towards 0, which epoch ``epochs`` would reach."""
+    """Half a cosine from ``peak`` in epoch 0 towards 0, which epoch ``epochs`` would reach.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.cosine(1.0, epochs=4)
+        >>> [round(schedule(epoch), 4) for epoch in range(5)]
+        [1.0, 0.8536, 0.5, 0.1464, 0.0]
+    """
     return lambda epoch: peak * 0.5 * (1 + _cos(math.pi * _until(epoch, epochs) / epochs))
 
 
@@ -49,6 +78,12 @@ def cyclic(low: float, high: float, cycles: int, epochs: int) -> Schedule:
 
     Raises:
         ValueError: a number is out of range.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.cyclic(0.0, 1.0, cycles=2, epochs=8)
+        >>> [round(schedule(epoch), 4) for epoch in range(9)]
+        [0.0, 0.5, 1.0, 0.5, 0.0, 0.5, 1.0, 0.5, 0.0]
     """
     _check_range(low, high, epochs)
     if cycles < 1:
@@ -75,6 +110,12 @@ def sgdr(low: float, high: float, resets: int, epochs: int) -> Schedule:
 
     Raises:
         ValueError: a number is out of range.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.sgdr(0.0, 1.0, resets=1, epochs=4)
+        >>> [round(schedule(epoch), 4) for epoch in range(5)]
+        [1.0, 0.5, 1.0, 0.5, 0.0]
     """
     _check_range(low, high, epochs)
     if resets < 0:
@@ -101,6 +142,12 @@ def warmup(steps: float) -> Schedule:
 
     Raises:
         ValueError: ``steps`` is negative.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> factor = schedules.warmup(4)
+        >>> [factor(step) for step in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
@@ -120,6 +167,12 @@ def floored(schedule: Schedule, lowest: float) -> Schedule:
 
     Raises:
         ValueError: ``lowest`` is not in [0, 1].
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.floored(schedules.cosine(1.0, epochs=4), lowest=0.2)
+        >>> [round(schedule(epoch), 4) for epoch in range(5)]
+        [1.0, 0.8828, 0.6, 0.3172, 0.2]
     """
     if not 0 <= lowest <= 1:
         raise ValueError(f"lowest must be in [0, 1], got {lowest}")
@@ -127,7 +180,14 @@ def floored(schedule: Schedule, lowest: float) -> Schedule:
 
 
 def by_step(schedule: Schedule, steps_per_epoch: int) -> Schedule:
-    """A schedule of epochs as one of steps: it changes with every step, and agrees at the start of epochs."""
+    """A schedule of epochs as one of steps: it changes with every step, and agrees at the start of epochs.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.by_step(schedules.cosine(1.0, epochs=2), steps_per_epoch=2)
+        >>> [round(schedule(step), 4) for step in range(5)]
+        [1.0, 0.8536, 0.5, 0.1464, 0.0]
+    """
     if steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
     return lambda step: schedule(step / steps_per_epoch)

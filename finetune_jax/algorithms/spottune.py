@@ -5,32 +5,15 @@ images, ``L`` routed blocks. A decision of 1 takes the fine-tuned copy, 0 the fr
 of the policy's logits.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-
-class Network(Protocol):
-    """A network as a sequence of parts: ``stem``, blocks ``block_01 … block_KK``, ``head``."""
-
-    @property
-    def block_names(self) -> tuple[str, ...]:
-        """Names of the blocks, from the input on."""
-        ...
-
-    def run(
-        self,
-        parts: Sequence[str],
-        variables: Mapping[str, Mapping[str, Any]],
-        x: jax.Array,
-        *,
-        train: bool | Collection[str] = False,
-        rngs: dict[str, jax.Array] | None = None,
-    ) -> tuple[jax.Array, dict[str, Any]]:
-        """Run consecutive parts on ``x``; the output, and new statistics of parts in training mode."""
-        ...
+from finetune_jax.algorithms.routing import NewStatistics as NewStatistics
+from finetune_jax.algorithms.routing import apply as apply
+from finetune_jax.algorithms.routing import features as features
+from finetune_jax.algorithms.routing import route as route
 
 
 def gumbel_softmax(noise: jax.Array, logits: jax.Array, temperature: float | jax.Array = 5.0) -> jax.Array:
@@ -50,6 +33,15 @@ def gumbel_softmax(noise: jax.Array, logits: jax.Array, temperature: float | jax
 
     Raises:
         ValueError: shapes differ, or the temperature is not positive.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.gumbel_softmax(jnp.zeros((1, 2)), jnp.array([[0.5, 2.0]])).tolist()
+        [[0.0, 1.0]]
+        >>> jax.grad(lambda logits: spottune.gumbel_softmax(jnp.zeros(2), logits, 1.0)[1])(jnp.zeros(2)).tolist()
+        [-0.25, 0.25]
     """
     noise, logits = jnp.asarray(noise), jnp.asarray(logits)
     if noise.shape != logits.shape:
@@ -85,6 +77,13 @@ def policy_logits(flat: jax.Array) -> jax.Array:
 
     Raises:
         ValueError: an odd number of outputs.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.policy_logits(jnp.zeros((8, 6))).shape
+        (8, 3, 2)
     """
     if flat.shape[-1] % 2:
         raise ValueError(f"a policy has two outputs per block, not {flat.shape[-1]} in all")
@@ -104,6 +103,14 @@ def sample_decisions(key: jax.Array, logits: jax.Array, temperature: float | jax
 
     Raises:
         ValueError: logits of another shape, or a temperature that is not positive.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> logits = jnp.array([[[0.0, 50.0], [50.0, 0.0], [0.0, 50.0]]])
+        >>> spottune.sample_decisions(jax.random.key(0), logits).tolist()
+        [[1.0, 0.0, 1.0]]
     """
     _check_logits(logits)
     noise = jax.random.gumbel(key, logits.shape, logits.dtype)
@@ -117,6 +124,13 @@ def likely_decisions(logits: jax.Array) -> jax.Array:
 
     Raises:
         ValueError: logits of another shape.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.likely_decisions(jnp.array([[[0.0, 1.0], [2.0, 1.0], [0.0, 0.0]]])).tolist()
+        [[1.0, 0.0, 0.0]]
     """
     _check_logits(logits)
     return logits.argmax(-1).astype(logits.dtype)
@@ -127,220 +141,16 @@ def _check_logits(logits: jax.Array) -> None:
         raise ValueError(f"policy logits must have the shape [..., L, 2], not {logits.shape}")
 
 
-def route(decisions: jax.Array, tuned: jax.Array, frozen: jax.Array) -> jax.Array:
-    """Eq. 2 for one block, shortcut included: ``d · tuned + (1 − d) · frozen`` per image.
-
-    Decisions of 0 and 1 select the output bit for bit, whatever the other copy holds (the formula as written
-    would lose the sign of zeros and spread infinities). The derivatives are those of the formula: ``d`` and
-    ``1 − d`` for the two outputs, ``Σ (tuned − frozen)`` over an image for its decision. The last is what a
-    straight-through estimator sends to the policy.
-
-    Args:
-        decisions: ``[B]``; any number type, values between 0 and 1 mix.
-        tuned: ``[B, …]``, output of the fine-tuned copy.
-        frozen: ``[B, …]``, output of the frozen copy.
-
-    Returns:
-        ``[B, …]`` of the dtype of ``tuned``.
-
-    Raises:
-        ValueError: shapes or dtypes of the outputs differ, or decisions are not one per image.
-    """
-    if tuned.shape != frozen.shape or tuned.dtype != frozen.dtype:
-        raise ValueError(
-            f"the tuned block returns {tuned.dtype}{list(tuned.shape)}, "
-            f"the frozen one {frozen.dtype}{list(frozen.shape)}"
-        )
-    if decisions.shape != tuned.shape[:1]:
-        raise ValueError(f"decisions have the shape {decisions.shape}, block outputs {tuned.shape}")
-    if not jnp.issubdtype(decisions.dtype, jnp.floating):
-        decisions = decisions.astype(tuned.dtype)
-    return _mix(decisions.reshape(-1, *[1] * (tuned.ndim - 1)), tuned, frozen)
-
-
-@jax.custom_jvp
-def _mix(decisions: jax.Array, tuned: jax.Array, frozen: jax.Array) -> jax.Array:
-    share = decisions.astype(tuned.dtype)
-    mixed = share * tuned + (1 - share) * frozen
-    return jnp.where(share == 1, tuned, jnp.where(share == 0, frozen, mixed))
-
-
-@_mix.defjvp
-def _mix_jvp(
-    primals: tuple[jax.Array, jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    decisions, tuned, frozen = primals
-    share = decisions.astype(tuned.dtype)
-    # A decision's gradient sums over a whole image: not in the half precision of the activations.
-    precise = jnp.promote_types(decisions.dtype, tuned.dtype)
-    moved = tangents[0].astype(precise) * (tuned - frozen).astype(precise)
-    tangent = share * tangents[1] + (1 - share) * tangents[2] + moved.astype(tuned.dtype)
-    return _mix(decisions, tuned, frozen), tangent
-
-
-def apply(
-    network: Network,
-    tuned: Mapping[str, Mapping[str, Any]],
-    frozen: Mapping[str, Mapping[str, Any]],
-    images: jax.Array,
-    decisions: jax.Array,
-    *,
-    routed: Sequence[str] | None = None,
-) -> jax.Array:
-    """Logits of a routed network in evaluation mode (batch norm uses the statistics of each copy).
-
-    With decisions all 1 these are the logits of ``tuned``, with all 0 those of the frozen blocks between stem
-    and head of ``tuned``: the operations on an image are those of the blocks alone, whatever the other copy
-    and the other images do. So they agree bit for bit, unless XLA fuses two separately compiled programs
-    differently and thereby rounds differently.
-
-    Args:
-        network: the network of both copies.
-        tuned: variables of stem, head and (at least) the routed blocks.
-        frozen: variables of (at least) all blocks.
-        images: ``[B, H, W, C]``, normalised.
-        decisions: ``[B, L]``, 1 takes the fine-tuned copy, column ``l`` for block ``routed[l]``.
-        routed: names of ``L`` blocks; all others are frozen (the Visual Decathlon's recipe freezes the first
-            four). None routes every block.
-
-    Returns:
-        ``[B, num_classes]``, differentiable with respect to variables, images and decisions.
-
-    Raises:
-        ValueError: names that are no blocks of the network or given twice, or decisions of another shape.
-    """
-    output, _ = features(network, tuned, frozen, images, decisions, routed=routed)
-    logits, _ = network.run(("head",), tuned, output)
-    return logits
-
-
-class NewStatistics(NamedTuple):
-    """Batch statistics after a pass through both copies.
-
-    Attributes:
-        tuned: ``{part: tree}`` of the stem and of the fine-tuned copies.
-        frozen: ``{block: tree}`` of the frozen copies.
-    """
-
-    tuned: dict[str, Any]
-    frozen: dict[str, Any]
-
-
-def features(
-    network: Network,
-    tuned: Mapping[str, Mapping[str, Any]],
-    frozen: Mapping[str, Mapping[str, Any]],
-    images: jax.Array,
-    decisions: jax.Array,
-    *,
-    routed: Sequence[str] | None = None,
-    train_tuned: Collection[str] = (),
-    train_frozen: Collection[str] = (),
-    rngs: dict[str, jax.Array] | None = None,
-    once: bool = False,
-) -> tuple[jax.Array, NewStatistics]:
-    """Output of the last block of a routed network; arguments and errors as of :func:`apply`, and:
-
-    Args:
-        train_tuned: the stem and fine-tuned copies that are in training mode. Each normalises over all images
-            of the batch, also those that take the other copy.
-        train_frozen: frozen copies in training mode.
-        rngs: random streams of parts in training mode.
-        once: run for every image only the copy it takes (paper, section 3.1), where nothing is in training
-            mode: of a single image directly, of a large batch in groups that share a copy. Decisions of 0 and 1
-            only, and they have no gradient. In between, both copies are as fast.
-
-    Returns:
-        ``[B, …]``, and the statistics of both copies, those of parts outside training mode unchanged.
-    """
-    routed = network.block_names if routed is None else tuple(routed)
-    columns = {name: column for column, name in enumerate(routed)}
-    unknown = sorted(set(routed) - set(network.block_names))
-    if unknown or len(columns) < len(routed):
-        raise ValueError(
-            f"routed blocks must be different ones of {list(network.block_names)}, not {list(routed)}"
-        )
-    if decisions.shape != (images.shape[0], len(routed)):
-        raise ValueError(
-            f"decisions have the shape {decisions.shape}, "
-            f"but there are {images.shape[0]} images and {len(routed)} routed blocks"
-        )
-    one_copy = None
-    if once and not train_tuned and not train_frozen:
-        one_copy = _one_copy if len(images) == 1 else _in_groups if len(images) >= _LARGE_BATCH else None
-    statistics = NewStatistics({}, {})
-    x, new = network.run(("stem",), tuned, images, train=train_tuned, rngs=rngs)
-    statistics.tuned.update(new)
-    for name in network.block_names:
-        if one_copy and name in columns:
-            statistics.tuned[name] = tuned["batch_stats"][name]
-            statistics.frozen[name] = frozen["batch_stats"][name]
-            x = one_copy(*_copies_of(network, name, tuned, frozen), x, decisions[:, columns[name]])
-            continue
-        output, new = network.run((name,), frozen, x, train=train_frozen, rngs=rngs)
-        statistics.frozen.update(new)
-        if name in columns:
-            tuned_output, new = network.run((name,), tuned, x, train=train_tuned, rngs=rngs)
-            statistics.tuned.update(new)
-            output = route(decisions[:, columns[name]], tuned_output, output)
-        x = output
-    return x, statistics
-
-
-def _one_copy(
-    run: Callable[[Any, jax.Array], jax.Array], own: Any, other: Any, x: jax.Array, decisions: jax.Array
-) -> jax.Array:
-    """Of a single image ``x [1, …]``; ``run``, ``own`` and ``other`` as of :func:`_copies_of`."""
-    return jax.lax.cond(decisions[0] == 1, lambda x: run(own, x), lambda x: run(other, x), x)
-
-
-_GROUPS = 8
-_LARGE_BATCH = 32  # four images in a group
-
-
-def _in_groups(
-    run: Callable[[Any, jax.Array], jax.Array], own: Any, other: Any, x: jax.Array, decisions: jax.Array
-) -> jax.Array:
-    """Of ``x [B, …]``, sorted into groups of which each takes one copy.
-
-    The images of one copy fill groups from the front, those of the other begin with the next group, and one
-    group more than the batch fills always has room for both. So the work is that of ``1 + 1 / _GROUPS`` plain
-    blocks, whatever the decisions.
-    """
-    size = -(-len(x) // _GROUPS)
-    takes = decisions == 1
-    tuned_groups = -(-takes.sum() // size)
-    place = jnp.where(takes, jnp.cumsum(takes) - 1, tuned_groups * size + jnp.cumsum(~takes) - 1)
-    # Places without an image compute the first one again.
-    image_at = jnp.zeros((_GROUPS + 1) * size, jnp.int32).at[place].set(jnp.arange(len(x), dtype=jnp.int32))
-
-    def group(of: tuple[jax.Array, jax.Array]) -> jax.Array:
-        index, images = of
-        chosen = jax.tree.map(lambda a, b: jnp.where(index < tuned_groups, a, b), own, other)
-        return run(chosen, x[images])
-
-    # A loop and not one program per group: as fast, and three times faster to compile.
-    outputs = jax.lax.map(group, (jnp.arange(_GROUPS + 1), image_at.reshape(_GROUPS + 1, size)))
-    return outputs.reshape(-1, *outputs.shape[2:])[place]
-
-
-def _copies_of(
-    network: Network,
-    name: str,
-    tuned: Mapping[str, Mapping[str, Any]],
-    frozen: Mapping[str, Mapping[str, Any]],
-) -> tuple[Callable[[Any, jax.Array], jax.Array], Any, Any]:
-    """``(variables of the block, x) → output`` of a block; variables of its fine-tuned and its frozen copy."""
-
-    def run(variables: Any, x: jax.Array) -> jax.Array:
-        return network.run((name,), {kind: {name: tree} for kind, tree in variables.items()}, x)[0]
-
-    own, other = ({kind: trees[name] for kind, trees in copy.items()} for copy in (tuned, frozen))
-    return run, own, other
-
-
 def usage(decisions: jax.Array) -> jax.Array:
-    """``v``: share of images that take the fine-tuned copy of each block, ``[B, L] → [L]``."""
+    """``v``: share of images that take the fine-tuned copy of each block, ``[B, L] → [L]``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> spottune.usage(jnp.array([[1.0, 0.0], [1.0, 1.0]])).tolist()
+        [1.0, 0.5]
+    """
     if decisions.ndim != 2:
         raise ValueError(f"decisions must have the shape [B, L], not {decisions.shape}")
     return decisions.mean(0)
@@ -352,6 +162,13 @@ def budget_loss(usage: jax.Array, k: float | jax.Array) -> jax.Array:
     Args:
         usage: ``[L]``, see :func:`usage`.
         k: number of blocks to fine-tune.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> float(spottune.budget_loss(jnp.array([1.0, 0.5, 0.0]), k=1))
+        0.25
     """
     return (jnp.sum(usage) - k) ** 2
 
@@ -364,6 +181,13 @@ def entropy_loss(usage: jax.Array) -> jax.Array:
 
     Args:
         usage: ``[L]``, see :func:`usage`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import spottune
+        >>> round(float(spottune.entropy_loss(jnp.array([1.0, 0.5, 0.0]))), 4)
+        0.3466
     """
     usage = jnp.asarray(usage)
     used = usage > 0
@@ -380,6 +204,11 @@ def most_used(usage: Mapping[str, float], k: int) -> tuple[str, ...]:
 
     Returns:
         Names in network order; of equally used blocks the later ones.
+
+    Examples:
+        >>> from finetune_jax import spottune
+        >>> spottune.most_used({"block_01": 0.9, "block_02": 0.1, "block_03": 0.4}, k=2)
+        ('block_01', 'block_03')
     """
     names = list(usage)
     ranked = sorted(range(len(names)), key=lambda index: (-usage[names[index]], -index))

@@ -19,6 +19,11 @@ def block_names(tree: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys ``block_*`` of a tree, by their number: ``block_2`` before ``block_10``.
 
     The order of the keys themselves does not count: JAX sorts the keys of dictionaries as text.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> autolr.block_names({"block_10": {}, "block_2": {}, "head": {}})
+        ('block_2', 'block_10')
     """
 
     def by_number(name: str) -> list[Any]:
@@ -36,6 +41,14 @@ def is_kernel(path: tuple[str, ...], leaf: Any) -> bool:
     Args:
         path: names on the way from the block to the leaf, the leaf's own last.
         leaf: array, or anything with its shape and dtype.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import autolr
+        >>> autolr.is_kernel(("conv", "kernel"), np.zeros((3, 3, 8, 8), np.float32))
+        True
+        >>> autolr.is_kernel(("norm", "scale"), np.zeros(8, np.float32))
+        False
     """
     name = path[-1] if path else ""
     if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
@@ -63,6 +76,14 @@ def weight_variation(
 
     Raises:
         ValueError: no blocks, a block is missing, has no leaf that counts, or differs in structure or shapes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import autolr
+        >>> before = {"block_01": {"kernel": np.zeros((2, 2))}, "block_02": {"kernel": np.zeros((2, 2))}}
+        >>> after = {"block_01": {"kernel": np.full((2, 2), 2.0)}, "block_02": {"kernel": np.zeros((2, 2))}}
+        >>> autolr.weight_variation(before, after).tolist()
+        [1.0, 0.0]
     """
     if blocks is None:
         names = block_names(current)
@@ -86,6 +107,12 @@ def kernel_counts(
         params: ``{block name: tree of arrays}``, or of anything with shapes and dtypes.
         blocks: names in order; by default those called ``block_*``.
         include: which leaves of a block count.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import autolr
+        >>> autolr.kernel_counts({"block_01": {"kernel": np.zeros((3, 3, 4, 8)), "bias": np.zeros(8)}}).tolist()
+        [288]
     """
     names = block_names(params) if blocks is None else tuple(blocks)
     counts = [
@@ -109,6 +136,11 @@ def accumulated_gradient_norms(
         learning_rates: ``[K]``; NaN is returned for a rate of 0.
         variations: ``[K]``.
         counts: ``[K]``, see `kernel_counts`.
+
+    Examples:
+        >>> from finetune_jax import autolr
+        >>> autolr.accumulated_gradient_norms([0.5, 0.25], variations=[1.0, 1.0], counts=[8, 8]).tolist()
+        [16.0, 32.0]
     """
     rates, v = per_block(learning_rates, "learning_rates"), per_block(variations, "variations")
     moving = rates != 0

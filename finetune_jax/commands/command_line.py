@@ -8,14 +8,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
 from finetune_jax.commands import interruption, parsing
 from finetune_jax.config import object_stores
-from finetune_jax.config.declaration import Setting, declared
+from finetune_jax.config.declaration import Setting, declared, written
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import LOCAL_SETTINGS, MachineConfig
 from finetune_jax.devices import slurm
@@ -108,9 +109,31 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
             if flags.FLAGS[plain].present:
                 raise UserError(both_given(plain, effective))
             values[plain] = settings[plain].default
+    if base is not None:
+        # What only the base has set must not contradict what was typed.
+        idle = [
+            name
+            for name in values
+            if not flags.FLAGS[name].present and settings[name].unmet(values) is not None
+        ]
+        values |= {name: settings[name].default for name in idle}
     config = config_class(**values)
     validate(config)
     return config
+
+
+def as_flags(config: Any) -> str:
+    """A config as flags, one per line, those that have their defaults left out; ``--flagfile`` takes it."""
+    lines = []
+    for name, setting in declared(type(config)).items():
+        value = getattr(config, name)
+        if value == setting.default:
+            continue
+        if isinstance(value, bool):
+            lines.append(f"--{name}" if value else f"--no{name}")
+        else:
+            lines.append(f"--{name}={written(value)}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _value(setting: Setting, typed: Any) -> Any:
@@ -294,6 +317,16 @@ def new_workdir(data_set: str, method: str = "standard") -> str:
 def _remove_if_empty(directory: str) -> None:
     with contextlib.suppress(OSError):
         os.rmdir(directory)
+
+
+def show_result(summary: Mapping[str, Any], workdir: str) -> None:
+    """Print the result of a run, where it is kept, and the commands to go on with."""
+    from finetune_jax.reports import tables
+    from finetune_jax.runs import about
+
+    print(f"{tables.result_line(summary)}\nrun directory: {workdir}")
+    for line in about.last_lines(Path(workdir), summary["protocol"]):
+        print(as_started(line))
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:

@@ -10,7 +10,6 @@ twice. Accuracy is that of the validation split: the test split has no public la
 results.json, which the challenge's server takes.
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +69,16 @@ def main() -> int:
 def _submit(runs: Any, annotations: str, data_dir: str) -> str:
     """Write ``results.json`` of all runs that labelled test images, and say so, or say why not."""
     from finetune_jax.data import decathlon_annotations
+    from finetune_jax.files import readers
     from finetune_jax.reports.tables import json_text
     from finetune_jax.studies import decathlon as study
 
     predictions = {}
     for name in decathlon.DATASETS:
         file = runs.root / "runs" / name / "predictions-test.csv"
-        if file.exists():
-            with file.open(newline="") as rows:
-                predictions[name] = {row["image"]: int(row["label"]) for row in csv.DictReader(rows)}
+        rows = readers.table(file, "delete it and start the run again", whole_numbers=("label",))
+        if rows:
+            predictions[name] = {row["image"]: int(row["label"]) for row in rows}
     if not predictions:
         return "no results.json: no test images were labelled"
     folder = Path(annotations).expanduser() if annotations else decathlon_annotations.find(data_dir or None)

@@ -3,7 +3,10 @@ r"""Fine-tune a pretrained network.
     finetune-jax finetune --dataset=folder:photos --workdir=runs/photos
 
 Started again with the same flags it goes on where it stopped. Flags that are not given have the values of the
-method's paper: ``--method=autolr`` starts its blocks at 1e-3 and trains 50 epochs with batches of 40.
+method's paper: ``--method=autolr`` starts its blocks at 1e-3 and trains 50 epochs with batches of 40. ``--recipe=NAME``
+gives them others, and ``--print_flags`` shows them all:
+
+    finetune-jax finetune --dataset=folder:photos --recipe=autogluon --epochs=10 --print_flags
 """
 
 import dataclasses
@@ -11,24 +14,37 @@ import dataclasses
 from absl import flags
 
 from finetune_jax.commands import command_line
-from finetune_jax.config.recipes import recipe
+from finetune_jax.config.named_recipes import NAMED_RECIPES, starting_config
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(FinetuneConfig)
+flags.DEFINE_enum(
+    "recipe",
+    "paper",
+    list(NAMED_RECIPES),
+    "Set of settings for all flags that are not given: what others fine-tune with, see docs/guides/recipes.md.",
+)
+flags.DEFINE_bool(
+    "print_flags", False, "Print the flags of the run as a flag file, defaults left out, and train nothing."
+)
 
 
 def main() -> int:
     """Run, print the result, return the exit status."""
-    config = command_line.read_flags(FinetuneConfig, base=recipe(flags.FLAGS.method))
+    values = flags.FLAGS
+    typed = {name: values[name].value for name in ("method", "optimizer") if values[name].present}
+    config = command_line.read_flags(FinetuneConfig, base=starting_config(recipe=values.recipe, **typed))
+    if values.print_flags:
+        print(command_line.as_flags(config), end="")
+        return 0
     if not config.workdir:
         workdir = command_line.new_workdir(config.dataset, config.method)
         config = dataclasses.replace(config, workdir=workdir)
     replicas = command_line.start_jax()
     command_line.show_devices(replicas)
-    from finetune_jax.reports import tables
     from finetune_jax.runs import finetune
 
     summary = finetune.run(config, replicas)
     if replicas.is_primary:
-        print(f"{tables.result_line(summary)}\nrun directory: {config.workdir}")
+        command_line.show_result(summary, config.workdir)
     return 0

@@ -40,10 +40,9 @@ def main(arguments: list[str]) -> int:
     changed = {name: getattr(flags.FLAGS, name) for name in _HERE if flags.FLAGS[name].present}
     config = dataclasses.replace(config, workdir=str(workdir), **changed)
     replicas = command_line.start_jax()
-    from finetune_jax.reports import tables
     from finetune_jax.runs import finetune
 
     summary = finetune.run(config, replicas)
     if replicas.is_primary:
-        print(f"{tables.result_line(summary)}\nrun directory: {config.workdir}")
+        command_line.show_result(summary, config.workdir)
     return 0

@@ -63,6 +63,12 @@ class NetworkConfig:
         range=ranges.BELOW_ONE,
         aliases=("drop", "drop_rate"),
     )
+    weights_entry: str = setting(
+        "",
+        "Which weights to take from a file that holds several: a key such as state_dict_ema, or what the names begin "
+        "with, such as encoder_q; empty takes the usual ones.",
+        group=NETWORK,
+    )
     normalization: str = setting(
         "pretrained",
         "Mean and standard deviation that images are normalised with: those the weights were trained with, or "

@@ -15,6 +15,10 @@ from typing import Any
 from finetune_jax.errors import DAMAGE
 
 _DAMAGED: tuple[type[Exception], ...] = (OSError, *DAMAGE)
+# A file is one JSON object that begins with the digest of all the bytes behind it, under a name that is no path.
+_DIGEST = ""
+_BEGINNING = b'{"": "%s"'
+_LENGTH = len(_BEGINNING % bytes(32))
 
 
 def recall(cache_dir: str | os.PathLike[str] | None, key: str) -> dict[str, Any]:
@@ -22,13 +26,14 @@ def recall(cache_dir: str | os.PathLike[str] | None, key: str) -> dict[str, Any]
     if cache_dir is None:
         return {}
     try:
-        digest, _, content = _path(cache_dir, key).read_bytes().partition(b"\n")
-        if digest != _digest(content):
+        content = _path(cache_dir, key).read_bytes()
+        if content[:_LENGTH] != _beginning(content[_LENGTH:]):
             return {}
         entry = json.loads(content)
+        del entry[_DIGEST]
     except _DAMAGED:
         return {}
-    return entry if isinstance(entry, dict) else {}
+    return entry
 
 
 def remember(cache_dir: str | os.PathLike[str] | None, key: str, entry: dict[str, Any]) -> None:
@@ -37,18 +42,18 @@ def remember(cache_dir: str | os.PathLike[str] | None, key: str, entry: dict[str
         return
     path = _path(cache_dir, key)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    content = json.dumps(entry).encode()
+    rest = (b", " if entry else b"") + json.dumps(entry).encode()[1:]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(_digest(content) + b"\n" + content)
+        temporary.write_bytes(_beginning(rest) + rest)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+def _beginning(rest: bytes) -> bytes:
+    return _BEGINNING % hashlib.blake2b(rest, digest_size=16).hexdigest().encode()
 
 
 def _path(cache_dir: str | os.PathLike[str], key: str) -> Path:

@@ -32,12 +32,17 @@ class EventLog:
         """
         from tensorboardX.summary import scalar
 
-        if self._file is None:
-            self._open(epoch)
-        for name, value in values.items():
-            if value is not None:
-                self._write(epoch, summary=scalar(name, float(value)))
-        self._file.flush()
+        try:
+            if self._file is None:
+                self._open(epoch)
+            for name, value in values.items():
+                if value is not None:
+                    self._write(epoch, summary=scalar(name, float(value)))
+            self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
 
     def close(self) -> None:
         """Close the file, also where the last numbers cannot be written.

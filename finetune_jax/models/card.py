@@ -1,6 +1,7 @@
 """What a checkpoint says about its network, so that a run directory alone is enough to use it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax.data.decode import Preprocessing
-from finetune_jax.errors import UserError
+from finetune_jax.errors import DAMAGE, UserError, readable
 from finetune_jax.files import checkpoints
 from finetune_jax.models import heads, registry
 from finetune_jax.models.compositions import progressive, routed
 from finetune_jax.models.network import Model, Network, Variables
+
+LARGEST_IMAGE = 4096
+"""Side of the largest images that a network is used with: more is a damaged file, and would take gigabytes each."""
 
 COMPACT = "compact"
 """Folder of the checkpoint that a method leaves behind which trains more than its result needs."""
@@ -63,11 +67,35 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Card":
-        """Back from :meth:`to_json`; other entries are ignored."""
+        """Back from :meth:`to_json`; other entries are ignored.
+
+        Raises:
+            UserError: an entry is missing, or no such network exists.
+        """
         # Checkpoints without these entries have nothing else.
         values = {"head": heads.OWN, "composition": {}, "beside": {}, "options": {}, **values}
-        own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        own["preprocessing"] = Preprocessing(**own["preprocessing"])
+        try:
+            own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            for name, kinds in _KINDS.items():
+                _require(
+                    isinstance(own[name], kinds) and (kinds is bool or type(own[name]) is not bool), name
+                )
+            _require(
+                bool(own["class_names"]) and all(type(text) is str for text in own["class_names"]),
+                "class_names",
+            )
+            for name in ("mean", "std"):
+                numbers = [float(number) for number in own[name]]
+                _require(len(numbers) == 3 and all(map(math.isfinite, numbers)), name)
+            _require(all(float(number) > 0 for number in own["std"]), "std")
+            _require(own["blocks"] >= 0, "blocks")
+            preprocessing = own["preprocessing"] = Preprocessing(**own["preprocessing"])
+            for name in ("image_size", "resize"):
+                side = getattr(preprocessing, name)
+                _require(type(side) is int and 0 < side <= LARGEST_IMAGE, name)
+        except DAMAGE as error:
+            missing = f"it lacks {error}" if isinstance(error, KeyError) else readable(error)
+            raise UserError(f"its description of the network is damaged ({missing})") from error
         for name in ("class_names", "mean", "std"):
             own[name] = tuple(own[name])
         return cls(**own)
@@ -104,6 +132,27 @@ def options_of(network: Network) -> dict[str, Any]:
     return {"image_size": network.image_size, "pool": network.options.pool}
 
 
+_KINDS: dict[str, Any] = {
+    "architecture": str,
+    "width": (int, float),
+    "blocks": int,
+    "class_names": (list, tuple),
+    "preprocessing": dict,
+    "mean": (list, tuple),
+    "std": (list, tuple),
+    "bfloat16": bool,
+    "head": str,
+    "composition": dict,
+    "beside": dict,
+    "options": dict,
+}
+
+
+def _require(condition: bool, name: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is out of range")
+
+
 def shapes_of(params: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of parameters as JSON: each array's shape in its place."""
     return {
@@ -133,8 +182,14 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
         raise UserError(f"{run_directory.absolute()} is no run directory with an evaluated checkpoint")
     try:
         card = Card.from_json(checkpoints.read_meta(folder, best))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {folder / str(best)} lacks {error}") from error
+        card.model()
+    except UserError as error:
+        raise UserError(f"checkpoint {readable(folder / str(best))} cannot be used: {error}") from error
+    except DAMAGE as error:
+        raise UserError(
+            f"checkpoint {readable(folder / str(best))} cannot be used: its description of the network is damaged "
+            f"({readable(error)})"
+        ) from error
     return card, variables_of(card, checkpoints.restore_variables(folder, best, card.saved_shapes()))
 
 

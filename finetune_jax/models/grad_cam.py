@@ -40,7 +40,19 @@ number.
 def predicted_logit(
     network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array
 ) -> jax.Array:
-    """Score: the largest logit, that is the logit of the class predicted."""
+    """Score: the largest logit, that is the logit of the class predicted.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> maps = grad_cam.grad_cam(network, variables, images, "block_02", grad_cam.predicted_logit)
+        >>> maps.shape
+        (2, 4, 4)
+    """
     logits, _ = network.run(("head",), variables, features)
     return _of_class(logits, logits.argmax(1))
 
@@ -53,6 +65,17 @@ def logit_of(classes: ArrayLike) -> Score:
 
     Raises:
         ValueError: when the score is taken, if the network has no such class.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> maps = grad_cam.grad_cam(network, variables, images, "block_02", grad_cam.logit_of([0, 3]))
+        >>> maps.shape
+        (2, 4, 4)
     """
 
     def score(network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
@@ -77,6 +100,17 @@ def embedding_norm(
     A retrieval network is tested on classes that its classifier has never seen, so no logit means anything.
     The squared norm is the image's similarity with itself, see `similarity_to`: the map of the last block
     shows where the features resemble those of the whole image, without need of a second one.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> maps = grad_cam.grad_cam(network, variables, images, "block_03", grad_cam.embedding_norm)
+        >>> bool((maps.max((1, 2)) <= 1).all())
+        True
     """
     return jnp.square(network.pool(variables, features)).sum(1)
 
@@ -93,6 +127,17 @@ def similarity_to(embeddings: ArrayLike) -> Score:
     Args:
         embeddings: ``[B, C]``, one per image, or ``[C]`` for all; as ``network.embed`` gives them, of any
             length.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> other = network.embed(variables, images[:1])
+        >>> grad_cam.grad_cam(network, variables, images, "block_03", grad_cam.similarity_to(other[0])).shape
+        (2, 2, 2)
     """
 
     def score(network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
@@ -129,6 +174,17 @@ def grad_cam(
 
     Raises:
         ValueError: there is no such block, its output is no ``[B, h, w, C]``, or the score is no ``[B]``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> maps = grad_cam.grad_cam(network, variables, images, "block_02")
+        >>> maps.shape, bool((maps >= 0).all() and (maps <= 1).all())
+        ((2, 4, 4), True)
     """
     return grad_cams(network, variables, images, (block,), score)[block]
 
@@ -156,6 +212,17 @@ def grad_cams(
 
     Raises:
         ValueError: ``blocks`` is empty, or as in `grad_cam`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> maps = grad_cam.grad_cams(network, variables, images, ("block_01", "block_03"))
+        >>> {block: map.shape for block, map in maps.items()}
+        {'block_01': (2, 8, 8), 'block_03': (2, 2, 2)}
     """
     parts = network.part_names[:-1]
     unknown = [name for name in blocks if name not in parts]

@@ -23,13 +23,9 @@ class Options:
     drop_path: float = 0.0
     dropout: float = 0.0
 
-    def chosen(self) -> dict[str, object]:
-        """Those that are not the defaults, by name."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        }
+    def of_images(self) -> "Options":
+        """Those that a network of images has, which hands on no tokens and takes any size."""
+        return dataclasses.replace(self, image_size=None, pool="")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,12 @@ def truncate(network: Network, depth: int) -> Network:
 
     Raises:
         ValueError: ``depth`` is negative, or no block would be left.
+
+    Examples:
+        >>> from finetune_jax import models, pruning
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> len(network.block_names), pruning.truncate(network, 2).block_names
+        (3, ('block_01',))
     """
     kept = _kept(len(network.blocks), depth)
     return dataclasses.replace(network, blocks=network.blocks[:kept])
@@ -57,6 +63,12 @@ def truncate_variables(variables: Mapping[str, Mapping[str, Any]], depth: int) -
 
     Raises:
         ValueError: ``depth`` is negative, or no block would be left.
+
+    Examples:
+        >>> from finetune_jax import pruning
+        >>> variables = {"params": {"stem": 1, "block_01": 2, "block_02": 3, "head": 4}}
+        >>> pruning.truncate_variables(variables, 1)
+        {'params': {'stem': 1, 'block_01': 2, 'head': 4}}
     """
     names = weight_variation.block_names(
         {name: None for collection in variables.values() for name in collection}
@@ -85,6 +97,18 @@ def fit_head(
     Returns:
         The given head where every shape agrees; else a freshly initialised one, statistics included, with the
         parameters ``network.init_head(key)``.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models, pruning
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jnp.ones((1, 8, 8, 3))
+        >>> variables = network.init(jax.random.key(0), images)
+        >>> shorter = pruning.truncate(network, 1)
+        >>> variables = pruning.fit_head(shorter, pruning.truncate_variables(variables, 1), jax.random.key(1), images)
+        >>> shorter.apply(variables, images).shape
+        (1, 5)
     """
     head = network.part("head")
     inputs = jax.eval_shape(lambda v, x: network.run(network.part_names[:-1], v, x)[0], variables, images)
@@ -118,6 +142,12 @@ def search(evaluate: Callable[[int], float], max_depth: int) -> Search:
 
     Raises:
         ValueError: ``max_depth`` is negative, or the score of the whole network is NaN.
+
+    Examples:
+        >>> from finetune_jax import pruning
+        >>> accuracies = {0: 0.80, 1: 0.82, 2: 0.83, 3: 0.79, 4: 0.75}
+        >>> pruning.search(accuracies.get, max_depth=4)
+        Search(best_depth=2, scores=(0.8, 0.82, 0.83, 0.79))
     """
     if max_depth < 0:
         raise ValueError(f"max_depth must be at least 0, got {max_depth}")

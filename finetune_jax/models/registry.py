@@ -13,10 +13,14 @@ from finetune_jax.models.architectures import (
     convnext,
     densenet,
     efficientnet,
+    efficientnet_b,
     inception,
     mobilenet,
+    mobilenet_v3,
     preactivation,
+    regnet,
     resnet,
+    resnet_d,
     vision_transformer,
 )
 from finetune_jax.models.layers.basic import Dtype, Numerics
@@ -42,11 +46,21 @@ _BUILDERS: dict[str, Builder] = {
     **_with_options(inception.BUILDERS),
     **vision_transformer.BUILDERS,
     **convnext.BUILDERS,
+    **resnet_d.BUILDERS,
+    **efficientnet_b.BUILDERS,
+    **mobilenet_v3.BUILDERS,
+    **regnet.BUILDERS,
 }
 
 
 def names() -> tuple[str, ...]:
-    """Names that :func:`create` knows."""
+    """Names that :func:`create` knows.
+
+    Examples:
+        >>> from finetune_jax import models
+        >>> "resnet50" in models.names()
+        True
+    """
     return tuple(_BUILDERS)
 
 
@@ -95,9 +109,11 @@ def create(
     Raises:
         UserError: no such network, a setting out of range, or one that the network does not have.
 
-    >>> network = create("vit_tiny_patch16_224", num_classes=10, image_size=96)
-    >>> len(network.block_names), network.tokens.side
-    (12, 6)
+    Examples:
+        >>> from finetune_jax import models
+        >>> network = models.create("vit_tiny_patch16_224", num_classes=10, image_size=96)
+        >>> len(network.block_names), network.tokens.side
+        (12, 6)
     """
     if name not in _BUILDERS:
         raise UserError(f"--network={name} is not known; {_near(name)}")

@@ -146,7 +146,7 @@ def _page(
         "refresh": _REFRESH_SECONDS if summary is None else None,
         "status": _status(result),
         "notes": [] if summary is None else summary["notes"],
-        "seen": Table(["", ""], [*result.seen.items(), *_images(summary)]),
+        "seen": Table(["", ""], [*result.seen.items()]),
         "scores": None if summary is None else _score_table(summary, result.test),
         "panels": [pages.inline(picture.figure) for picture in pictures.panels],
         "batch": [] if result.training_images is None else _batch(result.training_images),
@@ -185,14 +185,6 @@ def _status(result: RunResult) -> str:
         if last.get(name := f"{split}_{result.score}")
     ]
     return ", ".join([f"Epoch {last['epoch']} of {epochs} is done", *scores])
-
-
-def _images(summary: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if summary is None:
-        return []
-    counts = ", ".join(f"{count:,} {split}" for split, count in summary["images"].items() if count)
-    classes = [("classes", f"{summary['classes']:,}")] if "classes" in summary else []
-    return [("images", counts), *classes]
 
 
 def _score_table(summary: Mapping[str, Any], test: Any) -> Table:

@@ -21,7 +21,7 @@ from finetune_jax.config.settings import READING_SETTINGS, DataConfig
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import Feed, create_feed
 from finetune_jax.devices.replicas import Replicas
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
 from finetune_jax.files.weight_files import read_write
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
@@ -214,7 +214,10 @@ class Prober:
                 f"{list(means.shape)} and {list(weights.shape)}"
             )
         if not (
-            np.isfinite(means).all() and np.isfinite(weights).all() and weights.min() >= 0 < weights.max()
+            np.isfinite(means).all()
+            and weights.min() >= 0
+            and 0 < weights.sum(dtype=np.float64) < np.inf
+            and np.isfinite(weights.sum())
         ):
             raise UserError(f"{named} holds means or weights that are not finite, or weights below 0")
         if means.shape[1] != self.feature_count:
@@ -228,14 +231,17 @@ class Prober:
                 f"{named} was made with other weights{made}; make it again with --pretrained={self._pretrained} and "
                 "--save_source"
             )
-        image_size = int(content.get("image_size", 0))
+        image_size, images = (
+            _as_count(content.get(name, 0), f"{named}: {name}") for name in ("image_size", "images")
+        )
         if image_size and self._config.image_size not in (0, image_size):
             raise UserError(
                 f"{named} holds means of images of {image_size} pixels, but --image_size={self._config.image_size}; "
                 "leave --image_size out"
             )
-        name = _as_text(content["name"]) if "name" in content else file.stem
-        return Domain(name, means, weights, int(content.get("images", 0)), image_size)
+        is_text = "name" in content and content["name"].dtype == np.uint8
+        name = _as_text(content["name"]) if is_text else file.stem
+        return Domain(name, means, weights, images, image_size)
 
 
 def weights_digest(variables: Variables) -> str:
@@ -248,9 +254,16 @@ def weights_digest(variables: Variables) -> str:
     return digest.hexdigest()
 
 
+def _as_count(content: Any, named: str) -> int:
+    value = np.asarray(content)
+    if value.shape != () or value.dtype.kind not in "iuf" or not 0 <= float(value) < 2**31:
+        raise UserError(f"{named} is no number of pixels or images")
+    return int(value)
+
+
 def _as_bytes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), np.uint8)
 
 
 def _as_text(content: Any) -> str:
-    return np.asarray(content, np.uint8).tobytes().decode(errors="replace")
+    return readable(np.asarray(content).astype(np.uint8).tobytes().decode(errors="replace"))

@@ -17,14 +17,14 @@ from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.runs import about, recorded_data, report, same_run
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
-from finetune_jax.runs import recorded_data, same_run
 from finetune_jax.runs import start as run_start
 from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.result import finish
-from finetune_jax.training import lockstep, loop, tasks
+from finetune_jax.training import lockstep, loop, tables, tasks
 from finetune_jax.training.plan import AfterEpoch, Plan
 
 
@@ -79,7 +79,8 @@ def run(
             program, settings = prepare(
                 config, replicas, chosen_before=directory.resolved, data_before=data_before
             )
-            plan = programs.plan_of(program, settings.config, after_epoch)
+            callback = report.after_each_epoch(program, settings, directory, after_epoch)
+            plan = programs.plan_of(program, settings.config, callback)
         return _train(Prepared(program, settings, plan, directory), began)
 
 
@@ -132,10 +133,13 @@ def train_in_lockstep(
         for path in paths:
             recorded_data.before(path).check(program.images.source)
         runs = {}
+        by_step = any(tables.rates_change_within_epochs(config) for config in configs)
         for number in unfinished:
             settings = settings_of(configs[number], program.images)
-            plan = programs.plan_of(program, settings.config, callbacks[number])
-            runs[number] = Prepared(program, settings, plan, directories[number])
+            directory = directories[number]
+            callback = report.after_each_epoch(program, settings, directory, callbacks[number])
+            plan = programs.plan_of(program, settings.config, callback, rates_by_step=by_step)
+            runs[number] = Prepared(program, settings, plan, directory)
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
         vectorize = not replicas.on_cpu or program.trained == ("head",)
@@ -185,7 +189,7 @@ def prepare(
     settings = chosen_settings(flags, images, origin, chosen_before)
     config = settings.config
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
-    start = run_start.begin(config, origin, len(images.class_names), task.head, key, images.image_size)
+    start = run_start.begin(config, origin, images.class_names, task.head, key, images.image_size)
     return programs.build(config, task, images, start, replicas), settings
 
 
@@ -213,6 +217,8 @@ def _claim(prepared: Prepared) -> None:
     same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
     recorded_data.write(directory, source)
     if program.replicas.is_primary:
+        for line in about.first_lines(program, settings, directory.path):
+            print(line, file=sys.stderr)
         if settings.reason:
             print(f"--learning_rate=auto: {settings.reason}", file=sys.stderr)
         values = resolution.values(settings.config)

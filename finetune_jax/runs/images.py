@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from finetune_jax import data as datasets
+from finetune_jax.algorithms import augmentation as augmentations
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.examples import Source
@@ -46,9 +47,11 @@ class Images:
 
     def __post_init__(self) -> None:
         count = len(self.splits["train"].labels)
-        if count < self.config.batch_size:
+        if count < self.config.images_per_step:
+            steps = self.config.accumulate_steps
+            times = "" if steps == 1 else f" times --accumulate_steps={steps}"
             raise UserError(
-                f"--batch_size={self.config.batch_size} is more than the {count} training images of "
+                f"--batch_size={self.config.batch_size}{times} is more than the {count} training images of "
                 f"{self.source.name}"
             )
         if self.config.select_on == "validation" and not len(self.splits["validation"].labels):
@@ -59,7 +62,7 @@ class Images:
         labels = self.splits["train"].labels
         return training_order(
             len(labels),
-            self.config.batch_size,
+            self.config.images_per_step,
             seed=self.config.seed,
             epoch=epoch,
             balance=labels if self.config.balanced_sampling else None,
@@ -94,6 +97,19 @@ class Images:
         if self.config.augmentation != "auto":
             return self.config.augmentation
         return "none" if self.config.dataset == "digits" else "flip"
+
+    @property
+    def augment(self) -> augmentations.Augmentation:
+        """The augmentation of one training image."""
+        config = self.config
+        function = augmentations.create(
+            self.augmentation,
+            self.image_size,
+            shorter_side=datasets.shorter_side(config, self.image_size),
+            color_jitter=config.color_jitter,
+            hue_jitter=config.hue_jitter,
+        )
+        return augmentations.then(function, augmentations.dihedral) if config.dihedral else function
 
 
 def load(

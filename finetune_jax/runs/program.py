@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax import data as datasets
-from finetune_jax.algorithms import augmentation
+from finetune_jax.algorithms import erasing
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.batch import Batch
 from finetune_jax.data.feeds import Training
@@ -21,7 +21,16 @@ from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.runs.images import Images
 from finetune_jax.runs.start import Start
-from finetune_jax.training import evaluation, lockstep, objectives, rates, step
+from finetune_jax.training import (
+    averages,
+    evaluation,
+    lockstep,
+    objectives,
+    rates,
+    step,
+    tables,
+    unfreezing,
+)
 from finetune_jax.training.evaluation import Evaluation
 from finetune_jax.training.methods import registry
 from finetune_jax.training.methods.method import Method
@@ -124,19 +133,23 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
     normalize = normalizer(mean, std)
     objective = objectives.objective(
         method.forward,
-        task.loss(images.splits["train"].labels, num_classes),
+        task.loss(images.splits["train"].labels, images.class_names),
         normalize=normalize,
-        augment=augmentation.create(
-            images.augmentation,
-            images.image_size,
-            shorter_side=datasets.shorter_side(config, images.image_size),
-            color_jitter=config.color_jitter,
-            hue_jitter=config.hue_jitter,
-        ),
+        augment=images.augment,
+        mix=_mixing(config, num_classes),
+        erase=functools.partial(erasing.erase, probability=config.erasing) if config.erasing else None,
     )
     # The optimiser's hyperparameters are in the state, so a run with others is the same program.
     optimizer = rates.optimizer(config, trained, method.rules(config))
-    train_step = functools.partial(step.train_step, objective=objective, optimizer=optimizer, axis_name=AXIS)
+    train_step = functools.partial(
+        step.train_step,
+        objective=objective,
+        optimizer=optimizer,
+        axis_name=AXIS,
+        pieces=config.accumulate_steps,
+        clip=rates.clip(config),
+        gives_loss=config.optimizer == "momo",
+    )
     network = method.network
     return Program(
         key=key,
@@ -168,6 +181,14 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
     )
 
 
+def _mixing(config: FinetuneConfig, num_classes: int) -> objectives.Mixing | None:
+    if not (config.mixup or config.cutmix):
+        return None
+    return objectives.Mixing(
+        num_classes, config.mixup, config.cutmix, config.mix_probability, config.cutmix_probability, AXIS
+    )
+
+
 def initial_state(program: Program, config: FinetuneConfig) -> TrainState:
     """The state before the first step of a run with this program and config (resolved)."""
     return create_state(
@@ -175,22 +196,50 @@ def initial_state(program: Program, config: FinetuneConfig) -> TrainState:
         program.trained,
         rates.optimizer(config, program.trained, program.method.rules(config)),
         key=jax.random.fold_in(program.key, _STATE_STREAM),
-        totals=(*program.task.totals, *program.method.totals),
+        totals=(*program.task.totals, *program.method.totals, *_norms(config, program.trained)),
+        averaged=averages.kind_of(config) is not None,
     )
 
 
-def plan_of(program: Program, config: FinetuneConfig, after_epoch: AfterEpoch | None = None) -> Plan:
-    """The plan of a run with this program and config (resolved); for ``after_epoch`` see ``training.Plan``."""
+def _norms(config: FinetuneConfig, trained: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(step.NORM + name for name in trained) if config.gradient_norms else ()
+
+
+def plan_of(
+    program: Program,
+    config: FinetuneConfig,
+    after_epoch: AfterEpoch | None = None,
+    *,
+    rates_by_step: bool | None = None,
+) -> Plan:
+    """The plan of a run with this program.
+
+    Args:
+        program: of the run.
+        config: of the run, resolved.
+        after_epoch: see ``training.Plan``.
+        rates_by_step: whether its steps look up rates of their own; by default where the config asks for that.
+            Runs in lockstep all do, or none.
+    """
+    if rates_by_step is None:
+        rates_by_step = tables.rates_change_within_epochs(config)
+    tuner = program.method.tuner(config, program.trained)
+    if config.head_epochs or config.unfreeze_epochs:
+        tuner = unfreezing.Unfreezing(tuner, unfreezing.first_epochs(config, program.trained))
     return Plan(
         epochs=config.epochs,
-        batch_size=config.batch_size,
+        batch_size=config.images_per_step,
         order=program.images.order,
-        tuner=program.method.tuner(config, program.trained),
-        evaluate=functools.partial(_evaluate, program, config.select_on == "test"),
+        tuner=tuner,
+        evaluate=functools.partial(_evaluate, program, config),
         score="" if config.select_on == "last" else f"{config.select_on}_{program.task.score}",
         patience=config.early_stopping,
         checkpoint_steps=config.checkpoint_steps,
         keep_trials=config.keep_trials,
+        tables=tables.tables_of(
+            config, program.trained, program.images.steps_per_epoch, by_step=rates_by_step
+        ),
+        average=averages.updating(config, program.replicas),
         after_epoch=after_epoch,
         card=program.card.to_json(),
     )
@@ -209,14 +258,22 @@ def lanes_of(program: Program, config: FinetuneConfig, count: int) -> lockstep.L
     )
 
 
-def _evaluate(program: Program, on_test: bool, state: TrainState) -> Mapping[str, float]:
-    """Scores of the state after an epoch on validation, and on test where that chooses the best epoch."""
+def _evaluate(program: Program, config: FinetuneConfig, state: TrainState) -> Mapping[str, float | None]:
+    """Scores of the state after an epoch on validation, and on test where that chooses the best epoch.
+
+    Where weights are averaged they are those of the better weights, and the scores of both stand beside them.
+    """
     totals = {name: float(state.totals[name]) for name in program.method.totals}
-    variables = program.method.result(state.variables, totals)
-    scores: dict[str, float] = {}
-    if "validation" in program.images.feeds:
-        outputs = program.outputs(program.predict, variables, "validation")
-        scores |= program.task.scores(outputs, program.images.splits["validation"].labels, "validation")
-    if on_test:
-        scores |= program.test_scores(program.predict, variables)
-    return scores
+
+    def scores_of(variables: Variables) -> dict[str, float]:
+        variables = program.method.result(variables, totals)
+        scores: dict[str, float] = {}
+        if "validation" in program.images.feeds:
+            outputs = program.outputs(program.predict, variables, "validation")
+            scores |= program.task.scores(outputs, program.images.splits["validation"].labels, "validation")
+        if config.select_on == "test":
+            scores |= program.test_scores(program.predict, variables)
+        return scores
+
+    epoch = int(state.step) // program.images.steps_per_epoch - 1
+    return averages.scores_of_better(config, program.task.score, state, epoch, scores_of)

@@ -1,7 +1,6 @@
 """Data sets whose best effective learning rates are known, and what they recommend for another one."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 
 from finetune_jax.algorithms import domain_similarity, hyperparameters
 from finetune_jax.algorithms.hyperparameters import Reference
-from finetune_jax.errors import UserError
+from finetune_jax.errors import DAMAGE, UserError, readable
+from finetune_jax.files import readers
 from finetune_jax.runs.domains import Domain
 
 _COLUMN_OF = {
@@ -104,17 +104,15 @@ def judge(source: Domain, target: Domain, references: References) -> dict[str, A
 
 def _read(file: Path, flag: str) -> dict[str, Reference]:
     try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"--reference={flag} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"--reference={flag} is no JSON file: {error}") from error
+        content = readers.json_object(file, "give a JSON file of reference data sets")
+    except UserError as error:
+        raise UserError(f"--reference={readable(flag)} is no JSON file that can be read: {error}") from error
     try:
         cells = {
             str(name): Reference(float(cell["similarity"]), float(cell["effective_learning_rate"]))
             for name, cell in content.items()
         }
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except DAMAGE:
         cells = {}
     if not cells or not all(0 < s <= 1 and 0 < rate < math.inf for s, rate in cells.values()):
         raise UserError(

@@ -12,12 +12,15 @@ from finetune_jax.data.feeds import create_feed
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.models.card import Card
 from finetune_jax.models.network import Variables
 from finetune_jax.reports import run_page, tables
-from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
+from finetune_jax.reports.run_result import RunResult
+from finetune_jax.runs import report
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.summary import Rows, summarise
+from finetune_jax.training import averages, saving
 from finetune_jax.training.methods.method import Findings, TrainedRun
 
 
@@ -37,9 +40,15 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
     best_step, best = best_row(directory, rows)
     totals = {name: float(best[f"train_{name}"]) for name in program.method.totals}
     saved = checkpoints.restore_variables(directory.checkpoints, best_step, program.variables)
+    averaged = averages.are_better(settings.config, program.task.score, best)
+    if averaged:
+        saved = with_averages(program, directory, best_step, saved)
     best_variables = program.method.result(saved, totals)
     if program.method.makes_compact:
-        write_compact(program, directory, best_step, best_variables)
+        card = dataclasses.replace(program.card, composition={})
+        write_compact(program, directory, best_step, best_variables, card)
+    elif averaged:
+        write_compact(program, directory, best_step, saved, program.card)
     variables = program.replicas.replicate(best_variables)
     outputs = program.outputs(program.predict, variables, "test")
     gallery = program.gallery_outputs(program.predict, variables)
@@ -47,6 +56,8 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
     seconds = time.monotonic() - began
     findings = program.method.examine(trained_run(program, settings, variables, totals))
     summary = summarise(program, settings, rows, best, scores, findings, seconds)
+    if kind := averages.kind_of(settings.config):
+        summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)
     if program.replicas.is_primary:
         for note in findings.notes:
@@ -90,10 +101,35 @@ def trained_run(
     )
 
 
-def write_compact(program: Program, directory: RunDirectory, best_step: int, variables: Variables) -> None:
-    """Save a result that holds less than what was trained; prediction prefers it."""
+def with_averages(
+    program: Program, directory: RunDirectory, best_step: int, variables: Variables
+) -> Variables:
+    """Variables of a checkpoint with the averages of its weights in their place."""
+    like = {
+        "params": {name: program.variables["params"][name] for name in program.trained},
+        "batch_stats": program.variables["batch_stats"],
+    }
+    of_best = saving.restore_averages(directory.checkpoints, best_step, like)
+    return {
+        **variables,
+        "params": {**variables["params"], **of_best["params"]},
+        "batch_stats": of_best["batch_stats"],
+    }
+
+
+def write_compact(
+    program: Program, directory: RunDirectory, best_step: int, variables: Variables, card: Card
+) -> None:
+    """Save a result that is not what was trained as it is; prediction prefers it.
+
+    Args:
+        program: of the run.
+        directory: of the run.
+        best_step: number of the checkpoint that it comes from.
+        variables: what the card says.
+        card: what prediction needs beside them.
+    """
     score = checkpoints.read_meta(directory.checkpoints, best_step)["score"]
-    card = dataclasses.replace(program.card, composition={})
     with program.replicas.fail_together():
         saver = checkpoints.Checkpoints(directory.compact, writable=program.replicas.is_primary)
         saver.save(best_step, {"variables": variables}, card.to_json(), score=score)
@@ -133,21 +169,12 @@ def run_result(
         gallery: outputs of what is searched, where that is another split.
         findings: of the method.
     """
-    images = program.images
-    test = images.splits["test"]
-    tested: Classified | Retrieved
-    if settings.config.protocol == "classification":
-        tested = Classified(outputs, test.labels, images.class_names, images=test.images)
-    else:
-        searched = None if gallery is None else (gallery, images.splits["gallery"])
-        tested = Retrieved(outputs, test, images.source.class_names, searched)
-    return RunResult(
-        flags=dataclasses.asdict(settings.flags),
-        score=program.task.score,
+    return dataclasses.replace(
+        report.begin(program, settings),
         rows=rows,
         passes=passes,
         summary=summary,
-        test=tested,
+        test=report.tested(program, settings.config, outputs, gallery),
         pictures=findings.draw(),
         files=findings.files,
     )

@@ -54,7 +54,12 @@ def load_origin(config: Any) -> pretrained.Pretrained:
     if config.pretrained == "none":
         network = registry.create(config.network or "resnet26", **settings)
         return pretrained.Pretrained(network, {})
-    origin = pretrained.resolve(config.pretrained, architecture=config.network or None, **settings)
+    origin = pretrained.resolve(
+        config.pretrained, architecture=config.network or None, entry=config.weights_entry, **settings
+    )
+    if jax.process_index() == 0:
+        for note in origin.notes:
+            print(f"note: {note}", file=sys.stderr)
     if config.width not in (1.0, origin.network.width):
         raise UserError(
             f"--width={config.width:g} contradicts --pretrained={config.pretrained}, "
@@ -76,25 +81,27 @@ def load_origin(config: Any) -> pretrained.Pretrained:
 def begin(
     config: FinetuneConfig,
     origin: pretrained.Pretrained,
-    num_classes: int,
+    class_names: tuple[str, ...],
     head: str,
     key: jax.Array,
     image_size: int,
 ) -> Start:
-    """The network of a run: the origin's, pruned, with a fresh head.
+    """The network of a run: the origin's, pruned, with a fresh head, or with its own where that is to be kept.
 
     Args:
         config: of the run, resolved.
         origin: of :func:`load_origin`.
-        num_classes: outputs of the head.
+        class_names: of the outputs of the head.
         head: its name, see ``models.heads``.
         key: random key of what is fresh.
         image_size: side of the squares that the network sees.
 
     Raises:
-        UserError: pruning leaves no block, or the patches of a transformer do not divide the image size.
+        UserError: pruning leaves no block, the patches of a transformer do not divide the image size, or the head that
+            is to be kept is not one of these classes.
     """
     origin = pretrained.at_image_size(origin, image_size)
+    num_classes = len(class_names)
     network = registry.with_norm_momentum(origin.network, resolution.number(config.norm_momentum))
     if config.prune_depth >= len(network.blocks):
         raise UserError(
@@ -106,9 +113,40 @@ def begin(
         network = pruning.truncate(registry.with_head(network, num_classes, head), config.prune_depth)
         variables = network.init(key, images)
     else:
-        network, variables = pretrained.replace_head(network, origin.variables, num_classes, key, head=head)
+        if config.keep_head:
+            _check_head(config, origin, class_names, head)
+            variables = origin.variables
+        else:
+            network, variables = pretrained.replace_head(
+                network, origin.variables, num_classes, key, head=head
+            )
         if config.prune_depth:
             network = pruning.truncate(network, config.prune_depth)
             variables = pruning.truncate_variables(variables, config.prune_depth)
             variables = pruning.fit_head(network, variables, key, images)
     return Start(network, variables, origin.mean, origin.std)
+
+
+def _check_head(
+    config: FinetuneConfig, origin: pretrained.Pretrained, class_names: tuple[str, ...], head: str
+) -> None:
+    """Refuse a head of other classes, or for another task.
+
+    Raises:
+        UserError: says what differs.
+    """
+    name = f"--keep_head: the head of --pretrained={config.pretrained}"
+    if config.prune_depth:
+        raise UserError("--keep_head contradicts --prune_depth, after which the head has other inputs")
+    if origin.network.head_name != head:
+        raise UserError(
+            f"{name} is {origin.network.head_name}, and the run needs {head}; leave --keep_head out"
+        )
+    if not origin.class_names:
+        raise UserError(f"{name} does not say which classes it is of; only that of a run directory does")
+    if origin.class_names != class_names:
+        differing = sorted(set(origin.class_names) ^ set(class_names))
+        which = (
+            f"; they differ in {', '.join(differing[:10])}" if differing else ", which stand in another order"
+        )
+        raise UserError(f"{name} is of other classes than the data{which}; leave --keep_head out")

@@ -63,7 +63,7 @@ class Runs:
             print(self.progress.line() if self.progress.label else f"{name}:", file=sys.stderr)
         start = time.monotonic()
         try:
-            summary = finetune.run(config, self.replicas, after_epoch, beside=self._beside(config))
+            summary = finetune.run(config, self.replicas, after_epoch, **self._beside(config))
             if not finished:
                 self.progress.trained(time.monotonic() - start)
             return summary
@@ -112,7 +112,7 @@ class Runs:
                     list(begun.values()),
                     self.replicas,
                     after_epochs=list(callbacks.values()),
-                    beside=self._beside(next(iter(begun.values()))),
+                    **self._beside(next(iter(begun.values()))),
                 )
             finally:
                 jax.clear_caches()
@@ -138,12 +138,13 @@ class Runs:
                 after_epoch(row)
         return dataclasses.replace(config, workdir=str(workdir)), name, finished
 
-    def _beside(self, config: FinetuneConfig) -> Path | None:
-        """A run of this study with the same data, looked for once."""
+    def _beside(self, config: FinetuneConfig) -> dict[str, Any]:
+        """``beside`` of :func:`finetune.run`: a run of this study with the same data, looked for once."""
         key = tuple(getattr(config, name) for name in recorded_data.DIVIDING)
         if self._with_same_data.get(key) is None:
             self._with_same_data[key] = recorded_data.beside(self.root / "runs", config)
-        return self._with_same_data[key]
+        path = self._with_same_data[key]
+        return {} if path is None else {"beside": path}
 
     def _note(self, error: Diverged, name: str) -> None:
         if self.replicas.is_primary:

@@ -97,6 +97,7 @@ class Lanes:
         # Axes in place of the arrays.
         shared: dict[str, Any] = {"step": None, "key": None, "frozen": None}
         per_run: dict[str, Any] = {"params": 0, "opt_state": 0, "totals": 0, "batch_stats": statistics}
+        per_run |= {name: None if getattr(state, name) is None else 0 for name in ("averages", "tables")}
         axes = TrainState(**shared, **per_run)
         return jax.vmap(step, in_axes=(axes, None), out_axes=axes)(state, batch)
 
@@ -117,6 +118,8 @@ class Lanes:
             "params": state.params,
             "opt_state": state.opt_state,
             "totals": state.totals,
+            "averages": state.averages,
+            "tables": state.tables,
             "batch_stats": {name: state.batch_stats[name] for name in self._changing},
         }
 

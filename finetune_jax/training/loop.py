@@ -105,6 +105,7 @@ class Loop:
         self._directory = directory
         self._steps_per_epoch = len(plan.order(0))
         self._tuning: TunerState = plan.tuner.initial()
+        self._averages_at_start: Any = None  # of the pass, where it may be rejected
         self._passes = 0  # over the training images so far, rejected ones included
         with replicas.fail_together():
             self._saver = checkpoints.Checkpoints(directory.checkpoints, writable=replicas.is_primary)
@@ -172,7 +173,7 @@ class Loop:
                 if verdict.accepted:
                     break
                 self._stop_if(stop_requested, f"in epoch {epoch + 1}", self._steps_trained())
-            self._end_epoch(state, epoch, row, began)
+            state = self._end_epoch(state, epoch, row, began)
             self._stop_if(stop_requested, f"after epoch {epoch + 1}", self._steps_trained())
             epoch += 1
 
@@ -188,6 +189,9 @@ class Loop:
             state = saving.restore_state(folder, steps_trained, state)
             like = Start(state.params, state.batch_stats)
             start = checkpoints.restore_item(folder, steps_trained, "start", like)
+            if state.averages is not None:
+                averages = checkpoints.restore_item(folder, steps_trained, "start_averages", state.averages)
+                self._averages_at_start = None if averages is None else self._replicas.replicate(averages)
             self._passes = steps_trained // self._steps_per_epoch
             if jax.tree.leaves(self._tuning):
                 self._tuning = checkpoints.restore_item(folder, steps_trained, "tuning", self._tuning)
@@ -197,6 +201,8 @@ class Loop:
         while (trial := self._trials.read(self._passes, self._tuning)) is not None and not trial.accepted:
             if start is not None:
                 state = state.replace(params=start.params, batch_stats=start.batch_stats)
+                if self._averages_at_start is not None:
+                    state = state.replace(averages=jax.device_get(self._averages_at_start))
                 start = None
             state = state.replace(step=np.asarray(epoch * self._steps_per_epoch, np.int32))
             self._tuning = trial.tuning
@@ -207,6 +213,8 @@ class Loop:
     def _begin_pass(self, state: TrainState) -> tuple[TrainState, Start]:
         tuner = self._plan.tuner
         start = Start(*_copy((state.params, state.batch_stats)))
+        if tuner.can_reject and state.averages is not None:
+            self._averages_at_start = _copy(state.averages)
         opt_state = optimizers.reset(state.opt_state) if tuner.can_reject else state.opt_state
         zeros = {name: np.zeros((), np.float32) for name in state.totals}
         return state.replace(opt_state=opt_state, totals=self._replicas.replicate(zeros)), start
@@ -218,6 +226,8 @@ class Loop:
         plan = self._plan
         rates = plan.tuner.rates(self._tuning, epoch)
         state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
+        if tables := plan.tables(epoch):
+            state = state.replace(tables=self._replicas.replicate(tables))
         order = plan.order(epoch)
         label = f"{self._name}epoch {epoch + 1}/{plan.epochs}"
         dispatches = 0
@@ -268,10 +278,17 @@ class Loop:
             self._progress.expect(self._steps_per_epoch * plan.batch_size)
             position = self._replicas.replicate(np.asarray(epoch * self._steps_per_epoch, np.int32))
             state = state.replace(params=start.params, batch_stats=start.batch_stats, step=position)
+            if state.averages is not None:
+                state = state.replace(averages=self._averages_at_start)
         return state, verdict, row
 
-    def _end_epoch(self, state: TrainState, epoch: int, passed: Mapping[str, Any], began: float) -> None:
+    def _end_epoch(
+        self, state: TrainState, epoch: int, passed: Mapping[str, Any], began: float
+    ) -> TrainState:
+        """Average, evaluate and save; the state to go on with."""
         plan = self._plan
+        if plan.average is not None:
+            state = plan.average(state, epoch)
         host = jax.device_get(state)
         means = self._means(host, epoch, self._steps_per_epoch)
         measured = plan.evaluate(state)
@@ -301,6 +318,7 @@ class Loop:
         self._progress.line(self._name + line)
         if plan.after_epoch is not None:
             plan.after_epoch(row)
+        return state
 
     def _steps_trained(self, step_in_epoch: int = 0) -> int:
         return self._passes * self._steps_per_epoch + step_in_epoch
@@ -325,6 +343,8 @@ class Loop:
             "best_epoch": self._best_epoch,
         }
         more = {"tuning": self._tuning} | ({} if start is None else {"start": start})
+        if start is not None and self._averages_at_start is not None:
+            more["start_averages"] = self._averages_at_start
         with self._replicas.fail_together():
             saving.save_state(self._saver, state, meta, score=score, steps_trained=steps_trained, more=more)
 

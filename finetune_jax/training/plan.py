@@ -21,11 +21,13 @@ class Plan:
         batch_size: images per step over all replicas.
         order: epoch to index array ``[steps, batch_size]``, the same number of steps every epoch.
         tuner: decides the learning rates of each pass, and whether it counts.
-        evaluate: state to measured numbers; the one named ``score`` decides.
+        evaluate: state to measured numbers, None where one is not measured yet; the one named ``score`` decides.
         score: name of the number that chooses the best checkpoint (larger is better); empty takes the last.
         patience: stop after this many epochs without a better score; 0 never.
         checkpoint_steps: also save every this many steps; 0 only after epochs.
         keep_trials: also record the weights of every pass that a tuner may reject.
+        tables: epoch to the tables of the state, see ``TrainState``.
+        average: ``(state, epoch) → state`` after the steps of an epoch, with the averages of epochs brought up to date.
         after_epoch: called with the row of ``metrics.csv`` of an epoch once all is saved; what it raises ends the run.
         card: what prediction needs beside the variables, JSON.
     """
@@ -34,12 +36,14 @@ class Plan:
     batch_size: int
     order: Callable[[int], np.ndarray]
     tuner: Tuner
-    evaluate: Callable[[TrainState], Mapping[str, float]]
+    evaluate: Callable[[TrainState], Mapping[str, float | None]]
     score: str
     patience: int
     checkpoint_steps: int
     card: Mapping[str, Any]
     keep_trials: bool = False
+    tables: Callable[[int], dict[str, Any]] = lambda epoch: {}
+    average: Callable[[TrainState, int], TrainState] | None = None
     after_epoch: AfterEpoch | None = None
 
 

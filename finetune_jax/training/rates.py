@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import optax
 
-from finetune_jax.algorithms import block_rates, optimizers, schedules
+from finetune_jax.algorithms import block_rates, clipping, optimizers, schedules
 from finetune_jax.algorithms.optimizers import Rule
+from finetune_jax.config.choices import WITHOUT_RATE
 from finetune_jax.config.resolution import number
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
@@ -51,10 +53,16 @@ def decay(config: FinetuneConfig) -> Callable[[int], float]:
     return {
         "constant": lambda: schedules.constant(1.0),
         "step": lambda: schedules.multi_step(1.0, drops, config.drop_factor),
-        "cosine": lambda: schedules.cosine(1.0, epochs),
+        "cosine": lambda: _cosine(epochs, config.min_rate_factor),
         "cyclic": lambda: schedules.cyclic(low, 1.0, cycles, epochs),
         "sgdr": lambda: schedules.sgdr(low, 1.0, cycles - 1, epochs),
     }[config.schedule]()
+
+
+def _cosine(epochs: int, lowest: float) -> schedules.Schedule:
+    cosine = schedules.cosine(1.0, epochs)
+    # Without a floor to the same bits as ever.
+    return schedules.floored(cosine, lowest) if lowest else cosine
 
 
 def optimizer(
@@ -67,11 +75,34 @@ def optimizer(
         parts: the trained parts.
         rules: ``{part: optimiser}`` of those that do not have the run's.
     """
-    rule = optimizers.sgd(config.momentum, config.nesterov, config.weight_decay)
+    apart, zeros = dict(rules or {}), dict.fromkeys(parts, 0.0)
+    rule = _rule(config)
+    if config.optimizer in WITHOUT_RATE and not config.block_estimates:
+        return optimizers.one_for_all(
+            zeros, zeros, rule, {name: apart[name] for name in parts if name in apart}
+        )
+    return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), **apart})
+
+
+def _rule(config: FinetuneConfig) -> Rule:
+    decay, norms = config.weight_decay, config.decay_norms
+    if config.optimizer == "sgd":
+        return optimizers.sgd(config.momentum, config.nesterov, decay, norms)
     if config.optimizer == "adamw":
-        rule = optimizers.adamw(weight_decay=config.weight_decay)
-    zeros = dict.fromkeys(parts, 0.0)
-    return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), **(rules or {})})
+        return optimizers.adamw(weight_decay=decay, decay_norms=norms)
+    return optimizers.create(config.optimizer, weight_decay=decay, decay_norms=norms)
+
+
+def clip(config: FinetuneConfig) -> Callable[[Any, Any], Any] | None:
+    """``(gradients, params) → gradients`` as ``--clip_norm`` or ``--clip`` say; None where nothing is clipped."""
+    limit, ratio = config.clip_norm, config.clip_ratio
+    if limit is not None:
+        return lambda gradients, params: clipping.by_global_norm(gradients, limit)
+    if config.clip == "agc":
+        return lambda gradients, params: clipping.adaptive(
+            gradients, params, ratio, include=lambda path, leaf: "classifier" not in path
+        )
+    return None
 
 
 def blocks_of(parts: tuple[str, ...]) -> tuple[str, ...]:

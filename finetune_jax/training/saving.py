@@ -38,6 +38,8 @@ def save_state(
         return
     host = jax.device_get(state)
     items = {"variables": host.variables, "training": _training(host), **(more or {})}
+    if host.averages is not None:
+        items["averages"] = host.averages
     saver.save(int(host.step) if steps_trained is None else steps_trained, items, meta, score=score)
 
 
@@ -59,12 +61,19 @@ def restore_state(directory: Path, step: int, like: TrainState) -> TrainState:
         training=ocp.args.StandardRestore(targets(_training(like))),
     )
     params = restored["variables"]["params"]
+    averages = None if like.averages is None else restore_averages(directory, step, like.averages)
     return like.replace(
+        averages=averages,
         params={name: params[name] for name in like.params},
         frozen={name: params[name] for name in like.frozen},
         batch_stats=restored["variables"]["batch_stats"],
         **restored["training"],
     )
+
+
+def restore_averages(directory: Path, step: int, like: Any) -> Any:
+    """The averages of a checkpoint, as host arrays; arguments and errors as of :func:`restore_state`."""
+    return restore(directory, step, averages=ocp.args.StandardRestore(targets(like)))["averages"]
 
 
 def _training(state: TrainState) -> dict[str, Any]:

@@ -4,14 +4,17 @@ A task turns a config into pure pieces: the head of the network, the loss, the o
 scores of outputs. It knows no devices and no files.
 """
 
+import csv
 import dataclasses
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from finetune_jax.algorithms import retrieval
+from finetune_jax.algorithms import losses, retrieval
 from finetune_jax.config.settings import DataConfig, FinetuneConfig
 from finetune_jax.data.examples import Source
 from finetune_jax.errors import UserError
@@ -50,8 +53,12 @@ class Task(Protocol):
     def parts_beside_network(self, num_classes: int, key: jax.Array) -> dict[str, Any]:
         """``{name: parameters}`` that the loss trains beside the network."""
 
-    def loss(self, labels: np.ndarray, num_classes: int) -> objectives.Loss:
-        """What is minimised, given the training labels ``[N]``."""
+    def loss(self, labels: np.ndarray, class_names: Sequence[str]) -> objectives.Loss:
+        """What is minimised, given the training labels ``[N]`` and the names of their classes.
+
+        Raises:
+            UserError: a file of class weights cannot be used.
+        """
 
     def outputs(
         self, network: Model, normalize: Callable[[jax.Array], jax.Array]
@@ -99,9 +106,9 @@ class Classification:
         """None."""
         return {}
 
-    def loss(self, labels: np.ndarray, num_classes: int) -> objectives.Loss:
-        """Cross-entropy, by class weights if asked for."""
-        return _cross_entropy(self.config, labels, num_classes)
+    def loss(self, labels: np.ndarray, class_names: Sequence[str]) -> objectives.Loss:
+        """Cross-entropy or another loss of classifiers, by class weights if asked for."""
+        return _loss_of_labels(self.config, labels, class_names)
 
     def outputs(
         self, network: Model, normalize: Callable[[jax.Array], jax.Array]
@@ -159,11 +166,11 @@ class Retrieval:
         shape = (num_classes, heads.EMBEDDING_SIZE)
         return {PROXIES: {"kernel": (2 / num_classes) ** 0.5 * jax.random.normal(key, shape)}}
 
-    def loss(self, labels: np.ndarray, num_classes: int) -> objectives.Loss:
-        """Cross-entropy over the training classes, or Proxy-Anchor."""
+    def loss(self, labels: np.ndarray, class_names: Sequence[str]) -> objectives.Loss:
+        """A loss of classifiers over the training classes, or Proxy-Anchor."""
         if self.config.loss == "proxy_anchor":
             return objectives.proxy_anchor()
-        return _cross_entropy(self.config, labels, num_classes)
+        return _loss_of_labels(self.config, labels, class_names)
 
     def outputs(
         self, network: Model, normalize: Callable[[jax.Array], jax.Array]
@@ -198,17 +205,62 @@ def retrieval_scores(
     return {**{f"Recall@{k}": recall for k, recall in recalls.items()}, "MAP@R": precision}
 
 
-def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Loss weight per class, float32 ``[num_classes]``: inverse to its frequency, 1 on average over images."""
-    counts = np.bincount(labels, minlength=num_classes)
-    present = counts > 0
-    weights = np.zeros(num_classes, np.float32)
-    weights[present] = len(labels) / (present.sum() * counts[present])
-    return weights
+def class_weights(
+    config: FinetuneConfig, labels: np.ndarray, class_names: Sequence[str]
+) -> np.ndarray | None:
+    """Loss weight per class as ``--class_weights`` says, float32 ``[C]``; None for equal ones.
+
+    Args:
+        config: of the run.
+        labels: of the training images, ``[N]``.
+        class_names: of the C classes.
+
+    Raises:
+        UserError: the file of weights cannot be read or does not name every class.
+    """
+    kind, _, power = config.class_weights.partition(":")
+    if kind == "none":
+        return None
+    if kind == "balanced":
+        return losses.balanced_class_weights(
+            np.bincount(labels, minlength=len(class_names)), float(power or 1)
+        )
+    return _weights_of_file(config.class_weights, class_names)
 
 
-def _cross_entropy(config: FinetuneConfig, labels: np.ndarray, num_classes: int) -> objectives.Loss:
-    weights = None
-    if config.class_weights == "balanced":
-        weights = balanced_class_weights(labels, num_classes)
-    return objectives.cross_entropy(label_smoothing=config.label_smoothing, class_weights=weights)
+def _weights_of_file(name: str, class_names: Sequence[str]) -> np.ndarray:
+    try:
+        with open(os.path.expanduser(name), newline="") as file:
+            weights = {row["class"]: float(row["weight"]) for row in csv.DictReader(file)}
+    except OSError as error:
+        raise UserError(f"--class_weights={name} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--class_weights={name} is no table of weights; give it the columns class and weight, with a number for "
+            "each class"
+        ) from error
+    missing = [class_name for class_name in class_names if class_name not in weights]
+    if missing:
+        raise UserError(f"--class_weights={name} lacks a weight of {', '.join(missing[:10])}")
+    chosen = np.array([weights[class_name] for class_name in class_names], np.float32)
+    if not (np.isfinite(chosen).all() and chosen.min() >= 0 and chosen.max() > 0):
+        raise UserError(f"--class_weights={name} has a weight that is negative or no number, or none above 0")
+    return chosen
+
+
+def _loss_of_labels(
+    config: FinetuneConfig, labels: np.ndarray, class_names: Sequence[str]
+) -> objectives.Loss:
+    """The loss of a classifier."""
+    weights = class_weights(config, labels, class_names)
+    smoothing = config.label_smoothing
+    if config.loss == "cross_entropy" and not (config.mixup or config.cutmix):
+        return objectives.cross_entropy(label_smoothing=smoothing, class_weights=weights)
+    example_losses: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+        "cross_entropy": losses.soft_cross_entropy,
+        "bce": losses.binary_cross_entropy,
+        "focal": functools.partial(losses.focal, gamma=config.focal_gamma),
+    }
+    return objectives.soft_classification(
+        example_losses[config.loss], label_smoothing=smoothing, class_weights=weights
+    )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from finetune_jax.algorithms import augmentation
+from finetune_jax.algorithms import augmentation, colour
 from finetune_jax.config.choices import AUGMENTATIONS, CROPPING
 from finetune_jax.data.decode import Preprocessing, preprocess
 
@@ -290,7 +290,7 @@ def test_factors_of_colours_are_uniform_and_independent():
 
 
 def test_colours_change_in_every_order_about_equally_often(monkeypatch):
-    monkeypatch.setattr(augmentation, "adjust", lambda image, order, factors: order)
+    monkeypatch.setattr(colour, "adjust", lambda image, order, factors: order)
     orders = over_keys(lambda key: augmentation.jitter(key, jnp.zeros((2, 2, 3)), strength=0.4))
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 6

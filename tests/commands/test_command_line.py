@@ -102,7 +102,7 @@ def test_training_then_evaluating_then_predicting_from_the_command_line(photos, 
     assert result.returncode == 0, result.stderr
     assert "balanced accuracy" in result.stdout
     saved = json.loads((workdir / "evaluation-classification-test.json").read_text())
-    assert saved["images"] == 7
+    assert saved["images"] == json.loads((workdir / "summary.json").read_text())["images"]["test"] > 0
     assert set(saved["recall_per_class"]) == set(COLOURS)
 
     broken = tmp_path / "broken.jpg"

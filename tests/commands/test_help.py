@@ -42,6 +42,7 @@ def test_help_begins_with_usage_and_ten_settings_and_lists_every_flag_in_its_gro
     assert max(map(len, lines)) <= 116
     important = [line for line in lines if line.startswith("  --")]
     assert [line.split("=")[0] for line in important] == [
+        *("  --recipe", "  --print_flags"),
         *("  --dataset", "  --workdir", "  --pretrained", "  --method", "  --image_size"),
         *("  --epochs", "  --learning_rate", "  --batch_size", "  --augmentation", "  --seed"),
     ]
@@ -68,7 +69,7 @@ def test_help_of_a_group_of_a_flag_and_of_everything():
     assert "--pdb" in finetune("--help=absl").stdout
     wrong = finetune("--help=everything")
     assert wrong.returncode == 1
-    assert "--help=everything is neither a flag nor a group; choose data, images" in wrong.stderr
+    assert "--help=everything is neither a flag nor a group; choose command, data, images" in wrong.stderr
 
 
 def test_a_reader_of_help_that_has_seen_enough_causes_no_traceback():

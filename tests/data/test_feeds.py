@@ -173,7 +173,9 @@ def test_two_splits_share_one_compiled_evaluation(arrays, compilations):
 
 def test_each_process_takes_its_own_columns_of_a_batch():
     order = evaluation_order(12, 6)
-    parts = [Replicas((jax.devices()[0],), process_index=i, process_count=2).own(order) for i in range(2)]
+    parts = [
+        Replicas((jax.devices()[0],), process_index=i, process_count=2).local_columns(order) for i in range(2)
+    ]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), order)
 
 

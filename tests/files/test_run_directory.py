@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> RunDirectory:
+def directory(tmp_path: Path) -> Iterator[RunDirectory]:
     directory = RunDirectory(tmp_path / "run")
     directory.claim(FLAGS)
-    return directory
+    yield directory
+    directory.close()
 
 
 # --- claiming -------------------------------------------------------------------------------------------

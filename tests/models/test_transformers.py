@@ -17,7 +17,7 @@ from finetune_jax.files.weight_files import read_write
 from finetune_jax.models import pruning
 from finetune_jax.models.grad_cam import grad_cams, logit_of
 from finetune_jax.models.layers.positions import resampled
-from finetune_jax.models.weights import pretrained, torch_state
+from finetune_jax.models.weights import installed, pretrained, torch_state
 
 NAME = "vit_tiny_patch16_224"
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
@@ -253,3 +253,17 @@ def test_softmax_of_bfloat16_is_in_float32(network):
     exponentials = [line for line in program.splitlines() if " exp " in line or "= exp" in line]
     assert exponentials
     assert all("f32[" in line for line in exponentials)
+
+
+def test_a_table_of_positions_that_an_exporter_divided_is_put_together():
+    state = {
+        "backbone.layernorm.bias": np.zeros(4),
+        "decoder.bn1.bias": np.zeros(3),
+        "onnx::Concat_1957": np.full((1, 1, 4), 5.0),
+        "onnx::Reshape_1962": np.arange(36.0).reshape(1, 9, 4),
+    }
+    entries = installed.network_entries("dinov2_small_focus", state)
+    assert set(entries) == {"layernorm.bias", "embeddings.position_embeddings"}
+    assert entries["embeddings.position_embeddings"].shape == (1, 10, 4)
+    assert entries["embeddings.position_embeddings"][0, 0].tolist() == [5.0] * 4
+    assert installed.architecture("dinov2_small_focus") == "vit_small_patch14_dinov2"

@@ -75,7 +75,7 @@ def result_of(**more):
             images,
             {5: photo(99)},
         ),
-        "seen": {"pixels": "32 × 32, stretched"},
+        "seen": {"pixels": "32 × 32, stretched", "images": "10 train, 9 test"},
         "training_images": images[:3],
         "command": "finetune-jax finetune --dataset=folder:<b>",
         "versions": {"jax": "0.10.2"},
@@ -150,7 +150,7 @@ def test_scores_are_percent_with_their_intervals(page):
 
 def test_what_was_seen_the_command_and_changed_settings_stand_on_the_page(page):
     found = sections(page)
-    assert "pixels 32 × 32, stretched images 10 train, 9 test classes 3" in found["What the network saw"]
+    assert "pixels 32 × 32, stretched images 10 train, 9 test" in found["What the network saw"]
     assert found["Command"].startswith("Command finetune-jax finetune --dataset=folder:<b>")
     assert "jax 0.10.2; digest of the images 1f3b" in found["Command"]
     changed, others = found["Details"].split("The other")

@@ -107,7 +107,7 @@ def test_trained_in_lockstep_a_run_equals_the_one_alone_to_rounding(in_turn, in_
         assert summaries[lane]["best_epoch"] == alone_[lane]["best_epoch"]
         assert summaries[lane]["test_loss"] == pytest.approx(alone_[lane]["test_loss"], rel=1e-3)
         for ours, theirs in zip(best_of(configs[lane]), best_of(configs_alone[lane]), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=3e-4)
     assert not np.allclose(best_of(configs[0])[-1], best_of(configs[2])[-1], rtol=1e-2)
 
 

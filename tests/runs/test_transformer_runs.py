@@ -66,7 +66,7 @@ def test_every_method_trains_a_transformer_and_predicts_from_its_directory(
     config = dataclasses.replace(recipe(method), **changed, method=method, k=1)
     special: dict[str, dict[str, Any]] = {
         "scratch": {"pretrained": "none"},
-        "random_policy": {"prune_depth": 9},
+        "random_policy": {"prune_depth": 8},
     }
     summary = run(config, tmp_path, **special.get(method, {}))
     assert (summary["network"], summary["blocks"]) == (

@@ -2,13 +2,13 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 
+from finetune_jax.errors import DAMAGE, readable
 from finetune_jax.files.weight_files.refusals import ARRAY_KINDS, BadFile, memory_budget
 
 
@@ -32,10 +32,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                     array = npy.read_array(file, allow_pickle=False)
                 name = member.filename.removesuffix(".npy")
                 if array.dtype.kind not in ARRAY_KINDS:
-                    raise BadFile(f"holds {name!r} as {array.dtype}; save it again as float32")
+                    raise BadFile(
+                        f"holds {readable(name, 80)!r} as {readable(array.dtype, 60)}; save it again as float32"
+                    )
                 state[name] = native(array)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())  # NumPy's reasons can have several lines
+    except MemoryError:
+        raise
+    except DAMAGE as error:
+        reason = readable(
+            " ".join(str(error).split()) or type(error).__name__, 160
+        )  # NumPy's can have several lines
         raise BadFile(f"is no intact .npz file of plain arrays ({reason}); fetch or save it again") from error
     return state
 

@@ -5,44 +5,48 @@ import pickletools
 import warnings
 from typing import Any
 
+from finetune_jax.errors import DAMAGE
+from finetune_jax.files.weight_files.pickle_globals import global_named
 from finetune_jax.files.weight_files.pickle_values import (
     FUNCTIONS,
-    IGNORED,
-    IGNORED_GLOBALS,
     STORAGE_TYPES,
-    UNTYPED_DTYPES,
     Global,
-    Ignored,
     Storage,
     Tensor,
+    Unread,
     extend,
     is_count,
     set_items,
 )
 from finetune_jax.files.weight_files.refusals import FETCH_AGAIN, BadFile
 
-
-def _global(name: object) -> Global:
-    """The global `"module name"` if it is in a table; anything else is refused by name."""
-    if not isinstance(name, str):
-        raise ValueError("a global without a name")
-    if name in FUNCTIONS or name in STORAGE_TYPES or name in UNTYPED_DTYPES or name in IGNORED_GLOBALS:
-        return Global(name)
-    shown = name[:100].replace(" ", ".", 1)
-    if not shown.isprintable():
-        shown = repr(shown)
-    raise BadFile(
-        f"asks for the Python object {shown}, which no weights need; it is refused and nothing was run: "
-        "if the file holds a whole pickled model, save its state_dict() alone where it was made"
-    )
+# Elements that calls may be given, at least and per byte of the pickle: every element is written once, in two bytes
+# or more, but a few bytes can hand over a large mapping again and again.
+_FEW_ELEMENTS = 2**18
+_ELEMENTS_PER_BYTE = 4
 
 
-def _call(function: object, arguments: object) -> object:
-    if not isinstance(function, Global) or not isinstance(arguments, tuple):
-        raise ValueError("a call of something that is not a function")
-    if function.name in IGNORED_GLOBALS:
-        return IGNORED
-    return FUNCTIONS[function.name](*arguments)
+class _Calls:
+    """Calls the functions that build weights, within bounds."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self._stream = stream
+        self._start = stream.tell()
+        self._elements = 0
+
+    def call(self, function: object, arguments: object) -> object:
+        if isinstance(function, Unread):
+            return function
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise ValueError("a call of something that is not a function")
+        self._count(len(arguments))
+        self._count(sum(len(value) for value in arguments if isinstance(value, dict | list | tuple)))
+        return FUNCTIONS[function.name](*arguments)
+
+    def _count(self, elements: int) -> None:
+        self._elements += elements
+        if self._elements > _FEW_ELEMENTS + _ELEMENTS_PER_BYTE * (self._stream.tell() - self._start):
+            raise BadFile("copies the same values again and again, which no weights need; it is refused")
 
 
 def _storage(persistent_id: object) -> Storage:
@@ -79,6 +83,7 @@ _LITERALS = {
     "BINBYTES",
     "SHORT_BINBYTES",
     "BINBYTES8",
+    "BYTEARRAY8",
 }
 
 
@@ -94,7 +99,7 @@ def unpickle(stream: io.BytesIO) -> tuple[Any, list[Storage]]:
             # pickletools decodes refused instructions too, and warns of odd escapes in them.
             warnings.simplefilter("ignore")
             return _interpret(stream)
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+    except DAMAGE as error:
         raise BadFile(FETCH_AGAIN) from error
 
 
@@ -103,6 +108,7 @@ def _interpret(stream: io.BytesIO) -> tuple[Any, list[Storage]]:
     marks: list[int] = []
     memo: dict[int, Any] = {}
     storages: list[Storage] = []
+    calls = _Calls(stream)
 
     def pop(count: int) -> list[Any]:
         if count > len(stack):
@@ -153,19 +159,35 @@ def _interpret(stream: io.BytesIO) -> tuple[Any, list[Storage]]:
                 items = pop_to_mark()
                 set_items(stack[-1], items)
             case "GLOBAL":
-                stack.append(_global(argument))
+                stack.append(global_named(argument))
             case "STACK_GLOBAL":
                 module, name = pop(2)
                 if not isinstance(module, str) or not isinstance(name, str):
                     raise ValueError("a global without a name")
-                stack.append(_global(f"{module} {name}"))
+                if len(module) + len(name) > 2**16:
+                    raise ValueError("a global with an absurd name")
+                stack.append(global_named(f"{module} {name}"))
             case "REDUCE" | "NEWOBJ":
                 function, arguments = pop(2)
-                stack.append(_call(function, arguments))
+                stack.append(calls.call(function, arguments))
+            case "NEWOBJ_EX":
+                function, _arguments, _named = pop(3)
+                if not isinstance(function, Unread):
+                    raise ValueError("a call with names")
+                stack.append(function)
+            case "EMPTY_SET":
+                stack.append(Unread("builtins set"))
+            case "ADDITEMS":
+                pop_to_mark()
+                if not isinstance(stack[-1], Unread):
+                    raise ValueError("members of something that is not a set")
+            case "FROZENSET":
+                pop_to_mark()
+                stack.append(Unread("builtins frozenset"))
             case "BUILD":
                 # Attributes (the _metadata of a state_dict, flags of a Parameter) carry no weights.
                 owner, _attributes = pop(2)
-                if not isinstance(owner, dict | Tensor | Ignored):
+                if not isinstance(owner, dict | Tensor | Unread):
                     raise ValueError("attributes of something that has none")
                 stack.append(owner)
             case "BINPERSID":

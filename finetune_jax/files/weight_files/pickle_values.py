@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# --- torch.save: the pickle inside -------------------------------------------------------------------------
-
 
 class Global(NamedTuple):
     """A name that the pickle asks for, known to one of the tables below. Only a name: never an import."""
@@ -34,11 +32,15 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class Ignored:
-    """Stands for a value that no state needs, such as a NumPy scalar beside the weights."""
+class Unread(NamedTuple):
+    """Stands for a value that no state needs, such as a date or a path beside the weights: it is never made.
 
+    Attributes:
+        name: of what it was to be made with, as ``"module name"``.
+    """
 
-IGNORED = Ignored()
+    name: str
+
 
 # NumPy dtype codes, or "bfloat16".
 STORAGE_TYPES = {
@@ -133,17 +135,9 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils _rebuild_tensor_v3": _rebuild_untyped_tensor,
     "torch._utils _rebuild_parameter": _rebuild_parameter,
+    "torch._utils _rebuild_parameter_with_state": _rebuild_parameter,
     "torch.nn.parameter Parameter": _rebuild_parameter,  # torch 0.1 to 0.3
-}
-
-# Usual beside the weights in a checkpoint: best accuracies as NumPy scalars, the command line, the device.
-IGNORED_GLOBALS = {
-    "_codecs encode",
-    "argparse Namespace",
-    "numpy dtype",
-    "numpy._core.multiarray scalar",
-    "numpy.core.multiarray scalar",
-    "torch device",
+    "collections defaultdict": lambda *_: {},
 }
 
 
@@ -152,6 +146,8 @@ def set_items(mapping: object, items: list[Any]) -> None:
 
     Names are strings, so nothing is lost, and hashing a hostile key (tuples a million deep) is not risked.
     """
+    if isinstance(mapping, Unread):
+        return
     if not isinstance(mapping, dict):
         raise ValueError("items of something that is not a dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -161,6 +157,8 @@ def set_items(mapping: object, items: list[Any]) -> None:
 
 def extend(sequence: object, items: list[Any]) -> None:
     """Append the items to a list."""
+    if isinstance(sequence, Unread):
+        return
     if not isinstance(sequence, list):
         raise ValueError("items of something that is not a list")
     sequence.extend(items)

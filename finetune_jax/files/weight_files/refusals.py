@@ -27,6 +27,5 @@ def widened_bfloat16(bits: np.ndarray) -> np.ndarray:
     return wide.view(np.float32)
 
 
-# --- .npz and .safetensors ---------------------------------------------------------------------------------
-
 ARRAY_KINDS = "biufc"
+"""Kinds of NumPy dtypes that weights may have."""

@@ -1,14 +1,17 @@
 """Reads safetensors files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from finetune_jax.errors import DAMAGE, readable
 from finetune_jax.files.weight_files.numpy_archive import native
 from finetune_jax.files.weight_files.refusals import BadFile, widened_bfloat16
 
+_DAMAGE: tuple[type[Exception], ...] = (safetensors.SafetensorError, *DAMAGE)
 _SAFETENSORS_DTYPES = {
     "BOOL": "?",
     "U8": "u1",
@@ -32,14 +35,18 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     # Not safetensors.numpy.load_file: it knows no bfloat16.
     try:
         entries = safetensors.deserialize(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise BadFile(f"is no intact safetensors file ({error}); fetch or copy it again") from error
-    state = {}
-    for name, entry in entries:
-        if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise BadFile(f"holds {name!r} as {entry['dtype']}; save it again as float32")
-        stored = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
-        array = np.frombuffer(entry["data"], dtype=stored).reshape(entry["shape"])
-        bfloat16 = entry["dtype"] == "BF16"
-        state[name] = widened_bfloat16(array) if bfloat16 else native(array)
-    return state
+        return {name: _array(name, entry) for name, entry in entries}
+    except MemoryError:
+        raise
+    except _DAMAGE as error:
+        raise BadFile(
+            f"is no intact safetensors file ({readable(error, 160)}); fetch or copy it again"
+        ) from error
+
+
+def _array(name: str, entry: dict[str, Any]) -> np.ndarray:
+    if entry["dtype"] not in _SAFETENSORS_DTYPES:
+        raise BadFile(f"holds {readable(name, 80)!r} as {entry['dtype']}; save it again as float32")
+    stored = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+    array = np.frombuffer(entry["data"], dtype=stored).reshape(entry["shape"])
+    return widened_bfloat16(array) if entry["dtype"] == "BF16" else native(array)

@@ -5,15 +5,14 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from finetune_jax.errors import DAMAGE, readable
 from finetune_jax.files.weight_files.pickle_reader import unpickle
-from finetune_jax.files.weight_files.pickle_values import Tensor, stored_dtype
+from finetune_jax.files.weight_files.pickle_values import Tensor, Unread, stored_dtype
 from finetune_jax.files.weight_files.refusals import FETCH_AGAIN, BadFile, memory_budget, widened_bfloat16
-
-# --- torch.save: which dict is the model -------------------------------------------------------------------
 
 _MODEL_KEYS = {
     "model",
@@ -28,24 +27,73 @@ _MODEL_KEYS = {
 }
 
 
-def _model_state(tree: object) -> dict[str, Tensor]:
-    """The dict of tensors that is the model: by its name if that is a usual one, else by its size."""
+class TorchState(NamedTuple):
+    """A state of a torch file.
+
+    Attributes:
+        state: name to array.
+        entry: its path in the file, joined by dots; empty for the top level.
+        others: those of further states that are no accessories of it (averaged weights, a teacher).
+    """
+
+    state: dict[str, np.ndarray]
+    entry: str
+    others: tuple[str, ...]
+
+
+def _model_state(tree: object, entry: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Tensor]]:
+    """The dict of tensors that is the model: the one asked for, else by its name, else by its size.
+
+    Returns:
+        Its path, the paths of further models, and the dict.
+    """
     candidates = _states_inside(tree)
-    usual = {path: state for path, state in candidates.items() if path and _MODEL_KEYS.issuperset(path)}
-    ranked = sorted((usual or candidates).items(), key=lambda item: len(item[1]), reverse=True)
-    if not ranked:
+    if not candidates:
+        if isinstance(tree, Unread):
+            raise BadFile(
+                f"holds a pickled object of {readable(tree.name.replace(' ', '.', 1), 100)} and no dict of tensors; "
+                "nothing of it was run: save its state_dict() alone where it was made"
+            )
         raise BadFile("holds no dict of tensors; save the state_dict() of the model")
+    ranked = sorted(candidates, key=lambda path: len(candidates[path]), reverse=True)
+    asked = [path for path in ranked if entry and entry in (".".join(path), path[-1] if path else "")]
+    asked = asked or [path for path in ranked if entry and path and path[0] == entry]
+    if asked:
+        return asked[0], (), _tensors_only(candidates[asked[0]])
+    usual = [path for path in ranked if path and _MODEL_KEYS.issuperset(path)]
+    chosen = (usual or ranked)[0]
     # A rival half as large is no accessory (a head, a queue) but another model, or the same one averaged.
-    rivals = [path for path, state in ranked if 2 * len(state) >= len(ranked[0][1])]
+    models = [path for path in ranked if 2 * len(candidates[path]) >= len(candidates[chosen])]
+    rivals = [path for path in models if path in usual or not usual]
     if len(rivals) > 1:
-        names = ", ".join(repr(".".join(path) or "the top level")[:100] for path in rivals[:8])
-        raise BadFile(f"holds several states ({names}); save the one you mean alone in a file")
-    return ranked[0][1]
+        names = ", ".join(repr(_joined(path) or "the top level") for path in rivals[:8])
+        raise BadFile(
+            f"holds several states ({names}); choose one with --weights_entry=NAME, or save the one you mean alone"
+        )
+    return (
+        chosen,
+        tuple(_joined(path) for path in models if path != chosen),
+        _tensors_only(candidates[chosen]),
+    )
 
 
-def _states_inside(tree: object) -> dict[tuple[str, ...], dict[str, Tensor]]:
+def _tensors_only(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a state, once none of its entries is one in a form that is not understood."""
+    for name, value in state.items():
+        if isinstance(value, Unread) and value.name.startswith("torch._utils _rebuild"):
+            raise BadFile(
+                f"holds {readable(name, 80)} by {value.name.replace(' ', '.')}; save it again as a plain tensor"
+            )
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    return readable(".".join(path), 100)
+
+
+def _states_inside(tree: object) -> dict[tuple[str, ...], dict[str, Any]]:
     """Every dict that directly holds tensors, by its path; optimisers and anything deeper than 3 left out."""
-    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    states: dict[tuple[str, ...], dict[str, Any]] = {}
     seen: set[int] = set()
     level: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     for _ in range(4):
@@ -55,36 +103,41 @@ def _states_inside(tree: object) -> dict[tuple[str, ...], dict[str, Tensor]]:
                 continue
             seen.add(id(node))
             named = {key: value for key, value in node.items() if isinstance(key, str)}
-            tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
-            if tensors:
-                found[path] = tensors
+            if any(isinstance(value, Tensor) for value in named.values()):
+                states[path] = named
             deeper += [((*path, key), value) for key, value in named.items()]
         level = deeper
-    return found
+    return states
 
-
-# --- torch.save: the containers ----------------------------------------------------------------------------
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 
-def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.pth`` or ``.pt`` file by name, of the zip or the legacy format."""
+def read_torch(path: Path, entry: str = "") -> TorchState:
+    """The arrays of a file of ``torch.save`` by name, of the zip or the legacy format.
+
+    Args:
+        path: the file.
+        entry: of the state to take, where it holds several; one that it does not have counts as none.
+
+    Raises:
+        BadFile: it is damaged, something else, ambiguous, or asks for code to be run.
+    """
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
-        return _read_torch_zip(path)
+        return _read_torch_zip(path, entry)
     if head[257:262] == b"ustar":
         raise BadFile(
             "is a tar archive; unpack it or, if an early torch made it, load it there and torch.save it again"
         )
     if head.startswith(b"\x80"):
-        return _read_torch_legacy(path)
+        return _read_torch_legacy(path, entry)
     raise BadFile("is not a file of torch.save; check that it is the right one and complete")
 
 
-def _read_torch_zip(path: Path) -> dict[str, np.ndarray]:
+def _read_torch_zip(path: Path, entry: str) -> TorchState:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -101,17 +154,21 @@ def _read_torch_zip(path: Path) -> dict[str, np.ndarray]:
             if byte_order not in (b"little", b"big"):
                 raise BadFile(FETCH_AGAIN)
             tree, _ = unpickle(io.BytesIO(archive.read(pickles[0])))
-            return _arrays(
-                _model_state(tree),
+            chosen, others, state = _model_state(tree, entry)
+            arrays = _arrays(
+                state,
                 lambda key: archive.read(f"{root}data/{key}"),
                 big_endian=byte_order == b"big",
                 budget=memory_budget(path),
             )
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, RuntimeError) as error:
+            return TorchState(arrays, _joined(chosen), others)
+    except MemoryError:
+        raise
+    except DAMAGE as error:
         raise BadFile(FETCH_AGAIN) from error
 
 
-def _read_torch_legacy(path: Path) -> dict[str, np.ndarray]:
+def _read_torch_legacy(path: Path, entry: str) -> TorchState:
     """Magic number, protocol version, system, tree and storage keys as pickles, then the storages.
 
     A storage is the count of its elements, int64, and the elements.
@@ -146,8 +203,12 @@ def _read_torch_legacy(path: Path) -> dict[str, np.ndarray]:
             raise BadFile(FETCH_AGAIN)
         windows[key] = memoryview(content)[start:position]
     try:
-        return _arrays(_model_state(tree), windows.__getitem__, big_endian=False, budget=memory_budget(path))
-    except (KeyError, ValueError) as error:
+        chosen, others, state = _model_state(tree, entry)
+        arrays = _arrays(state, windows.__getitem__, big_endian=False, budget=memory_budget(path))
+        return TorchState(arrays, _joined(chosen), others)
+    except MemoryError:
+        raise
+    except DAMAGE as error:
         raise BadFile(FETCH_AGAIN) from error
 
 

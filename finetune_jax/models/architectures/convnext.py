@@ -140,7 +140,7 @@ def convnext(
         torch_names=_timm_names(shape),
         other_torch_names=(_hugging_face_names(shape, model), _hugging_face_names(shape, "")),
         pooling=pooling,
-        options=replace(options, image_size=None, pool=""),
+        options=options.of_images(),
         drop_path_rates=rates(options.drop_path, len(blocks)),
     )
 

@@ -4,13 +4,14 @@ A repository of timm says in ``config.json`` what its tag was trained with; one 
 ``preprocessor_config.json``. Both keep the weights in ``model.safetensors``.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
+from finetune_jax.files import readers
+from finetune_jax.models.card import LARGEST_IMAGE
 
 _WEIGHTS, _CONFIG, _PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # numbers of Pillow
@@ -77,7 +78,7 @@ def fetch(name: str) -> Repository:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, entry))
         except Exception as error:  # the hub raises a dozen kinds; all of them mean "not to be had"
-            raise UserError(f"--pretrained={name} could not be fetched: {error}") from error
+            raise UserError(f"--pretrained={name} could not be fetched: {readable(error)}") from error
 
     return _read(name, file)
 
@@ -101,20 +102,23 @@ def _read(name: str, file: Callable[[str], Path]) -> Repository:
     config = _json(name, file(_CONFIG))
     if "model_type" in config and "pretrained_cfg" not in config:
         return _of_transformers(weights, _json(name, file(_PREPROCESSOR)))
-    origin = config.get("pretrained_cfg") or {}
+    origin = config.get("pretrained_cfg")
+    origin = origin if isinstance(origin, dict) else {}
+    size, share = origin.get("input_size"), origin.get("crop_pct")
     return Repository(
         weights=weights,
-        architecture=config.get("architecture") or "",
+        architecture=_text(config.get("architecture")),
         mean=_numbers(origin.get("mean")),
         std=_numbers(origin.get("std")),
-        image_size=(origin.get("input_size") or (None,))[-1],
-        interpolation=origin.get("interpolation") or "",
-        crop_share=origin.get("crop_pct"),
-        licence=origin.get("license") or "",
+        image_size=_side(size[-1]) if isinstance(size, list) and size else None,
+        interpolation=_text(origin.get("interpolation")),
+        crop_share=share if isinstance(share, float) else None,
+        licence=_text(origin.get("license")),
     )
 
 
 def _of_transformers(weights: Path, preprocessor: dict[str, Any]) -> Repository:
+    resample = preprocessor.get("resample")
     side = preprocessor.get("crop_size") if preprocessor.get("do_center_crop") else None
     side = side or preprocessor.get("size") or {}
     if isinstance(side, dict):
@@ -123,20 +127,26 @@ def _of_transformers(weights: Path, preprocessor: dict[str, Any]) -> Repository:
         weights=weights,
         mean=_numbers(preprocessor.get("image_mean")),
         std=_numbers(preprocessor.get("image_std")),
-        image_size=side,
-        interpolation=_INTERPOLATIONS.get(preprocessor.get("resample", -1), ""),
+        image_size=_side(side),
+        interpolation=_INTERPOLATIONS.get(resample, "") if isinstance(resample, int) else "",
     )
 
 
 def _numbers(values: Any) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(value) for value in values)
+    numbers = isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) for v in values)
+    return tuple(map(float, values)) if numbers else None
+
+
+def _side(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value <= LARGEST_IMAGE else None
+
+
+def _text(value: Any) -> str:
+    return readable(value, 60) if isinstance(value, str) else ""
 
 
 def _json(name: str, file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--pretrained={name}: {file.name} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--pretrained={name}: {file.name} holds no JSON object")
-    return values
+        return readers.json_object(file, "fetch it again")
+    except UserError as error:
+        raise UserError(f"--pretrained={readable(name)}: {error}") from error

@@ -3,8 +3,10 @@
 That is a weight file, a run directory, the name of bundled or installed weights, ``hf:REPO``, or ``none``.
 """
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.errors import UserError
-from finetune_jax.files.weight_files import read_write
+from finetune_jax.errors import UserError, readable
+from finetune_jax.files.weight_files import folder, read_write
 from finetune_jax.models import heads, registry
 from finetune_jax.models.card import read_best
 from finetune_jax.models.layers.positions import resampled
 from finetune_jax.models.network import Network, Variables
-from finetune_jax.models.weights import hub, inputs, installed, torch_state
+from finetune_jax.models.weights import hub, inputs, installed, matching, torch_state
 from finetune_jax.models.weights.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 _OPTIONS = ("pool", "drop_path", "dropout")
@@ -40,6 +42,7 @@ class Pretrained:
         image_size: side of the images it was trained on; what photographs are resized to by default.
         class_names: of the origin's classifier, where known.
         description: what the origin says of the weights, licence included, for people; empty where nothing.
+        notes: what of a file was left out or changed; sentences for the user.
     """
 
     network: Network
@@ -49,6 +52,7 @@ class Pretrained:
     image_size: int = 224
     class_names: tuple[str, ...] = ()
     description: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -68,8 +72,8 @@ def load_pretrained(
     """A pretrained network.
 
     Args:
-        name: path of a ``.safetensors``, ``.npz``, ``.pth`` or ``.pt`` file or of a run directory, a bundled
-            name (:func:`bundled_names`), a network whose weights are installed as a package
+        name: path of a file of weights (``read_write.SUFFIXES``), of a folder of such files, or of a run directory,
+            a bundled name (:func:`bundled_names`), a network whose weights are installed as a package
             (``installed.names``), ``hf:REPO``, ``timm:TAG``, or a folder with the files of such a repository.
         num_classes: None keeps the original head; a number gives a freshly initialised one of that size.
         architecture: of a weight file; None recognises it from the entries.
@@ -78,6 +82,12 @@ def load_pretrained(
 
     Raises:
         UserError: nothing is there, or the weights do not fit.
+
+    Examples:
+        >>> from finetune_jax import models
+        >>> network, variables = models.load_pretrained("resnet26_cifar10", num_classes=None)
+        >>> network.architecture, network.num_classes
+        ('resnet26', 10)
     """
     image_size = settings.pop("image_size", None)
     found = resolve(name, architecture=architecture, **settings)
@@ -155,33 +165,44 @@ def _pooling_layers(network: Network, variables: Variables) -> list[str]:
     return [layer for layer in network.torch_names.pooling if layer in variables["params"]["head"]]
 
 
-def resolve(name: str, *, architecture: str | None = None, **settings: Any) -> Pretrained:
+def resolve(name: str, *, architecture: str | None = None, entry: str = "", **settings: Any) -> Pretrained:
     """Like :func:`load_pretrained` with the original head and image size, and with the origin's normalisation.
+
+    Args:
+        name: as there.
+        architecture: as there.
+        entry: of the state to take from a file that holds several: a key such as ``state_dict_ema``, or a prefix of
+            names such as ``encoder_q``.
+        **settings: as there.
 
     Raises:
         UserError: nothing is there, or the weights do not fit.
     """
     options = {option: settings.pop(option, None) for option in _OPTIONS}
-    return _with_options(_resolve(name, architecture, **settings), options)
+    return _with_options(_resolve(name, architecture, entry, **settings), options)
 
 
-def _resolve(name: str, architecture: str | None, **settings: Any) -> Pretrained:
+def _resolve(name: str, architecture: str | None, entry: str, **settings: Any) -> Pretrained:
     if name in bundled_names():
         return _bundled(name, **settings)
     if name in installed.names():
         settings.pop("width", None)
-        return _from_file(installed.weight_file(name), name, **settings)
+        prepare = functools.partial(installed.network_entries, name)
+        file, network = installed.weight_file(name), installed.architecture(name)
+        return _from_file(file, network, entry, prepare, **settings)
     if name.startswith(("hf:", "timm:")):
-        return _from_repository(hub.fetch(name), name, **settings)
+        return _from_repository(hub.fetch(name), name, entry, **settings)
     path = Path(name).expanduser()
     if path.is_dir() and hub.is_repository(path):
-        return _from_repository(hub.open_folder(path), name, **settings)
+        return _from_repository(hub.open_folder(path), name, entry, **settings)
     if path.is_dir():
+        if folder.holds_weights(path):
+            return _from_file(path, architecture, entry, **settings)
         return from_run(path, **settings)
     if path.suffix or os.sep in name:
-        return _from_file(path, architecture, **settings)
+        return _from_file(path, architecture, entry, **settings)
     raise UserError(
-        f"--pretrained={name} is neither a file, a run directory, hf:REPO, timm:TAG, none, "
+        f"--pretrained={readable(name)} is neither a file, a run directory, hf:REPO, timm:TAG, none, "
         f"nor a bundled name ({', '.join(bundled_names())}) "
         f"nor a network with weights to install ({', '.join(installed.names())})"
     )
@@ -248,17 +269,42 @@ def _bundled(name: str, **settings: Any) -> Pretrained:
     )
 
 
-def _from_file(path: Path, architecture: str | None, **settings: Any) -> Pretrained:
-    state = read_write.read(path)
-    network = _matching_network(path, state, architecture, **settings)
-    variables = torch_state.from_torch_state(network, state)
-    return Pretrained(network, variables, *inputs.of_network(network))
+def _from_file(
+    path: Path,
+    architecture: str | None,
+    entry: str = "",
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict,
+    **settings: Any,
+) -> Pretrained:
+    """Weights of a file, whose state ``prepare`` makes that of a network."""
+    content = read_write.read_entry(path, entry)
+    content = content._replace(state=prepare(content.state))
+    names = registry.names() if architecture is None else (architecture,)
+    networks = [registry.create(name, 1, **settings) for name in names]
+    shown = readable(path)
+    # An entry that the file has as a dict has been taken; else it may be a prefix of names.
+    below = "" if entry and entry in content.entry else entry
+    if below and not any(key.startswith(f"{below.rstrip('.')}.") for key in content.state):
+        known = ", ".join(content.others) or "none"
+        raise UserError(f"--weights_entry={readable(entry)} is not in {shown}; further states in it: {known}")
+    match = matching.match(shown, content.state, networks, below)
+    notes = match.notes
+    if content.others and not entry:
+        taken = content.entry or "its top level"
+        notes = (
+            f"taken is {taken}; --weights_entry={content.others[0]} takes the other weights in it",
+            *notes,
+        )
+    network = _as_trained(match.network, match.state)
+    variables = torch_state.from_torch_state(network, match.state)
+    told = tuple(f"{shown}: {note}" for note in notes)
+    return Pretrained(network, variables, *inputs.of_network(network), notes=told)
 
 
-def _from_repository(repository: hub.Repository, name: str, **settings: Any) -> Pretrained:
+def _from_repository(repository: hub.Repository, name: str, entry: str, **settings: Any) -> Pretrained:
     # The hub's names are timm's, and not always ours.
     known = repository.architecture in registry.names()
-    found = _from_file(repository.weights, repository.architecture if known else None, **settings)
+    found = _from_file(repository.weights, repository.architecture if known else None, entry, **settings)
     return replace(
         found,
         mean=repository.mean or found.mean,
@@ -268,31 +314,12 @@ def _from_repository(repository: hub.Repository, name: str, **settings: Any) -> 
     )
 
 
-def _matching_network(
-    path: Path, state: dict[str, np.ndarray], architecture: str | None, **settings: Any
-) -> Network:
-    if architecture is not None:
-        return _as_trained(registry.create(architecture, 1, **settings), state)
-    for candidate in registry.names():
-        network = registry.create(candidate, 1, **settings)
-        if torch_state.fits(network, state):
-            return _as_trained(network, state)
-    raise UserError(
-        f"{path} fits none of the {len(registry.names())} networks; name the right one with --network (and --width) "
-        "to see what differs"
-    )
-
-
 def _as_trained(network: Network, state: dict[str, np.ndarray]) -> Network:
-    """The network with the classes, the image size and the pooling of a state."""
-    classes = torch_state.num_classes(network, state)
-    network = network if classes is None else network.with_num_classes(classes)
+    """The network with the image size of a state."""
     if network.tokens is None or network.image_size is None:
         return network
     side = torch_state.patches_per_side(network, state)
     if side not in (None, network.tokens.side):
         patch = network.image_size // network.tokens.side
         network = registry.with_settings(network, image_size=side * patch)
-    # Classifiers of transformers' DINOv2 see the class token and the mean of the patches.
-    both = registry.with_settings(network, pool="both") if network.options.pool == "token" else network
-    return both if not torch_state.fits(network, state) and torch_state.fits(both, state) else network
+    return network

@@ -6,7 +6,7 @@ weights ``[out, in]`` (as a convolution ``[out, in, 1, 1]``) there and ``[in, ou
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -78,6 +78,17 @@ def from_torch_state(
 
     Raises:
         UserError: entries are missing, surplus or of another shape; all of them are listed.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> variables = network.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+        >>> again = models.from_torch_state(network, models.to_torch_state(network, variables))
+        >>> kernels = [tree["params"]["head"]["classifier"]["kernel"] for tree in (variables, again)]
+        >>> bool((kernels[0] == kernels[1]).all())
+        True
     """
     names = _naming_of(network, state)
     state = _select_copy(_of_parts(state, names), copy)
@@ -126,6 +137,15 @@ def to_torch_state(
         network: of the variables.
         variables: float arrays.
         names: one of the network's namings; None is the first.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> state = models.to_torch_state(network, network.init(jax.random.key(0), jnp.ones((1, 8, 8, 3))))
+        >>> state["linear.weight"].shape
+        (5, 32)
     """
     state = {}
     for place in _places(network, names or network.torch_names):
@@ -185,7 +205,7 @@ def _naming_of(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
     return max(namings, key=lambda names: len(_prefixes(network, names) & found))
 
 
-def _layers(state: Mapping[str, np.ndarray]) -> set[str]:
+def _layers(state: Mapping[str, Any]) -> set[str]:
     return {_layer(name) for name in state}
 
 
@@ -302,3 +322,70 @@ def _raise_if_any(network: Network, missing: list[str], surplus: list[str], miss
             f"the weights do not fit network {network.architecture} (width {network.width:g}): "
             + "; ".join(problems)
         )
+
+
+class Layout(NamedTuple):
+    """What a network expects of a state, in the naming that fits the state best.
+
+    Attributes:
+        shapes: ``{name of an entry: its shape}``.
+        stem: names of the entries of the stem.
+        classifier: what the names of the classifier's entries begin with, without the dot.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    stem: tuple[str, ...]
+    classifier: str
+
+
+def layout_for(network: Network, state: Mapping[str, np.ndarray]) -> Layout:
+    """What a network expects of a state."""
+    names = _naming_of(network, state)
+    places = list(_places(network, names))
+    return Layout(
+        {place.torch_name: place.torch_shape for place in places},
+        tuple(place.torch_name for place in places if place.part == "stem"),
+        str(names.head.get(_CLASSIFIER, "")),
+    )
+
+
+def layer_sets(network: Network) -> list[tuple[frozenset[str], str]]:
+    """Names of the layers in each of a network's namings, and which of them is the classifier.
+
+    Nothing is computed for it: namings of transformers speak of layers that only some of them have, too.
+    """
+    sets = []
+    for names in (network.torch_names, *network.other_torch_names):
+        prefixes = [prefix for layers in _by_part(network, names).values() for prefix in layers.values()]
+        flat = {name for prefix in prefixes for name in ((prefix,) if isinstance(prefix, str) else prefix)}
+        sets.append((frozenset(flat), str(names.head.get(_CLASSIFIER, ""))))
+    return sets
+
+
+def begins_like(network: Network, state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the convolutions of the stem have their shapes in a state, but for the number of colours."""
+    images = jax.ShapeDtypeStruct(network.example_shape, jax.numpy.float32)
+    stem: Any = jax.eval_shape(lambda key, x: network.stem.init(key, x, False), jax.random.key(0), images)
+    names = _naming_of_layers(network, state)
+    for layer, leaves in stem["params"].items():
+        prefix, kernel = names.stem.get(layer), leaves.get("kernel")
+        if isinstance(prefix, str) and kernel is not None and len(kernel.shape) == 4:
+            value = state.get(f"{prefix}.weight")
+            if value is None or value.shape[::2] != _torch_shape(kernel.shape)[::2]:
+                return False
+    return True
+
+
+def _naming_of_layers(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
+    """Like :func:`_naming_of`, without asking which of the layers the network has."""
+    present = _layers(state)
+    namings = (network.torch_names, *network.other_torch_names)
+    shares = [len(names & present) for names, _ in layer_sets(network)]
+    return namings[shares.index(max(shares))]
+
+
+def layers_of(state: Iterable[str]) -> frozenset[str]:
+    """Names of the layers whose entries a state has; counters of batches left out."""
+    return frozenset(
+        _layers(dict.fromkeys(name for name in state if not name.endswith("num_batches_tracked")))
+    )

@@ -26,6 +26,13 @@ def grad_cam_grid(
         maps: title of a column (a block, a pruning depth, a trial) to ``[N, h, w]`` in [0, 1], of any size.
         row_names: ``N`` names, for instance classes.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> photos = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> figures.grad_cam_grid(photos, {"block_01": np.ones((1, 2, 2))})[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_grad_cam_grid(images, maps, row_names=row_names), format)
 
@@ -33,7 +40,16 @@ def grad_cam_grid(
 def draw_grad_cam_grid(
     images: np.ndarray, maps: Mapping[str, np.ndarray], *, row_names: Sequence[str] | None = None
 ) -> "Figure":
-    """The figure of :func:`grad_cam_grid`."""
+    """The figure of :func:`grad_cam_grid`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> photos = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> figure = figures.draw_grad_cam_grid(photos, {"block_01": np.ones((1, 2, 2))})
+        >>> [axis.get_title() for axis in figure.axes[:2]]
+        ['image', 'block_01']
+    """
     rows, columns = len(images), len(maps) + 1
     height, width = images.shape[1:3]
     side = float(np.clip(18 / columns, 0.8, 1.6))

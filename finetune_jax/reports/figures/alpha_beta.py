@@ -32,6 +32,13 @@ def alpha_beta_grid(
             hatched, whatever was measured there.
         score_name: of what was measured.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> scores, unavailable = np.array([[0.8], [0.9]]), np.array([[False], [False]])
+        >>> figures.alpha_beta_grid(scores, alphas=[1.0, 2.0], betas=[0.4], unavailable=unavailable)[1:4]
+        b'PNG'
     """
     figure = draw_alpha_beta_grid(scores, alphas, betas, unavailable, score_name=score_name)
     return canvas.encode(figure, format)
@@ -45,7 +52,16 @@ def draw_alpha_beta_grid(
     *,
     score_name: str = "score",
 ) -> "Figure":
-    """The figure of :func:`alpha_beta_grid`."""
+    """The figure of :func:`alpha_beta_grid`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> scores, unavailable = np.array([[0.8], [0.9]]), np.array([[False], [False]])
+        >>> figure = figures.draw_alpha_beta_grid(scores, alphas=[1.0, 2.0], betas=[0.4], unavailable=unavailable)
+        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+        ('β', 'α')
+    """
     from matplotlib.patches import Rectangle
 
     unavailable = np.asarray(unavailable, bool)

@@ -21,6 +21,13 @@ def variations(values: np.ndarray, *, first_epoch: int = 1, format: canvas.Forma
             left out, as is 0 on the logarithmic axis that is chosen where the values span a wide range.
         first_epoch: number of the first row.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> values = np.array([[1e-6, 2e-6], [2e-6, 3e-6]])  # two epochs, two blocks
+        >>> figures.variations(values)[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_variations(values, first_epoch=first_epoch), format)
 
@@ -43,12 +50,28 @@ def trials(
         epochs_and_trials: ``T`` pairs, both counted from 1: the trial's epoch and its number in it.
         accepted: bool ``[T]``.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> values, rates = np.array([[2e-6, 1e-6], [1e-6, 2e-6]]), np.array([[0.1, 0.1], [0.05, 0.2]])
+        >>> figures.trials(values, rates, [(1, 1), (1, 2)], np.array([False, True]))[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_trials(variations, learning_rates, epochs_and_trials, accepted), format)
 
 
 def draw_variations(values: np.ndarray, *, first_epoch: int = 1) -> "Figure":
-    """The figure of :func:`variations`."""
+    """The figure of :func:`variations`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> values = np.array([[1e-6, 2e-6], [2e-6, 3e-6]])  # two epochs, two blocks
+        >>> figure = figures.draw_variations(values)
+        >>> len(figure.axes[0].lines)
+        4
+    """
     values = np.asarray(values, np.float64)
     epochs = np.arange(first_epoch, first_epoch + len(values))
     figure, axis = canvas.new(1, 1, (7.5, 4))
@@ -72,7 +95,16 @@ def draw_trials(
     epochs_and_trials: Sequence[tuple[int, int]],
     accepted: np.ndarray,
 ) -> "Figure":
-    """The figure of :func:`trials`."""
+    """The figure of :func:`trials`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> values, rates = np.array([[2e-6, 1e-6], [1e-6, 2e-6]]), np.array([[0.1, 0.1], [0.05, 0.2]])
+        >>> figure = figures.draw_trials(values, rates, [(1, 1), (1, 2)], np.array([False, True]))
+        >>> [axis.get_ylabel() for axis in figure.axes[:2]]
+        ['weight variation', 'learning rate']
+    """
     variations, learning_rates = np.asarray(variations, np.float64), np.asarray(learning_rates, np.float64)
     accepted = np.asarray(accepted, bool)
     count, blocks = variations.shape

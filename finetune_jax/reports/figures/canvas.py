@@ -66,6 +66,13 @@ def encode(
         format: ``png`` of 120 dots per inch, or ``svg`` or ``pdf`` for print.
         text: letters of an SVG stay text, smaller and in the fonts of the reader, instead of outlines.
         transparent: no white ground.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figure = figures.draw_confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"])
+        >>> figures.encode(figure, "pdf")[:4]
+        b'%PDF'
     """
     import matplotlib
 

@@ -26,12 +26,26 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], *, format: canvas.
         matrix: counts ``[C, C]``.
         class_names: ``C`` names.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figures.confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"])[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_confusion(matrix, class_names), format)
 
 
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """The figure of :func:`confusion`."""
+    """The figure of :func:`confusion`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figure = figures.draw_confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"])
+        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+        ('predicted', 'true')
+    """
     matrix = np.asarray(matrix)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     count = len(class_names)

@@ -26,6 +26,13 @@ def training_curves(
         best_epoch: marked with a line; None where none is chosen yet.
         score: name of the score, without its split.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> rows = [{"epoch": "1", "train_loss": "2.0"}, {"epoch": "2", "train_loss": "1.0"}]
+        >>> figures.training_curves(rows, 2)[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_training_curves(rows, best_epoch, score), format)
 
@@ -42,7 +49,16 @@ def draw_training_curves(
     *,
     only: str | None = None,
 ) -> "Figure":
-    """The figure of :func:`training_curves`; with ``only`` the panel of that quantity alone."""
+    """The figure of :func:`training_curves`; with ``only`` the panel of that quantity alone.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> rows = [{"epoch": "1", "train_loss": "2.0"}, {"epoch": "2", "train_loss": "1.0"}]
+        >>> figure = figures.draw_training_curves(rows, 2)
+        >>> figure.axes[0].get_xlabel()
+        'epoch'
+    """
     panels = [name for name in measured(rows, score) if only in (None, name)]
     figure, axes = canvas.new(1, max(1, len(panels)), (4.5 * max(1, len(panels)), 3.2), squeeze=False)
     for axis, quantity in zip(axes[0], panels, strict=False):

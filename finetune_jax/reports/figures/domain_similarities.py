@@ -27,6 +27,12 @@ def similarities(
         title: of the references.
         recommended: whether the ranges may be followed; where they are a guess, only the similarities are drawn.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figures.similarities({"dogs": (0.86, 0.001)}, {"mine": (0.85, 0.1, 1.0)})[1:4]
+        b'PNG'
     """
     figure = draw_similarities(references, targets, title=title, recommended=recommended)
     return canvas.encode(figure, format)
@@ -39,7 +45,15 @@ def draw_similarities(
     title: str = "",
     recommended: bool = True,
 ) -> "Figure":
-    """The figure of :func:`similarities`."""
+    """The figure of :func:`similarities`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figure = figures.draw_similarities({"dogs": (0.86, 0.001)}, {"mine": (0.85, 0.1, 1.0)})
+        >>> figure.axes[0].get_xlabel()
+        'similarity to the source'
+    """
     figure, axis = canvas.new(1, 1, (7.5, 4.2))
     for name, (similarity, rate) in references.items():
         axis.plot(similarity, rate, "o", color=canvas.BLUE)

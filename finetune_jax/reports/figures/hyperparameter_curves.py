@@ -33,6 +33,13 @@ def error_curves(
         best: label of a further curve through the lowest of all, where there are several; empty draws none.
         joined: whether the points of a label belong together; False draws the trials alone.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> panels = {"learning rate": {"momentum 0": [(0.1, 20.0), (0.01, 30.0)]}}
+        >>> figures.error_curves(panels)[1:4]
+        b'PNG'
     """
     figure = draw_error_curves(panels, error_name=error_name, best=best, joined=joined)
     return canvas.encode(figure, format)
@@ -41,7 +48,16 @@ def error_curves(
 def draw_error_curves(
     panels: Mapping[str, Curves], *, error_name: str = "error", best: str = "", joined: bool = True
 ) -> "Figure":
-    """The figure of :func:`error_curves`."""
+    """The figure of :func:`error_curves`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> panels = {"learning rate": {"momentum 0": [(0.1, 20.0), (0.01, 30.0)]}}
+        >>> figure = figures.draw_error_curves(panels)
+        >>> figure.axes[0].get_xlabel()
+        'learning rate'
+    """
     from matplotlib.lines import Line2D
 
     figure, axes = canvas.new(1, len(panels), (1.2 + 4.6 * len(panels), 3.8), squeeze=False, sharey=True)

@@ -28,6 +28,13 @@ def compare_methods(
         intervals: metric to method to both ends of an interval, a thin line behind the points.
         unit: ``%`` or empty.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> scores = {"flowers": {"single rate": [0.8, 0.82], "AutoLR": [0.84, 0.85]}}
+        >>> figures.compare_methods(scores)[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_compare_methods(scores, intervals=intervals, unit=unit), format)
 
@@ -38,7 +45,16 @@ def draw_compare_methods(
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] = _NO_INTERVALS,
     unit: str = "",
 ) -> "Figure":
-    """The figure of :func:`compare_methods`."""
+    """The figure of :func:`compare_methods`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> scores = {"flowers": {"single rate": [0.8, 0.82], "AutoLR": [0.84, 0.85]}}
+        >>> figure = figures.draw_compare_methods(scores)
+        >>> figure.axes[0].get_title()
+        'flowers'
+    """
     methods = list(dict.fromkeys(method for metric in scores.values() for method in metric))
     longest = max(map(len, methods), default=0)
     size = (0.6 + 0.08 * longest + 3.4 * len(scores), 1.2 + 0.36 * len(methods))

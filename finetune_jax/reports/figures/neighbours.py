@@ -34,6 +34,14 @@ def retrieval_strips(
         query_names: ``Q`` names of classes.
         neighbour_names: ``Q`` times ``k`` names of classes.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> photos = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> similarities, correct = np.array([[0.9]]), np.array([[True]])
+        >>> figures.retrieval_strips(photos, photos[None], similarities, correct)[1:4]
+        b'PNG'
     """
     figure = draw_retrieval_strips(
         queries,
@@ -55,7 +63,17 @@ def draw_retrieval_strips(
     query_names: Sequence[str] | None = None,
     neighbour_names: Sequence[Sequence[str]] | None = None,
 ) -> "Figure":
-    """The figure of :func:`retrieval_strips`."""
+    """The figure of :func:`retrieval_strips`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> photos = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> similarities, correct = np.array([[0.9]]), np.array([[True]])
+        >>> figure = figures.draw_retrieval_strips(photos, photos[None], similarities, correct)
+        >>> len(figure.axes)
+        2
+    """
     rows, columns = len(queries), neighbours.shape[1] + 1
     height, width = queries.shape[1:3]
     side = float(np.clip(18 / columns, 1.0, 1.5))

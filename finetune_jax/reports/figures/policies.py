@@ -22,6 +22,12 @@ def policy_usage(
         usage: name of a row (a data set, a class) to ``[L]`` in [0, 1]; of many rows the first ones are shown.
         blocks: ``L`` names.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figures.policy_usage({"cats": np.array([0.1, 0.9])}, ["block_01", "block_02"])[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_policy_usage(usage, blocks), format)
 
@@ -32,12 +38,26 @@ def policy_counts(counts: Mapping[str, np.ndarray], *, format: canvas.Format = "
     Args:
         counts: name (a data set, a seed) to ``[L + 1]`` numbers of images, the same L for all.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figures.policy_counts({"cats": np.array([3, 2, 1])})[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_policy_counts(counts), format)
 
 
 def draw_policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) -> "Figure":
-    """The figure of :func:`policy_usage`."""
+    """The figure of :func:`policy_usage`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figure = figures.draw_policy_usage({"cats": np.array([0.1, 0.9])}, ["block_01", "block_02"])
+        >>> len(figure.axes) > 0
+        True
+    """
     names = list(usage)[:_ROWS]
     table = np.stack([np.asarray(usage[name], np.float64) for name in names])
     size = (2.4 + 0.5 * len(blocks), 1.2 + 0.36 * len(names))
@@ -55,7 +75,15 @@ def draw_policy_usage(usage: Mapping[str, np.ndarray], blocks: Sequence[str]) ->
 
 
 def draw_policy_counts(counts: Mapping[str, np.ndarray]) -> "Figure":
-    """The figure of :func:`policy_counts`."""
+    """The figure of :func:`policy_counts`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> figure = figures.draw_policy_counts({"cats": np.array([3, 2, 1])})
+        >>> figure.axes[0].get_xlabel()
+        'fine-tuned blocks'
+    """
     first = next(iter(counts.values()))
     figure, axis = canvas.new(1, 1, (2 + 0.4 * len(first), 3))
     width = 0.8 / len(counts)

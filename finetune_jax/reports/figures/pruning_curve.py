@@ -29,6 +29,13 @@ def pruning_curve(
         chosen: the depth that is marked.
         score_name: of the scores.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> scores, costs = [[0.8, 0.82], [0.85, 0.84], [0.7]], {"parameters": [30, 20, 10]}
+        >>> figures.pruning_curve([0, 1, 2], scores, costs)[1:4]
+        b'PNG'
     """
     figure = draw_pruning_curve(depths, scores, costs, chosen=chosen, score_name=score_name)
     return canvas.encode(figure, format)
@@ -42,7 +49,16 @@ def draw_pruning_curve(
     chosen: int | None = None,
     score_name: str = "score",
 ) -> "Figure":
-    """The figure of :func:`pruning_curve`."""
+    """The figure of :func:`pruning_curve`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> scores, costs = [[0.8, 0.82], [0.85, 0.84], [0.7]], {"parameters": [30, 20, 10]}
+        >>> figure = figures.draw_pruning_curve([0, 1, 2], scores, costs)
+        >>> figure.axes[0].get_xlabel()
+        'top blocks left out'
+    """
     figure, (left, right) = canvas.new(1, 2, (8.4, 3.2))
     for depth, of_seeds in zip(depths, scores, strict=True):
         points = 100 * np.asarray(of_seeds, np.float64)

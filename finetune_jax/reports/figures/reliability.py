@@ -22,12 +22,28 @@ def reliability(
         accuracy: ``[B]``, share of the bin's images that are right.
         images: ``[B]``, how many there are; bins with more have larger points.
         format: of the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> confidence, accuracy, images = np.array([0.3, 0.9]), np.array([0.4, 0.8]), np.array([10, 30])
+        >>> figures.reliability(confidence, accuracy, images)[1:4]
+        b'PNG'
     """
     return canvas.encode(draw_reliability(confidence, accuracy, images), format)
 
 
 def draw_reliability(confidence: np.ndarray, accuracy: np.ndarray, images: np.ndarray) -> "Figure":
-    """The figure of :func:`reliability`."""
+    """The figure of :func:`reliability`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> confidence, accuracy, images = np.array([0.3, 0.9]), np.array([0.4, 0.8]), np.array([10, 30])
+        >>> figure = figures.draw_reliability(confidence, accuracy, images)
+        >>> figure.axes[0].get_xlabel()
+        'confidence, %'
+    """
     figure, axis = canvas.new(1, 1, (3.8, 3.6))
     axis.plot([0, 100], [0, 100], ":", color=canvas.GREY, linewidth=1)
     known = images > 0

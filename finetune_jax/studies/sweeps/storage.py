@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from finetune_jax.errors import UserError
+from finetune_jax.errors import DAMAGE, UserError, readable
 
 LOCK_SECONDS = 20.0
 """How long to wait for an SQLite file that somebody else has locked."""
@@ -50,8 +50,10 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=_Lock(str(path))))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--storage={storage} is no journal of a study; give another file") from error
+    except DAMAGE as error:
+        raise UserError(
+            f"--storage={readable(storage)} is no journal of a study; give another file"
+        ) from error
 
 
 def _open_database(url: str) -> optuna.storages.BaseStorage:

@@ -248,12 +248,14 @@ def result(
         ``best`` with ``run``, the best seed's directory, and ``test``, a score per seed (None where the runs lie
         elsewhere); ``best`` is None where every trial diverged or was pruned.
     """
-    trials = [_row(record) for record in records]
+    trials: list[dict[str, Any]] = sorted((_row(record) for record in records), key=_position)
     trials += _equal_rows(search, trials)
     complete = [trial for trial in trials if trial["state"] == "complete"]
     best: dict[str, Any] | None = None
     if complete:
-        best = dict(max(complete, key=lambda trial: trial["score"]))
+        # Of equals the first in the order of the grid, whichever of them was trained first, or again after a kill.
+        first = min(complete, key=lambda trial: (-float(trial["score"]), _position(trial)))
+        best = dict(first)
         names = [run_name(best["directory"], seed, seeds) for seed in seeds]
         best["runs"] = names
         best["run"] = names[max(range(len(seeds)), key=best["scores"].__getitem__)]
@@ -277,6 +279,12 @@ def result(
         "trained": sum(trial["state"] != "equal" for trial in trials),
         "best": best,
     }
+
+
+def _position(trial: Mapping[str, Any]) -> tuple[int, int]:
+    """Of a trial in the grid, or in the order in which a sampler drew it: a trial that is lost and taken again gets
+    another number, but keeps the name of its directory."""
+    return int(trial["directory"].partition("-")[0]), trial["number"]
 
 
 def _row(record: Record) -> dict[str, Any]:

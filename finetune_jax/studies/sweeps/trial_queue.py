@@ -18,7 +18,7 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError, Update
 from optuna.trial import FrozenTrial, TrialState
 
 from finetune_jax.config.recorded import completed
-from finetune_jax.errors import UserError
+from finetune_jax.errors import DAMAGE, UserError, readable
 from finetune_jax.files.workers import Worker
 from finetune_jax.studies.sweeps.records import (
     BEAT,
@@ -342,4 +342,9 @@ class TrialQueue:
             raise UserError(
                 f"{self._name} cannot be used: {reason(error)}; what is finished is kept in it and in the run "
                 "directories; make it reachable and start again"
+            ) from error
+        except DAMAGE as error:
+            raise UserError(
+                f"{self._name} holds what no sweep has written ({type(error).__name__}: {readable(reason(error))}); it "
+                "is damaged, or of another program: bring it back from a copy, or give another --storage"
             ) from error

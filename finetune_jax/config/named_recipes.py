@@ -1,0 +1,185 @@
+"""Complete sets of settings by name, ``--recipe=NAME``: what others fine-tune with, written as flags.
+
+They set rates and regularisation, not the network, the data or the image size. Learning rates belong to the batch size
+beside them. What cannot be said in our settings is said in the text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_jax.config.choices import WITHOUT_RATE
+from finetune_jax.config.recipes import RECIPES, changed
+from finetune_jax.config.settings import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A set of settings.
+
+    Attributes:
+        text: where it comes from and what it is for; sentences.
+        settings: ``{name: value}`` where they differ from the defaults.
+    """
+
+    text: str
+    settings: Mapping[str, Any]
+
+
+_LABELS_OF_TRANSFORMERS = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
+
+NAMED_RECIPES: Mapping[str, NamedRecipe] = {
+    "paper": NamedRecipe("The defaults of --method's paper, which are those without a recipe.", {}),
+    "autogluon": NamedRecipe(
+        "AutoGluon's defaults for images: AdamW with rates that fall by layers, warm-up over a tenth of the training, "
+        "cosine by step, clipping, TrivialAugment. A good start for a few hundred to some thousand photographs.",
+        {
+            "optimizer": "adamw",
+            "learning_rate": 1e-4,
+            "layer_decay": 0.9,
+            "weight_decay": 1e-3,
+            "decay_norms": False,
+            "batch_size": 128,
+            "epochs": 20,
+            "schedule_by": "step",
+            "warmup_epochs": 2.0,
+            "clip_norm": 1.0,
+            "augmentation": "trivial_augment",
+            "early_stopping": 10,
+        },
+    ),
+    "mae": NamedRecipe(
+        "Full fine-tuning of vision transformers as after MAE and BEiT pretraining (ViT-B; their rate is 5e-4 per 256 "
+        "images). For thousands of images and long training; add --drop_path=0.1 where the network has it.",
+        {
+            "optimizer": "adamw",
+            "learning_rate": 2.5e-4,
+            "batch_size": 128,
+            "layer_decay": 0.65,
+            "weight_decay": 0.05,
+            "decay_norms": False,
+            "epochs": 100,
+            "schedule_by": "step",
+            "warmup_epochs": 5.0,
+            "augmentation": "rand_augment",
+            "erasing": 0.25,
+            **_LABELS_OF_TRANSFORMERS,
+        },
+    ),
+    "deit3": NamedRecipe(
+        "Fine-tuning of DeiT III: small steps from weights that were trained with labels. Its rate is for batches of "
+        "512.",
+        {
+            "optimizer": "adamw",
+            "learning_rate": 1e-5,
+            "batch_size": 512,
+            "weight_decay": 0.1,
+            "decay_norms": False,
+            "epochs": 20,
+            "schedule_by": "step",
+            "warmup_epochs": 5.0,
+            "augmentation": "rand_augment",
+            **_LABELS_OF_TRANSFORMERS,
+        },
+    ),
+    "convnext": NamedRecipe(
+        "Fine-tuning of ConvNeXt on ImageNet-1K: AdamW without mixing, nearly no decay, random erasing. Its rate is "
+        "for batches of 512.",
+        {
+            "optimizer": "adamw",
+            "learning_rate": 5e-5,
+            "batch_size": 512,
+            "layer_decay": 0.8,
+            "weight_decay": 1e-8,
+            "decay_norms": False,
+            "epochs": 30,
+            "schedule_by": "step",
+            "augmentation": "rand_augment",
+            "erasing": 0.25,
+            "label_smoothing": 0.1,
+        },
+    ),
+    "dinov2_linear": NamedRecipe(
+        "Linear evaluation of DINOv2: the head alone, SGD without decay, crops and mirrors. Its rate is one of a grid; "
+        "try --learning_rate from 0.001 to 0.1.",
+        {
+            "method": "feature_extractor",
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "batch_size": 128,
+            "epochs": 10,
+            "schedule_by": "step",
+            "augmentation": "random_resized_crop",
+            "color_jitter": 0.0,
+        },
+    ),
+    "autolr": NamedRecipe(
+        "AutoLR, its paper's settings: batches of 40, 50 epochs, blocks from 0.001, head 0.01, all rates x 0.2 at 40.",
+        {"method": "autolr"},
+    ),
+    "spottune": NamedRecipe(
+        "SpotTune on the Visual Decathlon, its paper's settings: SGD 0.1, batches of 128, 110 epochs, four blocks "
+        "frozen.",
+        {
+            "method": "spottune",
+            "frozen_first": 4,
+            "learning_rate": 0.1,
+            "nesterov": False,
+            "batch_size": 128,
+            "epochs": 110,
+            "schedule": "step",
+            "drop_epochs": (40, 60, 80),
+        },
+    ),
+    "rethinking": NamedRecipe(
+        "Rethinking the Hyperparameters for Fine-tuning, the usual settings that it starts from: SGD 0.01, batches of "
+        "256, 300 epochs, random resized crops.",
+        {
+            "learning_rate": 0.01,
+            "weight_decay": 1e-4,
+            "batch_size": 256,
+            "epochs": 300,
+            "schedule": "step",
+            "drop_epochs": (150, 250),
+            "augmentation": "random_resized_crop",
+        },
+    ),
+}
+"""``{name: recipe}``, in the order in which they are listed for people."""
+
+OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"learning_rate": 1e-3} for name in ("adam", "lamb", "adafactor", "muon")},
+    "lion": {"learning_rate": 1e-4},
+    "schedule_free_adamw": {"learning_rate": 1e-3, "schedule": "constant"},
+    **{name: {"learning_rate": 1.0} for name in WITHOUT_RATE},
+}
+"""Defaults of optimisers whose rates are no rates of SGD, ``{optimiser: {setting: value}}``."""
+
+
+def starting_config(
+    *, recipe: str = "paper", method: str | None = None, optimizer: str | None = None
+) -> FinetuneConfig:
+    """The config before the user has changed anything but the three names.
+
+    The method's paper comes first, then the optimiser's own rates, then the recipe.
+
+    Args:
+        recipe: of :data:`NAMED_RECIPES`.
+        method: None takes that of the recipe.
+        optimizer: None takes that of the recipe.
+    """
+    settings = dict(NAMED_RECIPES[recipe].settings)
+    of_recipe = settings.get("optimizer", "sgd")
+    chosen = method or settings.get("method", "standard")
+    if optimizer not in (None, of_recipe):
+        # Its rates are of another optimiser.
+        settings = {name: value for name, value in settings.items() if name not in _OF_SGD}
+    optimizer = optimizer or of_recipe
+    values = {**RECIPES.get(chosen, {}), **OF_OPTIMIZERS.get(optimizer, {}), **settings}
+    return changed(FinetuneConfig(), **{**values, "method": chosen, "optimizer": optimizer})
+
+
+_OF_SGD = ("learning_rate", "momentum", "nesterov")

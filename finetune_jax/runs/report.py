@@ -1,0 +1,164 @@
+"""What the report of a run is made from: what the network saw, its photos, and a page while the run goes on."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import platform
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from finetune_jax import data as datasets
+from finetune_jax.config.recipes import recipe
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import UserError
+from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.reports import examples, run_page
+from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
+from finetune_jax.runs import recorded_data
+from finetune_jax.runs.chosen_rate import Settings
+from finetune_jax.runs.program import Program
+from finetune_jax.training.plan import AfterEpoch
+
+_BATCH = 24
+_REPORT_STREAM = 4
+_LIBRARIES = ("finetune-jax", "jax", "flax", "optax", "numpy")
+_SHARE_OF_TIME = 0.05
+"""Writing pages takes at most this share of a run; the page of the first epoch is always written."""
+
+
+def begin(program: Program, settings: Settings) -> RunResult:
+    """The report of a run before its first epoch."""
+    return RunResult(
+        flags=dataclasses.asdict(settings.flags),
+        score=program.task.score,
+        rows=[],
+        passes=[],
+        seen=seen(program, settings.config),
+        training_images=augmented_batch(program),
+        command=command_of(settings.flags),
+        versions=versions(),
+        data_digest=str(recorded_data.resolved(program.images.source).get(recorded_data.DIGEST, "")),
+    )
+
+
+def after_each_epoch(
+    program: Program, settings: Settings, directory: RunDirectory, after_epoch: AfterEpoch | None
+) -> AfterEpoch:
+    """A callback that rewrites ``report.html``, then calls ``after_epoch``.
+
+    Where epochs are so short that pages would take more than a twentieth of the time, some have none.
+    """
+    if not program.replicas.is_primary:
+        return after_epoch or (lambda row: None)
+    began: list[RunResult] = []
+    next_page = 0.0
+
+    def callback(row: Mapping[str, Any]) -> None:
+        nonlocal next_page
+        start = time.monotonic()
+        if start >= next_page:
+            began[:] = began or [begin(program, settings)]
+            result = dataclasses.replace(
+                began[0], rows=directory.read_metrics(), passes=directory.read_passes()
+            )
+            for name, content in run_page.files(result).items():
+                directory.write_file(name, content)
+            end = time.monotonic()
+            next_page = end + (end - start) / _SHARE_OF_TIME
+        if after_epoch is not None:
+            after_epoch(row)
+
+    return callback
+
+
+def tested(
+    program: Program, config: FinetuneConfig, outputs: np.ndarray, gallery: np.ndarray | None
+) -> Classified | Retrieved:
+    """The test images and what the network says of them; of the notable ones the photos as they were read.
+
+    Args:
+        program: of the run.
+        config: of the run.
+        outputs: of the test images.
+        gallery: outputs of what is searched, where that is another split.
+    """
+    images = program.images
+    test = images.splits["test"]
+    if config.protocol != "classification":
+        searched = None if gallery is None else (gallery, images.splits["gallery"])
+        return Retrieved(outputs, test, images.source.class_names, searched)
+    read = images.source.splits["test"]
+    photos = {}
+    for place in map(int, np.concatenate(examples.notable(outputs, test.labels))):
+        # What cannot be read any more is shown as the network saw it.
+        with contextlib.suppress(UserError, OSError):
+            photos[place] = read.read(int(test.kept[place]))
+    names = [read.names[place] for place in test.kept]
+    return Classified(outputs, test.labels, images.class_names, names, test.images, photos)
+
+
+def seen(program: Program, config: FinetuneConfig) -> dict[str, str]:
+    """The images as the network sees them, ``{what: how}``."""
+    prepared, images = program.card.preprocessing, program.images
+    side = f"{prepared.image_size} × {prepared.image_size}"
+    whole = "the whole image stretched" if prepared.mode == "stretch" else "proportions kept"
+    cut = "" if prepared.resize == prepared.image_size else f", the middle of {prepared.resize}"
+    return {
+        "network": f"{program.method.network.architecture}, {len(program.method.network.blocks)} blocks",
+        "weights": "none" if config.method == "scratch" else config.pretrained,
+        "pixels": f"{side}, {whole}{cut}",
+        "augmentation": images.augmentation,
+        "normalisation": f"mean {_numbers(program.card.mean)}, deviation {_numbers(program.card.std)}",
+        "images": ", ".join(
+            f"{len(arrays.labels):,} {split}" for split, arrays in images.splits.items() if len(arrays.labels)
+        ),
+        "classes": f"{len(images.class_names):,}",
+    }
+
+
+def augmented_batch(program: Program) -> np.ndarray:
+    """Some training images as a step sees them, uint8 ``[N, S, S, C]``; no random number of the run is used up."""
+    images = program.images
+    order = images.order(0).reshape(-1)[:_BATCH]
+    batch = images.splits["train"].images[order].astype(np.float32)
+    aspects = datasets.stretched_aspects(images.config, images.splits["train"])
+    keys = jax.random.split(jax.random.fold_in(program.key, _REPORT_STREAM), len(order))
+    of_images = None if aspects is None else np.asarray(aspects)[order]
+    augmented = jax.jit(jax.vmap(images.augment, in_axes=(0, 0, None if of_images is None else 0)))(
+        keys, batch, of_images
+    )
+    return np.clip(np.rint(np.asarray(augmented)), 0, 255).astype(np.uint8)
+
+
+def command_of(flags: FinetuneConfig) -> str:
+    """The command that makes this run: the flags that differ from what the method has by default."""
+    defaults = dataclasses.replace(recipe(flags.method), method=FinetuneConfig().method)
+    words = ["finetune-jax", "finetune"]
+    for field in dataclasses.fields(flags):
+        value = getattr(flags, field.name)
+        if value == getattr(defaults, field.name):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{field.name}" if value else f"--no{field.name}")
+        else:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append(f"--{field.name}={shown}")
+    return shlex.join(words)
+
+
+def versions() -> dict[str, str]:
+    """``{library: version}`` of what decides numbers."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _numbers(values: Any) -> str:
+    return " ".join(f"{float(value):.3g}" for value in np.atleast_1d(np.asarray(values)))

@@ -1,0 +1,107 @@
+"""Averages of the weights in a run: which there are, when they change, and whether they are the better weights."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from finetune_jax.algorithms import averaging, optimizers
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.training.state import TrainState
+
+EMA, SWA, SCHEDULE_FREE = "ema", "swa", "schedule_free"
+"""Kinds of averages: of every step, of the last epochs, and those that the optimiser makes."""
+
+
+def kind_of(config: FinetuneConfig) -> str | None:
+    """The kind of averages of a run; None where there are none."""
+    if config.optimizer == "schedule_free_adamw":
+        return SCHEDULE_FREE
+    if config.swa_epochs:
+        return SWA
+    return None if config.ema_decay is None else EMA
+
+
+def updating(config: FinetuneConfig, replicas: Replicas) -> Callable[[TrainState, int], TrainState] | None:
+    """``(state, epoch) → state`` after the steps of an epoch; None where steps alone change the averages."""
+    kind = kind_of(config)
+    if kind == SCHEDULE_FREE:
+
+        def evaluated(params: Any, opt_state: Any, batch_stats: Any) -> Any:
+            return jax.tree.map(
+                jnp.copy,
+                {"params": optimizers.evaluation_params(opt_state, params), "batch_stats": batch_stats},
+            )
+
+        of_steps = replicas.map_replicated(evaluated)
+        return lambda state, epoch: state.replace(
+            averages=of_steps(state.params, state.opt_state, state.batch_stats)
+        )
+    if kind == SWA:
+        first = config.epochs - config.swa_epochs
+        add = replicas.map_replicated(averaging.mean_update)
+
+        def of_epochs(state: TrainState, epoch: int) -> TrainState:
+            if epoch < first:
+                return state
+            current = {"params": state.params, "batch_stats": state.batch_stats}
+            count = replicas.replicate(jnp.asarray(epoch - first, jnp.int32))
+            return state.replace(averages=add(state.averages, current, count))
+
+        return of_epochs
+    return None
+
+
+def scores_of_better(
+    config: FinetuneConfig,
+    score: str,
+    state: TrainState,
+    epoch: int,
+    scores_of: Callable[[Any], dict[str, float]],
+) -> dict[str, float | None]:
+    """Scores of the weights of a state or of their averages, whichever are better, and both scores beside them.
+
+    Args:
+        config: of the run, resolved.
+        score: by which they are compared, without its split.
+        state: after an epoch.
+        epoch: 0-based.
+        scores_of: variables of the network to their scores.
+    """
+    kind = kind_of(config)
+    if kind is None:
+        return dict(scores_of(state.variables))
+    if kind == SCHEDULE_FREE:
+        return dict(scores_of(state.averaged_variables))
+    of_weights, name = scores_of(state.variables), compared_score(config, score)
+    if name not in of_weights:
+        return dict(scores_of(state.averaged_variables))
+    of_average: dict[str, float] = {}
+    if kind == EMA or epoch >= config.epochs - config.swa_epochs:
+        of_average = scores_of(state.averaged_variables)
+    is_better = bool(of_average) and of_average[name] > of_weights[name]
+    return {
+        **(of_average if is_better else of_weights),
+        f"{name}_weights": of_weights[name],
+        f"{name}_{kind}": of_average.get(name),
+    }
+
+
+def compared_score(config: FinetuneConfig, score: str) -> str:
+    """Name of the score by which weights and averages are compared."""
+    split = "validation" if config.select_on == "last" else config.select_on
+    return f"{split}_{score}"
+
+
+def are_better(config: FinetuneConfig, score: str, row: Mapping[str, str]) -> bool:
+    """Whether the averages of an epoch are its result, from its row of ``metrics.csv``; False without averages."""
+    kind = kind_of(config)
+    if kind is None:
+        return False
+    name = compared_score(config, score)
+    if kind == SCHEDULE_FREE or f"{name}_weights" not in row:
+        return True
+    of_average = row[f"{name}_{kind}"]
+    return bool(of_average) and float(of_average) > float(row[f"{name}_weights"])

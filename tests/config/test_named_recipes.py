@@ -1,0 +1,146 @@
+"""Recipes by name: valid, complete as flags, and no trap for who changes some of them."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from finetune_jax.algorithms import hyperparameters, optimizer_rules
+from finetune_jax.config import choices
+from finetune_jax.config.checks import validate
+from finetune_jax.config.named_recipes import NAMED_RECIPES, OF_OPTIMIZERS, starting_config
+from finetune_jax.config.recipes import recipe
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import UserError
+
+
+@pytest.mark.parametrize("name", NAMED_RECIPES)
+def test_a_recipe_is_a_valid_config(name):
+    validate(starting_config(recipe=name))
+
+
+@pytest.mark.parametrize("method", choices.METHODS)
+def test_without_a_recipe_a_method_starts_as_it_always_did(method):
+    assert starting_config(method=method) == recipe(method)
+    assert starting_config(recipe="paper", method=method) == recipe(method)
+
+
+def test_the_papers_recipes_have_the_papers_numbers():
+    ours, paper = starting_config(recipe="rethinking"), hyperparameters.FINE_TUNING
+    for name in (
+        "epochs",
+        "drop_epochs",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "batch_size",
+        "drop_factor",
+    ):
+        assert getattr(ours, name) == getattr(paper, name)
+    assert starting_config(recipe="autolr") == recipe("autolr")
+
+
+@pytest.mark.parametrize("optimizer", choices.OPTIMIZERS)
+def test_every_optimiser_starts_with_a_valid_config_and_those_without_a_rate_at_one(optimizer):
+    config = starting_config(optimizer=optimizer)
+    validate(config)
+    if optimizer in ("sgd", "adamw"):
+        assert config.learning_rate == FinetuneConfig().learning_rate
+    if optimizer in choices.WITHOUT_RATE:
+        assert config.learning_rate == 1.0
+    assert set(OF_OPTIMIZERS) == set(choices.OPTIMIZERS) - {"sgd", "adamw"}
+
+
+def test_another_optimiser_than_the_recipes_has_its_own_rate():
+    assert starting_config(recipe="autogluon", optimizer="prodigy").learning_rate == 1.0
+    assert starting_config(recipe="autogluon", optimizer="adamw").learning_rate == 1e-4
+
+
+def test_names_without_jax_are_those_with_rules():
+    assert choices.OPTIMIZERS == optimizer_rules.NAMES
+    assert choices.WITHOUT_RATE == optimizer_rules.WITHOUT_RATE
+    assert choices.DECAYS_EVERYTHING == optimizer_rules.DECAYS_EVERYTHING
+
+
+def printed(*arguments):
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.finetune", *arguments, "--print_flags"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_printed_flags_are_a_flag_file_of_the_same_run(tmp_path):
+    text = printed(
+        "--recipe=autogluon",
+        "--epochs=7",
+        "--mixup=0.2",
+        "--augmentation=flip",
+        "--nonesterov",
+        "--optimizer=sgd",
+    )
+    lines = text.splitlines()
+    assert {"--epochs=7", "--mixup=0.2", "--layer_decay=0.9", "--nonesterov", "--nodecay_norms"} <= set(lines)
+    assert not any(line.startswith("--learning_rate") for line in lines)  # SGD has its own
+    (tmp_path / "flags.txt").write_text(text)
+    assert printed(f"--flagfile={tmp_path / 'flags.txt'}") == text
+
+
+def test_what_only_a_recipe_has_set_gives_way_to_what_is_typed():
+    assert "color_jitter" not in printed("--recipe=dinov2_linear", "--augmentation=flip")
+    assert "drop_epochs" not in printed("--recipe=rethinking", "--schedule=cosine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"mixup": 0.2, "loss": "proxy_anchor", "protocol": "retrieval"},
+            "--mixup=0.2 has no meaning with --loss=proxy_anchor",
+        ),
+        (
+            {"head_epochs": 2, "method": "feature_extractor"},
+            "--head_epochs=2 has no meaning with --method=feature_extractor",
+        ),
+        ({"head_epochs": 1, "pretrained": "none"}, "--head_epochs=1 has no meaning with --pretrained=none"),
+        ({"head_epochs": 20}, "--head_epochs=20 leaves none of --epochs=20"),
+        ({"ema_decay": 1.0}, "--ema_decay=1.0 is out of range"),
+        ({"ema_decay": -0.1}, "--ema_decay=-0.1 is out of range"),
+        ({"clip_norm": 0.0}, "--clip_norm=0.0 is out of range"),
+        ({"clip_norm": -1.0}, "--clip_norm=-1.0 is out of range"),
+        ({"clip_norm": 1.0, "clip": "agc"}, "--clip=agc and --clip_norm both"),
+        ({"clip_ratio": 0.1}, "--clip_ratio=0.1 is for --clip=agc"),
+        ({"ema_decay": 0.9, "swa_epochs": 2}, "--ema_decay and --swa_epochs"),
+        ({"swa_epochs": 30}, "--swa_epochs=30 is more than --epochs=20"),
+        (
+            {"ema_decay": 0.9, "optimizer": "schedule_free_adamw"},
+            "--ema_decay contradicts --optimizer=schedule_free_adamw",
+        ),
+        ({"optimizer": "prodigy", "method": "autolr"}, "--optimizer=prodigy contradicts --method=autolr"),
+        ({"unfreeze_epochs": 1, "method": "autolr"}, "--unfreeze_epochs contradicts --method=autolr"),
+        (
+            {"decay_norms": False, "optimizer": "prodigy"},
+            "--decay_norms=false has no meaning with --optimizer=prodigy",
+        ),
+        ({"block_estimates": True}, "--block_estimates=true is for --optimizer=prodigy or"),
+        ({"mix_probability": 0.5}, "--mix_probability=0.5 has no meaning without --mixup or --cutmix"),
+        ({"mixup": 0.2, "cutmix_probability": 0.9}, "--cutmix_probability has no meaning without both"),
+        ({"accumulate_steps": 0}, "--accumulate_steps=0 is out of range"),
+        ({"warmup_epochs": -1.0}, "--warmup_epochs=-1.0 is out of range"),
+        ({"class_weights": "balanced:2"}, "--class_weights=balanced:2 is not known"),
+        ({"class_weights": "heavy"}, "--class_weights=heavy is not known; choose none"),
+        ({"class_weights": "balanced:0.5", "balanced_sampling": True}, "correct the same thing twice"),
+        ({"min_rate_factor": 0.1, "schedule": "constant"}, "--min_rate_factor=0.1 is for --schedule=cosine"),
+        ({"focal_gamma": 1.0}, "--focal_gamma=1.0 is for --loss=focal"),
+        ({"keep_head": True, "pretrained": "none"}, "--keep_head contradicts --pretrained=none"),
+        ({"erasing": 1.5}, "--erasing=1.5 is out of range"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(changes, named):
+    with pytest.raises(UserError) as error:
+        validate(dataclasses.replace(FinetuneConfig(), **changes))
+    assert named in str(error.value)

@@ -1,0 +1,42 @@
+"""A run begins with what it is about and ends with the next commands."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.runs import about, finetune
+
+
+def test_the_first_lines_say_network_pixels_classes_images_and_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = FinetuneConfig(
+        dataset="digits",
+        workdir=str(tmp_path / "run"),
+        method="feature_extractor",
+        epochs=1,
+        test_fraction=0.8,
+        batch_size=64,
+    )
+    finetune.run(config, Replicas(jax.devices()[:1]))
+    lines = capsys.readouterr().err.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("resnet26 ("))
+    # 1,797 digits: 1,438 are tested; of the other 359, 36 validate.
+    assert lines[first] == (
+        "resnet26 (0.8 M parameters, weights resnet26_cifar10), images as 32 × 32, the whole image stretched; "
+        "10 classes, 323 train / 36 validation / 1,438 test images of digits"
+    )
+    assert lines[first + 1] == f"--method=feature_extractor, 1 epochs of 5 steps; kept in {tmp_path / 'run'}"
+    assert first < next(number for number, line in enumerate(lines) if line.startswith("epoch 1/1"))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "flag"), [("classification", "predict --run=r PHOTO"), ("retrieval", "--embeddings=")]
+)
+def test_the_last_lines_name_the_report_and_the_next_command(protocol: str, flag: str) -> None:
+    report, following = about.last_lines(Path("r"), protocol)
+    assert report == "report: r/report.html"
+    assert flag in following

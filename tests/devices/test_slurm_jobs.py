@@ -113,7 +113,7 @@ class Job:
                 found.append(int(process.name))
         return sorted(found)
 
-    def wait(self, seconds: float = 300) -> str:
+    def wait(self, seconds: float = 1800) -> str:
         """The state in which it ended."""
         deadline = time.monotonic() + seconds
         while (state := self.field("JobState")) not in (
@@ -128,7 +128,7 @@ class Job:
         return state
 
     def wait_until_it_trains(
-        self, workdir: Path, *, before: Sequence[int] = (), seconds: float = 400
+        self, workdir: Path, *, before: Sequence[int] = (), seconds: float = 1800
     ) -> list[int]:
         """Its tasks, once they have saved a step; others than those before."""
         deadline = time.monotonic() + seconds

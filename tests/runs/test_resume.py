@@ -24,6 +24,8 @@ from weights import write_weights
 REPOSITORY = Path(__file__).parents[2]
 EPOCHS = 6
 KILLS = 6
+DEVICES = "1 device (CPU)\n"
+FIRST_WORDS = ("1 device ", "resnet26_policy ", "--method=", "learning rate ", "epoch ")
 SEED = int(os.environ.get("KILL_SEED", "0"))
 
 
@@ -182,7 +184,7 @@ def test_a_run_that_is_stopped_and_then_finds_the_disk_full_ends_like_an_undistu
     status, out, err = end(process)
     assert (status, out) == (143, "")
     assert err.splitlines()[-1].endswith(f"; the same command goes on from there ({workdir})")
-    assert all(line.startswith(("learning rate ", "epoch ")) for line in err.splitlines()[:-1])
+    assert all(line.startswith(FIRST_WORDS) for line in err.splitlines()[:-1])
 
     process = start(command, workdir)
     wait_for_checkpoints(process, workdir, 1)
@@ -210,12 +212,12 @@ def test_a_finished_run_answers_at_once_and_refuses_other_flags(
     workdir, output = undisturbed
     before = contents(workdir)
     process = start(command, workdir)
-    assert end(process) == (0, output, "")
+    assert end(process) == (0, output, DEVICES)
     changed = [flag.replace("--batch_size=16", "--batch_size=32") for flag in command]
     status, out, err = end(start(changed, workdir, "--learning_rate=0.5"))
     assert (status, out) == (1, "")
     assert err == (
-        f"error: --workdir={workdir} holds a run with other flags: --batch_size=32 (was 16), "
+        f"{DEVICES}error: --workdir={workdir} holds a run with other flags: --batch_size=32 (was 16), "
         "--learning_rate=0.5 (was 0.01); give the same flags to go on with it, or another --workdir\n"
     )
     assert contents(workdir) == before
@@ -225,7 +227,9 @@ def test_a_workdir_that_cannot_be_is_one_sentence(command: list[str], tmp_path: 
     (tmp_path / "file").write_bytes(b"mine")
     status, out, err = end(start(command, tmp_path / "file" / "run"))
     assert (status, out) == (1, "")
-    assert err == f"error: --workdir={tmp_path / 'file' / 'run'} cannot be created: Not a directory\n"
+    assert (
+        err == f"{DEVICES}error: --workdir={tmp_path / 'file' / 'run'} cannot be created: Not a directory\n"
+    )
 
 
 @pytest.mark.slow
@@ -234,8 +238,9 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command: list[str]
     diverging = ["--schedule=step", "--drop_epochs=1", "--drop_factor=1e30"]
     status, out, err = end(start(command, workdir, *diverging))
     assert (status, out) == (1, "")
-    rates, *epochs, message = err.splitlines()
-    assert rates.startswith("learning rate ")
+    lines = err.splitlines()
+    assert all(line.startswith(FIRST_WORDS) for line in lines[:-1])
+    epochs, message = [line for line in lines if line.startswith("epoch ")], lines[-1]
     assert [line.split()[1] for line in epochs] == [f"1/{EPOCHS}"]
     assert "not finite by step" in message
     assert message.endswith("the last checkpoint is from before and intact")

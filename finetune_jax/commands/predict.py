@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from finetune_jax.commands import command_line
+from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.errors import readable
 
@@ -28,6 +29,13 @@ flags.DEFINE_integer(
     DataConfig.max_pixels,
     "Width times height up to which an image is read; larger JPEGs are read at a reduced scale.",
     lower_bound=1,
+)
+flags.DEFINE_enum(
+    "views",
+    "one",
+    VIEWS,
+    "Views of every image whose outputs are averaged: one, mirror for the mirror image too, five_crops for corners and "
+    "centre, ten_crops for both.",
 )
 flags.DEFINE_string("embeddings", "", "Write embeddings and paths to this .npz file instead of labels.")
 
@@ -46,7 +54,7 @@ def main(arguments: list[str]) -> int:
     from finetune_jax.data.decode import UnreadableImage
 
     values = flags.FLAGS
-    predictor = finetune_jax.load(Path(values.run).expanduser())
+    predictor = finetune_jax.load(Path(values.run).expanduser(), views=values.views)
     unreadable: list[UnreadableImage] = []
     embeddings, embedded = [], []
     paths = folder.listed_images([Path(argument) for argument in arguments])

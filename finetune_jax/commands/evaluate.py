@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from finetune_jax.commands import command_line
+from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.files.run_directory import data_config_of
 
@@ -29,6 +30,13 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool(
     "include_trained", False, "With --current_folder, measure on images that the run was trained on too."
+)
+flags.DEFINE_enum(
+    "views",
+    "one",
+    VIEWS,
+    "Views of every image whose outputs are averaged: one, mirror for the mirror image too, five_crops for corners and "
+    "centre, ten_crops for both.",
 )
 
 
@@ -54,9 +62,11 @@ def main() -> int:
         protocol=protocol,
         current_folder=values.current_folder,
         include_trained=values.include_trained,
+        views=values.views,
     )
     print(tables.measurement_table(result))
-    file = run / f"evaluation-{protocol}-{values.split}.json"
+    views = "" if values.views == "one" else f"-{values.views}"
+    file = run / f"evaluation-{protocol}-{values.split}{views}.json"
     try:
         file.write_text(json.dumps(result, indent=2) + "\n")
         print(f"written to {file}", file=sys.stderr)

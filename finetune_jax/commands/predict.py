@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from finetune_jax.commands import command_line
+from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 
 _CHUNK = 256
@@ -37,6 +38,13 @@ flags.DEFINE_integer(
     DataConfig.max_pixels,
     "Width times height up to which an image is read; larger JPEGs are read at a reduced scale.",
     lower_bound=1,
+)
+flags.DEFINE_enum(
+    "views",
+    "one",
+    VIEWS,
+    "Views of every image whose outputs are averaged: one, mirror for the mirror image too, five_crops for corners and "
+    "centre, ten_crops for both.",
 )
 flags.DEFINE_string("embeddings", "", "Write embeddings and paths to this .npz file instead of labels.")
 
@@ -59,7 +67,7 @@ def main(arguments: list[str]) -> int:
     values = flags.FLAGS
     top = values.top or (3 if values.format == "table" else 1)
     lines: list[str] = []
-    predictor = finetune_jax.load(Path(values.run).expanduser())
+    predictor = finetune_jax.load(Path(values.run).expanduser(), views=values.views)
     unreadable: list[UnreadableImage] = []
     embeddings, embedded = [], []
     paths = folder.listed_images([Path(argument) for argument in arguments])

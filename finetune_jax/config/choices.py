@@ -42,6 +42,8 @@ LABEL_LOSSES = ("cross_entropy", "bce", "focal")
 LOSSES = (*LABEL_LOSSES, "proxy_anchor")
 CLIPS = ("none", "agc")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
+VIEWS = ("one", "mirror", "five_crops", "ten_crops")
+"""Views of an image whose outputs are averaged: itself, with its mirror image, corners and centre, both of all five."""
 SELECTION = ("validation", "test", "last")
 AUTO = "auto"
 """The learning rate that the similarity of source and target recommends."""

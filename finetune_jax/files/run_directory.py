@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_jax.config import recorded
 from finetune_jax.config.declaration import declared
@@ -20,6 +20,8 @@ from finetune_jax.config.settings import DataConfig
 from finetune_jax.errors import UserError, readable
 from finetune_jax.files import causes, lock, readers
 from finetune_jax.files.event_log import EventLog
+
+Config = TypeVar("Config")
 
 _FLAGS = "flags.json"
 _RESOLVED = "resolved"
@@ -271,7 +273,12 @@ class RunDirectory:
 
 
 def data_config_of(run: Path) -> DataConfig:
-    """The data settings a run was trained with.
+    """The data settings a run was trained with; errors as of :func:`config_of_run`."""
+    return config_of_run(run, DataConfig)
+
+
+def config_of_run(run: Path, config_class: type[Config]) -> Config:
+    """The settings a run was trained with, those of a config class.
 
     Raises:
         UserError: the directory is not of a run.
@@ -281,7 +288,7 @@ def data_config_of(run: Path) -> DataConfig:
     except UserError as error:
         raise UserError(f"--run={readable(run)} is no run directory: {error}") from error
     _check_kinds(run, flags)
-    return recorded.config_of(flags, DataConfig)
+    return recorded.config_of(flags, config_class)
 
 
 def _check_kinds(run: Path, flags: Mapping[str, Any]) -> None:

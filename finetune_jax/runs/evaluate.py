@@ -32,6 +32,7 @@ def measure(
     protocol: str,
     current_folder: bool = False,
     include_trained: bool = False,
+    views: str = "one",
 ) -> dict[str, Any]:
     """Scores of a run's best checkpoint.
 
@@ -47,6 +48,7 @@ def measure(
         protocol: ``classification`` or ``retrieval``; it may differ from the one the data are split for.
         current_folder: whether to measure on the data as they are now, divided anew.
         include_trained: whether images that the run was trained on may be among those of another split.
+        views: of every image, over which logits are averaged; see ``config.choices.VIEWS``.
 
     Returns:
         JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
@@ -55,7 +57,7 @@ def measure(
         UserError: no such run, or the data does not go with it.
     """
     card, variables = read_best(run)
-    source, recorded = _data_of_run(run, config, silent=not replicas.is_primary, anew=current_folder)
+    source, recorded = data_of_run(run, config, silent=not replicas.is_primary, anew=current_folder)
     if split != "train" and not include_trained:
         _refuse_trained(source, recorded, split, current_folder)
     network = card.model()
@@ -63,14 +65,20 @@ def measure(
     variables = replicas.replicate(variables)
     if protocol == "classification" and card.head == "embedding":
         raise UserError(f"--run={run} learned embeddings and no classifier; use --protocol=retrieval")
+    if protocol == "retrieval" and views != "one":
+        raise UserError(
+            f"--views={views} is for --protocol=classification; embeddings have views of their own"
+        )
+    preprocessing = evaluation.preprocessing_for(views, card.preprocessing)
     part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
-    run_network = evaluation.compile_evaluation(part(network, normalize), replicas)
+    function = evaluation.over_views(part(network, normalize), views, card.preprocessing.image_size)
+    run_network = evaluation.compile_evaluation(function, replicas)
 
     def outputs_of(split: str) -> tuple[np.ndarray, np.ndarray]:
         arrays = datasets.materialise_split(
             config,
             source.splits[split],
-            card.preprocessing,
+            preprocessing,
             silent=not replicas.is_primary,
             title=f"decoding {split} images",
         )
@@ -82,6 +90,8 @@ def measure(
 
     outputs, labels = outputs_of(split)
     result = {"run": str(run), "dataset": source.name, "split": split, "images": len(labels)}
+    if views != "one":
+        result["views"] = views
     if now := record.record_of(source):
         result["data_digest"] = now.digest
     if protocol == "retrieval":
@@ -91,7 +101,7 @@ def measure(
     return {**result, **classification_details(outputs, labels, card.class_names)}
 
 
-def _data_of_run(
+def data_of_run(
     run: Path, config: DataConfig, *, silent: bool, anew: bool
 ) -> tuple[Source, record.Record | None]:
     """The data to measure on, with the run's own splits where they are asked for, and the run's record.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.data.decode import Decoding, preprocess
+from finetune_jax.data.decode import Decoding, Preprocessing, preprocess
 from finetune_jax.data.image_inputs import one_by_one, pixels_of
 from finetune_jax.models.card import Card, read_best
 from finetune_jax.models.network import Variables
@@ -35,13 +35,26 @@ class Predictor:
         decoding: how files and wide grey values become pixels.
     """
 
-    def __init__(self, card: Card, variables: Variables) -> None:
+    def __init__(self, card: Card, variables: Variables, *, views: str = "one") -> None:
+        """Take them into use.
+
+        Args:
+            card: of the checkpoint.
+            variables: what it says.
+            views: of every image, over which logits are averaged; one of ``config.choices.VIEWS``.
+
+        Raises:
+            UserError: crops are asked for, and images are no larger than the network's input.
+        """
         self.card = card
+        self._viewed = evaluation.preprocessing_for(views, card.preprocessing)
         self.class_names = card.class_names
         self.decoding = Decoding(bits=card.preprocessing.bits)
         network = card.model(dtype=jnp.bfloat16 if card.bfloat16 else jnp.float32)
         normalize = normalizer(card.mean, card.std)
-        logits = evaluation.classifier(network, normalize)
+        logits = evaluation.over_views(
+            evaluation.classifier(network, normalize), views, card.preprocessing.image_size
+        )
         self._variables = jax.device_put(variables)
         self._logits = jax.jit(logits)
         self._probabilities = jax.jit(lambda variables, images: jax.nn.softmax(logits(variables, images)))
@@ -63,11 +76,11 @@ class Predictor:
             TypeError: something is no image.
             ValueError: an array has another shape or type, or there is no image.
         """
-        return self._map(self._probabilities, images)
+        return self._map(self._probabilities, images, self._viewed)
 
     def logits(self, images: Any) -> np.ndarray:
         """Outputs before the softmax, float32 ``[N, num_classes]``."""
-        return self._map(self._logits, images)
+        return self._map(self._logits, images, self._viewed)
 
     def top(self, images: Any, k: int = 5) -> list[list[tuple[str, float]]]:
         """The most likely classes of each image with their probabilities, the most likely first.
@@ -85,13 +98,13 @@ class Predictor:
 
     def embed(self, images: Any) -> np.ndarray:
         """Embeddings, float32 ``[N, D]``: pooled output of the last block, image and mirror image summed."""
-        return self._map(self._embed, images)
+        return self._map(self._embed, images, self.card.preprocessing)
 
-    def _map(self, function: Any, images: Any) -> np.ndarray:
+    def _map(self, function: Any, images: Any, preprocessing: Preprocessing) -> np.ndarray:
         outputs = []
         rest = one_by_one(images)
         while chunk := list(itertools.islice(rest, _BATCHES[-1])):
-            ready = np.stack([self._prepare(image) for image in chunk])
+            ready = np.stack([preprocess(pixels_of(image, self.decoding), preprocessing) for image in chunk])
             size = next(size for size in _BATCHES if size >= len(ready))
             filled = np.zeros((size, *ready.shape[1:]), np.uint8)
             filled[: len(ready)] = ready
@@ -100,15 +113,16 @@ class Predictor:
             raise ValueError("no images given")
         return np.concatenate(outputs)
 
-    def _prepare(self, image: Any) -> np.ndarray:
-        return preprocess(pixels_of(image, self.decoding), self.card.preprocessing)
 
-
-def load(run_directory: str | Path) -> Predictor:
+def load(run_directory: str | Path, *, views: str = "one") -> Predictor:
     """The best checkpoint of a run as a callable from images to probabilities.
+
+    Args:
+        run_directory: of the run.
+        views: of every image, over which logits are averaged: ``one``, ``mirror``, ``five_crops`` or ``ten_crops``.
 
     Raises:
         UserError: the directory holds no checkpoint, or it cannot be read.
     """
     card, variables = read_best(Path(run_directory))
-    return Predictor(card, variables)
+    return Predictor(card, variables, views=views)

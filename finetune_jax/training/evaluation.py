@@ -1,16 +1,20 @@
 """Running a network over whole splits: every example once, whatever the batch size and the devices."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.algorithms import metrics
+from finetune_jax.algorithms import metrics, views
+from finetune_jax.data.decode import Preprocessing
 from finetune_jax.data.feeds import Feed
 from finetune_jax.data.order import evaluation_order
 from finetune_jax.devices.replicas import AXIS, Replicas
+from finetune_jax.errors import UserError
 from finetune_jax.models.network import Model
 
 BATCH_SIZE = 256
@@ -68,6 +72,44 @@ def classifier(
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Per-replica function of variables and uint8 images to logits ``[B, num_classes]``."""
     return lambda variables, images: network.apply(variables, normalize(images))
+
+
+def over_views(
+    function: Callable[[Any, jax.Array], jax.Array], names: str, size: int
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """``function(variables, images [B, H, W, C]) → [B, …]``, averaged over views of the images.
+
+    Args:
+        function: of images of ``size`` pixels.
+        names: one of ``config.choices.VIEWS``.
+        size: side of the views; crops are taken from larger images, see :func:`preprocessing_for`.
+    """
+    if names == "one":
+        return function
+
+    def mean(variables: Any, images: jax.Array) -> jax.Array:
+        crops = views.five_crops(images, size) if names.endswith("crops") else images[None]
+        if names != "five_crops":
+            crops = jnp.concatenate([crops, crops[:, :, :, ::-1]])
+        return views.mean_output(lambda view: function(variables, view), crops)
+
+    return mean
+
+
+def preprocessing_for(names: str, preprocessing: Preprocessing) -> Preprocessing:
+    """How images are prepared for :func:`over_views`: those that are cropped stay as large as they are resized.
+
+    Raises:
+        UserError: they are resized to the network's size, so that there is nothing to crop.
+    """
+    if not names.endswith("crops"):
+        return preprocessing
+    if preprocessing.resize == preprocessing.image_size:
+        raise UserError(
+            f"--views={names} crops larger images, and the run resizes them to the {preprocessing.image_size} pixels "
+            "of the network; use --views=mirror"
+        )
+    return dataclasses.replace(preprocessing, image_size=preprocessing.resize)
 
 
 def embedder(

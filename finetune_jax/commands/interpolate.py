@@ -1,0 +1,90 @@
+r"""Average the weights of a run with those it started from, or of several runs; keep the best.
+
+    finetune-jax interpolate --run=runs/photos --alphas=0,0.25,0.5,0.75,1
+    finetune-jax interpolate --run=runs/photos --datasets=folder:sketches --output=runs/photos-between
+    finetune-jax interpolate --soup=runs/photos-1,runs/photos-2,runs/photos-3 --output=runs/soup
+
+At alpha 1 the network is the run's, at 0 the one it started from, with the run's head. Statistics of norms are
+estimated anew from training images; the validation images of the run choose. Results go to interpolation.json in
+the run directory, and to --output, which prediction, evaluation and export take like a run.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from finetune_jax.commands import command_line
+from finetune_jax.errors import UserError
+
+flags.DEFINE_string("run", "", "Run directory of the network at alpha 1.")
+flags.DEFINE_list(
+    "alphas", [f"{tenth / 10:g}" for tenth in range(11)], "Shares of the run's weights, from 0 to 1."
+)
+flags.DEFINE_string(
+    "start",
+    "",
+    "Run directory of the network at alpha 0; empty is the run's --pretrained with the run's head.",
+)
+flags.DEFINE_list(
+    "datasets", [], "More data sets with the run's classes, on whose test images to measure too."
+)
+flags.DEFINE_list("soup", [], "Run directories to make a greedy soup of instead, all of one network.")
+flags.DEFINE_string("output", "", "Directory for the network that was chosen; empty keeps none.")
+
+
+def main() -> int:
+    """Average, print the scores, keep what was chosen."""
+    values = flags.FLAGS
+    if bool(values.run) == bool(values.soup):
+        raise UserError("give --run, or --soup with several run directories")
+    output = Path(values.output).expanduser() if values.output else None
+    if output is not None and output.exists() and any(output.iterdir()):
+        raise UserError(f"--output={output} holds something already; name a new directory")
+    if values.soup:
+        return _soup([Path(run).expanduser() for run in values.soup], output)
+    alphas = command_line.numbers("alphas", float)
+    if alphas[-1] > 1:
+        raise UserError(f"--alphas={','.join(values.alphas)}: give shares from 0 to 1")
+    run = Path(values.run).expanduser()
+    start = Path(values.start).expanduser() if values.start else None
+    replicas = command_line.start_jax()
+    from finetune_jax.runs import interpolate
+
+    curve = interpolate.interpolate(run, alphas, replicas, start=start, others=values.datasets, output=output)
+    if replicas.is_primary:
+        print("| alpha | " + " | ".join(curve.scores) + " |")
+        print("|---" * (len(curve.scores) + 1) + "|")
+        for place, alpha in enumerate(curve.alphas):
+            cells = [f"{100 * scores[place]:.1f} %" for scores in curve.scores.values()]
+            chosen = " (chosen)" if place == curve.chosen else ""
+            print(f"| {alpha:g}{chosen} | " + " | ".join(cells) + " |")
+        _keep(run / "interpolation.json", curve.to_json())
+    return 0
+
+
+def _soup(runs: list[Path], output: Path | None) -> int:
+    replicas = command_line.start_jax()
+    from finetune_jax.runs import interpolate
+
+    soup = interpolate.soup(runs, replicas, output=output)
+    if replicas.is_primary:
+        names = ", ".join(str(runs[number]) for number in soup.chosen)
+        print(f"soup of {len(soup.chosen)} of {len(runs)} runs: {names}")
+        print(f"validation accuracy {100 * soup.score:.1f} %")
+        if output is not None:
+            content = {
+                "runs": [str(runs[number]) for number in soup.chosen],
+                "validation_accuracy": soup.score,
+            }
+            _keep(output / "interpolation.json", content)
+    return 0
+
+
+def _keep(file: Path, content: dict[str, object]) -> None:
+    try:
+        file.write_text(json.dumps(content, indent=2) + "\n")
+        print(f"written to {file}", file=sys.stderr)
+    except OSError as error:
+        print(f"not written to {file}: {error.strerror}", file=sys.stderr)

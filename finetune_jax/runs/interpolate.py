@@ -1,0 +1,226 @@
+"""Between two networks, and soups of several: weights averaged, judged on validation images, kept as a run.
+
+WiSE-FT (Wortsman et al., CVPR 2022) goes from the weights that a run started from to those it found; a greedy soup
+(Wortsman et al., ICML 2022) averages runs of one network as long as that does not make it worse.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from finetune_jax import data as datasets
+from finetune_jax.algorithms import averaging, metrics
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.data.feeds import create_feed
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.errors import UserError
+from finetune_jax.files import checkpoints
+from finetune_jax.files.run_directory import config_of_run, data_config_of
+from finetune_jax.models.card import Card, read_best
+from finetune_jax.models.network import Variables
+from finetune_jax.models.normalization import normalizer
+from finetune_jax.models.weights import pretrained
+from finetune_jax.runs import start as run_start
+from finetune_jax.runs.evaluate import data_of_run, labels_of_run
+from finetune_jax.training import evaluation, norm_statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Networks on the way from one to another.
+
+    Attributes:
+        alphas: share of the run's weights in each.
+        scores: ``{evaluation set: accuracies, one for each}``; the first set chose.
+        chosen: place of the best, the larger share of the run's weights where several are equal.
+    """
+
+    alphas: tuple[float, ...]
+    scores: Mapping[str, tuple[float, ...]]
+    chosen: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "alphas": list(self.alphas),
+            "scores": {name: list(values) for name, values in self.scores.items()},
+            "chosen_alpha": self.alphas[self.chosen],
+        }
+
+
+def interpolate(
+    run: Path,
+    alphas: Sequence[float],
+    replicas: Replicas,
+    *,
+    start: Path | None = None,
+    others: Sequence[str] = (),
+    output: Path | None = None,
+) -> Curve:
+    """Networks between the one a run started from and the one it found.
+
+    Args:
+        run: directory of a classifying run of a single network.
+        alphas: shares of the run's weights, in [0, 1].
+        replicas: where they are evaluated.
+        start: another run directory to start from, of the same network and classes; by default the run's
+            ``--pretrained`` weights with the run's own head.
+        others: further data sets with the run's classes, of whose test images accuracies are measured too.
+        output: directory for the network that validation chose, as ``finetune_jax.load`` takes it; None keeps none.
+
+    Raises:
+        UserError: the run, its start or a data set does not go with it.
+    """
+    card, end = _classifier_of(run)
+    beginning = _start_of(run, card, end) if start is None else _same_network(run, card, start)
+    judge = _Judge(run, card, replicas, others)
+    networks = [_between(beginning, end, alpha) for alpha in alphas]
+    scores: dict[str, list[float]] = {}
+    candidates = [judge.with_statistics(network) for network in networks]
+    for candidate in candidates:
+        for name, accuracy in judge.accuracies(candidate).items():
+            scores.setdefault(name, []).append(accuracy)
+    chosen_by = next(iter(scores.values()))
+    chosen = max(range(len(alphas)), key=lambda place: (chosen_by[place], alphas[place]))
+    if output is not None:
+        _write(output, card, candidates[chosen], chosen_by[chosen], replicas)
+    return Curve(tuple(alphas), {name: tuple(values) for name, values in scores.items()}, chosen)
+
+
+def soup(runs: Sequence[Path], replicas: Replicas, *, output: Path | None = None) -> averaging.Soup:
+    """A greedy soup of runs of one network on the same data.
+
+    Args:
+        runs: their directories; the first one's validation images judge.
+        replicas: where networks are evaluated.
+        output: as of :func:`interpolate`.
+
+    Raises:
+        UserError: fewer than two runs, or they are not of one network and its classes.
+    """
+    if len(runs) < 2:
+        raise UserError("--soup needs at least two run directories, separated by commas")
+    card, first = _classifier_of(runs[0])
+    candidates = [first, *[_same_network(runs[0], card, other) for other in runs[1:]]]
+    judge = _Judge(runs[0], card, replicas, ())
+    result = averaging.greedy_soup(candidates, lambda tree: judge.score(judge.with_statistics(tree)))
+    result = result._replace(tree=judge.with_statistics(result.tree))
+    if output is not None:
+        _write(output, card, result.tree, result.score, replicas)
+    return result
+
+
+class _Judge:
+    """The images of a run, and what networks come to on them."""
+
+    def __init__(self, run: Path, card: Card, replicas: Replicas, others: Sequence[str]) -> None:
+        self._card, self._replicas = card, replicas
+        network, normalize = card.network(), normalizer(card.mean, card.std)
+        config = data_config_of(run)
+        silent = not replicas.is_primary
+        source, _ = data_of_run(run, config, silent=silent, anew=False)
+        sets = {"validation": (config, source, "validation"), "test": (config, source, "test")}
+        for name in others:
+            other = dataclasses.replace(config, dataset=name)
+            sets[name] = (other, datasets.load_source(other, silent=silent), "test")
+        self._sets = {
+            name: self._images(*where)
+            for name, where in sets.items()
+            if where[2] in where[1].splits and len(where[1].splits[where[2]].labels)
+        }
+        if "validation" not in self._sets:
+            raise UserError(f"{run} has no validation images, by which a network could be chosen")
+        training, images = self._feed(config, source, "train")
+        self.with_statistics = norm_statistics.compile_estimate(
+            network, normalize, training, len(images.labels), replicas
+        )
+        self._predict = evaluation.compile_evaluation(evaluation.classifier(network, normalize), replicas)
+
+    def score(self, variables: Variables) -> float:
+        """Accuracy on validation images."""
+        return self._accuracy(variables, "validation")
+
+    def accuracies(self, variables: Variables) -> dict[str, float]:
+        """``{evaluation set: accuracy}``, validation first."""
+        return {name: self._accuracy(variables, name) for name in self._sets}
+
+    def _accuracy(self, variables: Variables, name: str) -> float:
+        feed, labels = self._sets[name]
+        outputs = self._predict(self._replicas.replicate(variables), feed, len(labels))
+        return metrics.accuracy(outputs, labels)
+
+    def _feed(self, config: Any, source: Any, split: str) -> tuple[Any, Any]:
+        arrays = datasets.materialise_split(
+            config,
+            source.splits[split],
+            self._card.preprocessing,
+            silent=not self._replicas.is_primary,
+            title=f"decoding {split} images",
+        )
+        resident = arrays.images.nbytes <= config.device_data_gb * 1e9
+        return create_feed(arrays, self._replicas, resident=resident, steps_per_dispatch=1), arrays
+
+    def _images(self, config: Any, source: Any, split: str) -> tuple[Any, np.ndarray]:
+        feed, arrays = self._feed(config, source, split)
+        return feed, labels_of_run(arrays.labels, source, self._card.class_names)
+
+
+def _between(start: Variables, end: Variables, alpha: float) -> Variables:
+    params = averaging.interpolate(start["params"], end["params"], alpha)
+    # The statistics are estimated anew; those of the end are of the right shape.
+    return {**end, "params": params}
+
+
+def _classifier_of(run: Path) -> tuple[Card, Variables]:
+    card, variables = read_best(run)
+    if card.composition:
+        raise UserError(
+            f"--run={run} holds a {card.composition['kind']} network, which is more than one network"
+        )
+    if card.head in ("embedding", "retrieval"):
+        raise UserError(f"--run={run} finds images and classifies none; there is no accuracy to choose by")
+    return card, variables
+
+
+def _start_of(run: Path, card: Card, end: Variables) -> Variables:
+    """The run's pretrained weights, its own head above them."""
+    config = config_of_run(run, FinetuneConfig)
+    if config.pretrained == "none" or config.method == "scratch":
+        raise UserError(f"--run={run} started from random weights; name another start with --start")
+    origin = run_start.load_origin(dataclasses.replace(config, bfloat16=False))
+    origin = pretrained.at_image_size(origin, card.preprocessing.image_size)
+    params = jax.device_get(origin.variables["params"])
+    blocks = len(card.network().blocks)
+    kept = {name: params[name] for name in end["params"] if name != "head"}
+    if len(kept) != blocks + 1:
+        raise UserError(f"--pretrained={config.pretrained} of {run} has other parts than the run")
+    return {**end, "params": {**kept, "head": end["params"]["head"]}}
+
+
+def _same_network(run: Path, card: Card, other: Path) -> Variables:
+    """Variables of another run of the same network and classes."""
+    other_card, variables = _classifier_of(other)
+    for what, ours, theirs in (
+        ("network", _identity(card), _identity(other_card)),
+        ("classes", card.class_names, other_card.class_names),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"{other} and {run} are of different {what}; only one network has weights to average"
+            )
+    return variables
+
+
+def _identity(card: Card) -> tuple[Any, ...]:
+    return card.architecture, card.width, card.blocks, card.head
+
+
+def _write(output: Path, card: Card, variables: Variables, score: float, replicas: Replicas) -> None:
+    with replicas.fail_together():
+        saver = checkpoints.Checkpoints(output / "checkpoints", writable=replicas.is_primary, keep_all=True)
+        saver.save(0, {"variables": jax.device_get(variables)}, card.to_json(), score=score)
+        saver.close()

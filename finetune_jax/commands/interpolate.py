@@ -1,4 +1,4 @@
-r"""Average weights: of a run with those it started from, or of several runs; keep the best.
+r"""Average the weights of several runs, or of a run and those it started from.
 
     finetune-jax interpolate --run=runs/photos --alphas=0,0.25,0.5,0.75,1
     finetune-jax interpolate --run=runs/photos --datasets=folder:sketches --output=runs/photos-between

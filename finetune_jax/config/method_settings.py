@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_jax.config import ranges
 from finetune_jax.config.choices import AUTO, ROUTED, WITH_POLICY
 from finetune_jax.config.declaration import setting
-from finetune_jax.config.groups import AUTOLR, L2_SP, SIMILARITY, SPOTTUNE
+from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, SIMILARITY, SPOTTUNE
 from finetune_jax.config.methods import with_fact
 from finetune_jax.config.spelling import data_set
 
@@ -13,6 +13,7 @@ _AUTOLR = {"method": ("autolr",)}
 _POLICY = {"method": WITH_POLICY}
 _GLOBAL = {"method": ("spottune_global",)}
 _L2_SP = {"method": ("l2_sp",)}
+_LORA = {"method": ("lora",)}
 _BY_SIMILARITY = {"learning_rate": (AUTO,)}
 
 
@@ -167,6 +168,29 @@ class RoutingConfig:
         group=L2_SP,
         range=ranges.NOT_NEGATIVE,
         only_with=_L2_SP,
+    )
+    lora_rank: int = setting(
+        8,
+        "Rank of LoRA's adapters.",
+        group=LORA,
+        range=ranges.COUNT,
+        only_with=_LORA,
+        aliases=("lora_r", "rank"),
+    )
+    lora_alpha: float = setting(
+        16.0,
+        "LoRA's scale: the product of an adapter counts alpha divided by the rank.",
+        group=LORA,
+        range=ranges.POSITIVE,
+        only_with=_LORA,
+    )
+    lora_targets: tuple[str, ...] = setting(
+        (),
+        "Words of which a kernel's path must hold one to get an adapter, e.g. qkv,proj; empty adapts all kernels of "
+        "the blocks.",
+        group=LORA,
+        only_with=_LORA,
+        aliases=("target_modules",),
     )
 
 

@@ -48,6 +48,9 @@ BY_NAME: Mapping[str, Method] = {
         recipe={"weight_decay": 0.0},
     ),
     "progressive": Method("a new column is trained beside the frozen pretrained network"),
+    "lora": Method("low-rank adapters beside the kernels of the blocks are trained, and the head"),
+    "norms": Method("the parameters of norms are trained, and the head", freezes=False),
+    "biases": Method("the biases are trained, and the head (BitFit)"),
     "scratch": Method(
         "all parts are trained from random weights", freezes=False, needs_weights=False, moves_weights=False
     ),

@@ -14,7 +14,7 @@ from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import DAMAGE, UserError, readable
 from finetune_jax.files import checkpoints
 from finetune_jax.models import heads, registry
-from finetune_jax.models.compositions import progressive, routed
+from finetune_jax.models.compositions import adapted, progressive, routed
 from finetune_jax.models.network import Model, Network, Variables
 
 LARGEST_IMAGE = 4096
@@ -113,6 +113,8 @@ class Card:
             return network
         if self.composition["kind"] == progressive.KIND:
             return progressive.from_json(self.composition, network)
+        if self.composition["kind"] == adapted.KIND:
+            return adapted.from_json(self.composition, network)
         return routed.from_json(self.composition, network)
 
     def saved_shapes(self) -> Variables:

@@ -4,6 +4,7 @@ import jax
 
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.network import Network, Variables
+from finetune_jax.training.methods.adapted import Biases, Lora, Norms
 from finetune_jax.training.methods.autolr import AutoLR
 from finetune_jax.training.methods.l2_sp import L2SP
 from finetune_jax.training.methods.method import Base, Method
@@ -18,6 +19,9 @@ METHODS: dict[str, type[Method]] = {
     "stochastic": Stochastic,
     "l2_sp": L2SP,
     "progressive": Progressive,
+    "lora": Lora,
+    "norms": Norms,
+    "biases": Biases,
     "scratch": Scratch,
     "autolr": AutoLR,
     "spottune": SpotTune,

@@ -22,8 +22,9 @@ RUN = [
 # Stands for a compilation, minutes in which no instruction of Python is executed, and for a callback that swallows
 # the interrupt.
 STUCK = """
-import hashlib, os, sys
+import hashlib, os, signal, sys
 from finetune_jax.commands import interruption
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 interruption.watch()
 sys.stdout.write('printed before')
 for turn in range(2):

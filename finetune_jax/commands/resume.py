@@ -14,6 +14,7 @@ from absl import flags
 
 from finetune_jax.commands import command_line
 from finetune_jax.config import recorded
+from finetune_jax.config.checks import validate
 from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
 from finetune_jax.errors import UserError
@@ -33,7 +34,10 @@ def main(arguments: list[str]) -> int:
     try:
         recorded_flags = json.loads((workdir / "flags.json").read_text())
         config = recorded.config_of(recorded_flags, FinetuneConfig)
-    except (OSError, ValueError, TypeError) as error:
+        validate(config)
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{workdir.absolute()} is no run directory: flags.json cannot be read ({error})"
         ) from error

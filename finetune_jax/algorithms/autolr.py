@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from finetune_jax.algorithms.weight_variation import MEASURES as MEASURES
 from finetune_jax.algorithms.weight_variation import Include as Include
 from finetune_jax.algorithms.weight_variation import accumulated_gradient_norms as accumulated_gradient_norms
 from finetune_jax.algorithms.weight_variation import block_names as block_names
@@ -36,6 +37,8 @@ from finetune_jax.algorithms.weight_variation import weight_variation as weight_
 
 _DIVERGED_FACTOR = 0.1
 _TARGET_FLOOR = 0.1  # share of the smallest variation
+SPACINGS = ("linear", "geometric")
+"""How the targets of the first epoch lie between the first and the last block's."""
 _NO_TARGET = -1.0  # below every target, and unlike NaN equal to itself
 
 
@@ -51,6 +54,8 @@ class AutoLRConfig:
         threshold_decay: factor of the threshold at the start of every later epoch; 1 is the paper's constant.
         threshold_floor: the threshold decays only while it is above this value (so it ends just below).
         max_trials: the last of so many trials of one epoch is taken however its variations are ordered.
+        tuned_epochs: after so many epochs every trial that does not diverge is accepted; 0 tunes in all epochs.
+        spacing: of the first epoch's targets, one of :data:`SPACINGS`.
 
     Raises:
         ValueError: a value is out of range.
@@ -62,6 +67,8 @@ class AutoLRConfig:
     threshold_decay: float = 0.99
     threshold_floor: float = 0.8
     max_trials: int = 5
+    tuned_epochs: int = 0
+    spacing: str = "linear"
 
     def __post_init__(self) -> None:
         _check_positive(alpha=self.alpha, beta=self.beta)
@@ -72,6 +79,9 @@ class AutoLRConfig:
             raise ValueError(f"threshold_decay must be in (0, 1], got {self.threshold_decay}")
         if not isinstance(self.max_trials, int) or self.max_trials < 1:
             raise ValueError(f"max_trials must be a whole number of at least 1, got {self.max_trials}")
+        if self.tuned_epochs < 0:
+            raise ValueError(f"tuned_epochs must be at least 0, got {self.tuned_epochs}")
+        _check_spacing(self.spacing)
 
 
 class AutoLRState(NamedTuple):
@@ -136,7 +146,9 @@ def sorting_quality(variations: ArrayLike) -> jax.Array:
     return jnp.where(jnp.isnan(v).any(), jnp.nan, 1 - 2 * displacement / count**2)
 
 
-def initial_targets(variations: ArrayLike, *, alpha: float = 2.0, beta: float = 0.4) -> jax.Array:
+def initial_targets(
+    variations: ArrayLike, *, alpha: float = 2.0, beta: float = 0.4, spacing: str = "linear"
+) -> jax.Array:
     """Target variations of the first epoch: equally spaced, ascending, Eq. 10–11.
 
     From ``alpha · min v`` in the first block to ``beta · max v`` in the last. The first term of Eq. 11 as
@@ -147,20 +159,34 @@ def initial_targets(variations: ArrayLike, *, alpha: float = 2.0, beta: float = 
         variations: ``[K]``; a single one is its own target.
         alpha: factor of the smallest variation, positive.
         beta: factor of the largest variation, positive.
+        spacing: ``linear`` as in the paper; ``geometric`` has a constant ratio from block to block, for variations that
+            differ by orders of magnitude (but where the first target is 0, which has no ratio to anything).
 
     Returns:
         ``[K]``.
+
+    Raises:
+        ValueError: a factor is not positive, or there is no such spacing.
 
     Examples:
         >>> from finetune_jax import autolr
         >>> autolr.initial_targets([2.0, 30.0, 10.0], alpha=2.0, beta=0.4).tolist()
         [4.0, 8.0, 12.0]
+        >>> autolr.initial_targets([1.0, 80.0, 5.0], spacing="geometric").tolist()
+        [2.0, 8.0, 32.0]
     """
     _check_positive(alpha=alpha, beta=beta)
+    _check_spacing(spacing)
     v = per_block(variations, "variations")
     first, last, _ = _ends(v, alpha, beta)
     count = v.shape[0]
-    return first + jnp.arange(count, dtype=v.dtype) * ((last - first) / max(count - 1, 1))
+    places = jnp.arange(count, dtype=v.dtype)
+    linear = first + places * ((last - first) / max(count - 1, 1))
+    if spacing == "linear":
+        return linear
+    positive = first > 0
+    ratio = jnp.where(positive, last / jnp.where(positive, first, 1), 1)
+    return jnp.where(positive, first * ratio ** (places / max(count - 1, 1)), linear)
 
 
 def renewed_targets(variations: ArrayLike) -> jax.Array:
@@ -309,15 +335,16 @@ def update(
     diverged = ~(jnp.asarray(finite, bool) & jnp.isfinite(v).all())
     last = state.trial + 1 >= config.max_trials
     ordered = _reaches(quality, state.threshold)
+    if config.tuned_epochs:
+        ordered |= state.epoch >= config.tuned_epochs
     accepted = ~diverged & (ordered | last)
 
     # Not always the epoch's first trial: one that diverged leaves the targets to the next.
     first = (state.trial == 0) | (state.targets == _NO_TARGET).all()
     sets_targets = first & ~accepted & ~diverged
     initial = sets_targets & (state.epoch == 0)
-    new_targets = jnp.where(
-        state.epoch == 0, initial_targets(v, alpha=config.alpha, beta=config.beta), renewed_targets(v)
-    )
+    of_first = initial_targets(v, alpha=config.alpha, beta=config.beta, spacing=config.spacing)
+    new_targets = jnp.where(state.epoch == 0, of_first, renewed_targets(v))
     targets = jnp.where(sets_targets, new_targets, state.targets)
     renewed = jnp.where(diverged, rates * _DIVERGED_FACTOR, renewed_learning_rates(rates, targets, v))
     decayed = jnp.where(
@@ -354,6 +381,11 @@ def _reaches(quality: jax.Array, threshold: jax.Array) -> jax.Array:
     # slack of a few units in its last place.
     slack = 4 * float(jnp.finfo(threshold.dtype).eps)
     return jnp.round(1000 * quality) >= 1000 * threshold * (1 - slack)
+
+
+def _check_spacing(spacing: str) -> None:
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
 
 
 def _check_positive(**values: Any) -> None:

@@ -1,4 +1,4 @@
-"""Weight variation of AutoLR: how far the kernels of each block moved (Eq. 1)."""
+"""Weight variation of AutoLR: how far the kernels of each block moved (Eq. 1), and other measures of it."""
 
 import math
 import re
@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 
 Include = Callable[[tuple[str, ...], Any], bool]
 """``(names on the way from the block to the leaf, leaf) → whether the leaf counts``."""
+MEASURES = ("mean", "rms", "relative")
+"""``‖Δw‖ / n`` as AutoLR has it (Eq. 1), ``‖Δw‖ / √n``, and ``‖Δw‖ / ‖w‖`` with the weights before."""
 _NOT_KERNELS = re.compile("bias|scale|offset|embed|token", re.IGNORECASE)
 
 
@@ -62,20 +64,27 @@ def weight_variation(
     *,
     blocks: Sequence[str] | None = None,
     include: Include = is_kernel,
+    measure: str = "mean",
 ) -> jax.Array:
     """How far the weights of each block moved: ``‖current − previous‖₂ / n``, Eq. 1.
+
+    That falls with the root of the number ``n`` of weights even where each of them moves as far, so a large block
+    looks still beside a small one. The other measures do not: the root mean square of the differences, and the
+    movement relative to the weights.
 
     Args:
         previous: ``{block name: tree of arrays}``; other names may stand beside the blocks.
         current: the same later.
         blocks: names in order; by default those called ``block_*``, see `block_names`.
         include: which leaves of a block count, for the norm and for their number ``n`` of elements.
+        measure: one of :data:`MEASURES`; the relative movement of weights that were all 0 is infinite.
 
     Returns:
         ``[K]``. The gradient at weights that have not moved is 0.
 
     Raises:
-        ValueError: no blocks, a block is missing, has no leaf that counts, or differs in structure or shapes.
+        ValueError: no such measure, no blocks, a block is missing, has no leaf that counts, or differs in structure or
+            shapes.
 
     Examples:
         >>> import numpy as np
@@ -84,7 +93,11 @@ def weight_variation(
         >>> after = {"block_01": {"kernel": np.full((2, 2), 2.0)}, "block_02": {"kernel": np.zeros((2, 2))}}
         >>> autolr.weight_variation(before, after).tolist()
         [1.0, 0.0]
+        >>> autolr.weight_variation(before, after, measure="rms").tolist()
+        [2.0, 0.0]
     """
+    if measure not in MEASURES:
+        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
     if blocks is None:
         names = block_names(current)
         if names != block_names(previous):
@@ -95,7 +108,7 @@ def weight_variation(
         names = tuple(blocks)
         if not names:
             raise ValueError("blocks must name at least one block, got none")
-    return jnp.stack([_block_variation(name, previous, current, include) for name in names])
+    return jnp.stack([_block_variation(name, previous, current, include, measure) for name in names])
 
 
 def kernel_counts(
@@ -148,7 +161,7 @@ def accumulated_gradient_norms(
 
 
 def _block_variation(
-    name: str, previous: Mapping[str, Any], current: Mapping[str, Any], include: Include
+    name: str, previous: Mapping[str, Any], current: Mapping[str, Any], include: Include, measure: str
 ) -> jax.Array:
     for when, tree in (("before", previous), ("after", current)):
         if name not in tree:
@@ -157,7 +170,7 @@ def _block_variation(
     if list(before) != list(after):
         changed = sorted("/".join(path) for path in before.keys() ^ after.keys())
         raise ValueError(f"block {name!r} does not have the same leaves before and after: {changed}")
-    differences = []
+    differences, weights = [], []
     for path, leaf in after.items():
         if not include(path, leaf) or np.size(leaf) == 0:
             continue
@@ -167,11 +180,20 @@ def _block_variation(
                 f"and {np.shape(leaf)} after"
             )
         differences.append(_floating(leaf) - _floating(before[path]))
+        weights.append(_floating(before[path]))
     if not differences:
         raise ValueError(
             f"block {name!r} has no kernels among {['/'.join(path) for path in after]}; give include="
         )
-    return _norm(differences) / sum(difference.size for difference in differences)
+    count = sum(difference.size for difference in differences)
+    moved = _norm(differences)
+    if measure == "mean":
+        return moved / count
+    if measure == "rms":
+        return moved / math.sqrt(count)
+    length = _norm(weights)
+    # Weights of 0 that stay have not moved.
+    return moved / jnp.where(moved == 0, 1, length)
 
 
 def _named_leaves(tree: Any) -> dict[tuple[str, ...], Any]:

@@ -44,6 +44,10 @@ CLIPS = ("none", "agc")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 VIEWS = ("one", "mirror", "five_crops", "ten_crops")
 """Views of an image whose outputs are averaged: itself, with its mirror image, corners and centre, both of all five."""
+VARIATIONS = ("mean", "rms", "relative")
+"""Measures of how far a block moved."""
+SPACINGS = ("linear", "geometric")
+"""Spacings of AutoLR's first targets."""
 SELECTION = ("validation", "test", "last")
 AUTO = "auto"
 """The learning rate that the similarity of source and target recommends."""

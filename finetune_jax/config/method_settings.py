@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AUTO, ROUTED, WITH_POLICY
+from finetune_jax.config.choices import AUTO, ROUTED, SPACINGS, VARIATIONS, WITH_POLICY
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, SIMILARITY, SPOTTUNE
 from finetune_jax.config.methods import with_fact
@@ -73,6 +73,31 @@ class TuningConfig:
         "At most this many trials per epoch; the last one is accepted whatever its quality.",
         group=AUTOLR,
         range=ranges.COUNT,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    variation: str = setting(
+        "mean",
+        "How AutoLR measures the movement of a block: mean is ‖Δw‖/n of its Eq. 1, which makes large blocks look "
+        "still; rms is ‖Δw‖/√n; relative is ‖Δw‖/‖w‖.",
+        VARIATIONS,
+        group=AUTOLR,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    target_spacing: str = setting(
+        "linear",
+        "How AutoLR spaces the targets of the first epoch between the first and the last block's.",
+        SPACINGS,
+        group=AUTOLR,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    tuned_epochs: int = setting(
+        0,
+        "Epochs in which AutoLR tunes the rates; later ones keep them. 0 tunes in every epoch.",
+        group=AUTOLR,
+        range=ranges.NOT_NEGATIVE,
         only_with=_AUTOLR,
         runtime=True,
     )

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from finetune_jax.algorithms import weight_variation
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.files.run_directory import RunDirectory, config_of_run
 from finetune_jax.models.card import read_best
 
 
@@ -22,9 +23,15 @@ def of_epoch(run: Path, epoch: int) -> list[dict[str, Any]]:
         JSON, per block: ``block``, ``rates`` and ``norms`` (of both trials), ``gamma`` (last over first).
 
     Raises:
-        UserError: no such run, or not two finite trials in this epoch.
+        UserError: no such run, one with another measure of variation, or not two finite trials in this epoch.
     """
     card, _ = read_best(run)
+    measure = config_of_run(run, FinetuneConfig).variation
+    if measure != "mean":
+        raise UserError(
+            f"--run={run} measured its trials with --variation={measure}, and γ is of AutoLR's own; give a run with "
+            "--variation=mean"
+        )
     rows = [
         row
         for row in RunDirectory(run).read_passes()

@@ -15,18 +15,22 @@ from finetune_jax.training.state import TrainState
 
 
 @functools.cache
-def measure_pass(blocks: tuple[str, ...]) -> Callable[[Start, TrainState], tuple[jax.Array, jax.Array]]:
+def measure_pass(
+    blocks: tuple[str, ...], measure: str = "mean"
+) -> Callable[[Start, TrainState], tuple[jax.Array, jax.Array]]:
     """``(start, state) → (variations [K], whether losses and weights are finite)``, the same for all runs."""
 
-    def measure(start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+    def of_pass(start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
         variations = jnp.zeros(0)
         if blocks:
-            variations = weight_variation.weight_variation(start.params, state.params, blocks=blocks)
+            variations = weight_variation.weight_variation(
+                start.params, state.params, blocks=blocks, measure=measure
+            )
         checked = (state.totals["loss"], state.params, state.batch_stats)
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
         return variations, finite
 
-    return jax.jit(measure)
+    return jax.jit(of_pass)
 
 
 def refuse_if_not_finite(state: TrainState, step: int) -> None:

@@ -260,7 +260,7 @@ class Loop:
         """The state to go on with, what the tuner says of the pass, and its row of ``passes.csv``."""
         plan, tuner = self._plan, self._plan.tuner
         rates = tuner.rates(self._tuning, epoch)
-        variations, finite = jax.device_get(measure_pass(tuner.blocks)(start, state))
+        variations, finite = jax.device_get(measure_pass(tuner.blocks, tuner.measure)(start, state))
         outcome = Pass(epoch, variations, bool(finite))
         if not (outcome.finite or tuner.can_reject):
             refuse_if_not_finite(jax.device_get(state), epoch * self._steps_per_epoch + self._steps_per_epoch)

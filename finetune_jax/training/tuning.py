@@ -22,7 +22,7 @@ class Pass(NamedTuple):
 
     Attributes:
         epoch: 0-based.
-        variations: float32 ``[K]``, weight variation of each trained block (AutoLR, Eq. 1).
+        variations: float32 ``[K]``, weight variation of each trained block (AutoLR, Eq. 1, or the tuner's measure).
         finite: whether its losses and the weights after it are finite.
     """
 
@@ -59,6 +59,10 @@ class Tuner(Protocol):
         """Names of the K blocks whose variations are measured."""
 
     @property
+    def measure(self) -> str:
+        """How variations are measured, one of ``weight_variation.MEASURES``."""
+
+    @property
     def can_reject(self) -> bool:
         """Whether passes may be thrown away, each starting without momentum."""
 
@@ -87,6 +91,7 @@ class FixedRates:
 
     blocks: tuple[str, ...]
     schedule: Callable[[int], dict[str, float]]
+    measure = "mean"
     can_reject = False
 
     def initial(self) -> TunerState:

@@ -49,6 +49,11 @@ class Unfreezing:
         return self.tuner.blocks
 
     @property
+    def measure(self) -> str:
+        """Of the other tuner."""
+        return self.tuner.measure
+
+    @property
     def can_reject(self) -> bool:
         """As the other tuner."""
         return self.tuner.can_reject

@@ -375,3 +375,26 @@ def test_rates_and_variations_that_cannot_be_are_refused():
         autolr.init(CONFIG, 1e-3)
     with pytest.raises(ValueError, match=r"shape \(3,\) for rates \(4,\)"):
         autolr.update(CONFIG, autolr.init(CONFIG, RATES), SORTED[:3])
+
+
+def test_rates_are_tuned_in_the_first_epochs_alone_where_that_is_asked_for():
+    config = autolr.AutoLRConfig(tuned_epochs=1, max_trials=2)
+    state = autolr.init(config, [0.1, 0.1, 0.1])
+    descending = [9.0, 4.0, 1.0]
+    state, outcome = autolr.update(config, state, descending)
+    assert not outcome.accepted
+    state, outcome = autolr.update(config, state, descending)
+    assert outcome.capped
+    rates = state.learning_rates.tolist()
+    for _ in range(2):
+        state, outcome = autolr.update(config, state, descending)
+        assert (bool(outcome.accepted), bool(outcome.capped)) == (True, False)
+        assert state.learning_rates.tolist() == rates
+    state, outcome = autolr.update(config, state, descending, finite=False)
+    assert not outcome.accepted
+
+
+def test_the_first_targets_are_spaced_as_the_config_says():
+    config = autolr.AutoLRConfig(spacing="geometric")
+    state, _ = autolr.update(config, autolr.init(config, [0.1, 0.1, 0.1]), [40.0, 1.0, 5.0])
+    np.testing.assert_allclose(state.targets, np.geomspace(2.0, 16.0, 3), rtol=1e-5)

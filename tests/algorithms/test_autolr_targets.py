@@ -211,3 +211,19 @@ def test_wrong_shapes_are_named():
         autolr.renewed_learning_rates(np.ones(3), np.ones(2), np.ones(3))
     with pytest.raises(ValueError, match="alpha must be positive"):
         autolr.initial_targets([1.0, 2.0], alpha=0.0)
+
+
+def test_geometric_targets_have_one_ratio_between_neighbours_and_the_same_ends():
+    variations = np.array([1.0, 3.0, 900.0, 20.0, 4.0])
+    found = np.asarray(autolr.initial_targets(variations, spacing="geometric"))
+    np.testing.assert_allclose(found, np.geomspace(2.0, 360.0, 5), rtol=1e-5)
+
+
+def test_geometric_targets_from_a_block_that_did_not_move_are_linear():
+    found = autolr.initial_targets([0.0, 10.0, 5.0], spacing="geometric")
+    assert found.tolist() == [0.0, 2.0, 4.0]
+
+
+def test_a_spacing_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match="spacing must be one of linear, geometric, got 'cubic'"):
+        autolr.initial_targets([1.0, 2.0], spacing="cubic")

@@ -218,3 +218,49 @@ def test_gamma_is_one_where_weights_move_in_proportion_to_the_rate():
     ]
     np.testing.assert_allclose(found[0], norms, rtol=1e-6)
     np.testing.assert_allclose(found[1], [3.0, 5.0, np.nan], rtol=1e-6)
+
+
+# ---------------------------------------------------------------- other measures of it
+
+
+def test_the_other_measures_divide_by_the_root_of_the_count_and_by_the_weights(trees):
+    before, after = trees
+    rms, relative = (
+        weight_variation.weight_variation(before, after, measure=measure) for measure in ("rms", "relative")
+    )
+    for place, name in enumerate(sorted(before)[:3]):
+        old, new = (
+            np.concatenate([tree[name][layer]["kernel"].ravel() for layer in ("conv", "dense")])
+            for tree in trees
+        )
+        assert float(rms[place]) == pytest.approx(np.sqrt(np.mean((new - old) ** 2)), rel=1e-4)
+        assert float(relative[place]) == pytest.approx(
+            np.linalg.norm(new - old) / np.linalg.norm(old), rel=1e-4
+        )
+
+
+def test_a_larger_block_looks_still_to_the_published_measure_alone():
+    sizes = {"block_01": 16, "block_02": 1600}
+    before = {name: {"kernel": np.full(size, 2.0)} for name, size in sizes.items()}
+    after = {name: {"kernel": np.full(size, 2.5)} for name, size in sizes.items()}
+
+    def ratio(measure):
+        small, large = weight_variation.weight_variation(before, after, measure=measure).tolist()
+        return large / small
+
+    assert [ratio(m) for m in weight_variation.MEASURES] == pytest.approx([0.1, 1.0, 1.0])
+
+
+def test_relative_movement_of_weights_of_zero_is_infinite_and_without_a_move_zero():
+    zeros = {"block_01": {"kernel": np.zeros(3)}}
+    measure = {"measure": "relative"}
+    moved = {"block_01": {"kernel": np.ones(3)}}
+    assert weight_variation.weight_variation(zeros, moved, **measure).tolist() == [math.inf]
+    assert weight_variation.weight_variation(zeros, zeros, **measure).tolist() == [0.0]
+    gradient = jax.grad(lambda w: weight_variation.weight_variation(zeros, w, **measure).sum())(zeros)
+    assert gradient["block_01"]["kernel"].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_measure_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match="measure must be one of mean, rms, relative, got 'median'"):
+        weight_variation.weight_variation({}, {}, measure="median")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from finetune_jax.algorithms import hyperparameters, optimizer_rules
+from finetune_jax.algorithms import autolr, hyperparameters, optimizer_rules
 from finetune_jax.config import choices
 from finetune_jax.config.checks import validate
 from finetune_jax.config.named_recipes import NAMED_RECIPES, OF_OPTIMIZERS, starting_config
@@ -61,6 +61,8 @@ def test_names_without_jax_are_those_with_rules():
     assert choices.OPTIMIZERS == optimizer_rules.NAMES
     assert choices.WITHOUT_RATE == optimizer_rules.WITHOUT_RATE
     assert choices.DECAYS_EVERYTHING == optimizer_rules.DECAYS_EVERYTHING
+    assert choices.VARIATIONS == autolr.MEASURES
+    assert choices.SPACINGS == autolr.SPACINGS
 
 
 def printed(*arguments):

@@ -1,6 +1,8 @@
 """Studies of real runs: trained once, remembered when they diverged, drawn by Grad-CAM."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,16 @@ def test_gamma_is_the_ratio_of_variations_without_their_rates(study: tuple[Runs,
         assert 0.3 < row["gamma"] < 3
     with pytest.raises(UserError, match="epoch 2 has 0 trials"):
         gamma.of_epoch(runs.root / "runs" / "first", 2)
+
+
+def test_gamma_is_not_computed_from_another_measure_of_variation(
+    study: tuple[Runs, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = shutil.copytree(study[0].root / "runs" / "first", tmp_path / "run")
+    recorded = json.loads((run / "flags.json").read_text())
+    (run / "flags.json").write_text(json.dumps(recorded | {"variation": "rms"}))
+    with pytest.raises(UserError, match="measured its trials with --variation=rms, and γ is of AutoLR's own"):
+        gamma.of_epoch(run, 1)
 
 
 def test_grad_cam_of_a_run_its_blocks_and_its_trials(

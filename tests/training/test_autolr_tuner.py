@@ -315,6 +315,20 @@ def test_the_weights_of_every_trial_are_kept_on_request(tmp_path: Path) -> None:
             start = {name: params[name]["kernel"] for name in PARTS}
 
 
+@pytest.mark.parametrize("measure", ["rms", "relative"])
+def test_trials_are_judged_by_the_measure_of_the_tuner(tmp_path: Path, measure: str) -> None:
+    fit(tmp_path, keep_trials=True, epochs=1, tuner=dataclasses.replace(tuner(), measure=measure))
+    moved = checkpoints.restore_variables(tmp_path / "trials", 0, start_state().variables)["params"]
+    row = RunDirectory(tmp_path).read_passes()[0]
+    variations = []
+    for name in BLOCKS:
+        before = start_weights()[name]
+        length = np.linalg.norm(moved[name]["kernel"] - before)
+        variations.append(length / (np.sqrt(6) if measure == "rms" else np.linalg.norm(before)))
+        assert float(row[f"variation/{name}"]) == pytest.approx(variations[-1], rel=1e-4)
+    assert float(row["sorting_quality"]) == pytest.approx(quality_of(np.array(variations)))
+
+
 # --- divergence ----------------------------------------------------------------------------------------------
 
 

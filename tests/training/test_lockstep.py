@@ -160,6 +160,7 @@ def test_a_run_that_stops_early_leaves_the_others_going(tmp_path, undisturbed):
 class SecondTrialCounts(tuning.FixedRates):
     """Rejects the first trial of every epoch."""
 
+    measure = "mean"
     can_reject = True
 
     def initial(self):

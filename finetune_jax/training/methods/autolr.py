@@ -37,12 +37,15 @@ class AutoLR(Standard):
                 threshold_decay=config.threshold_decay,
                 threshold_floor=config.threshold_floor,
                 max_trials=config.max_trials,
+                tuned_epochs=config.tuned_epochs,
+                spacing=config.target_spacing,
             ),
             rates.blocks_of(trained),
             rate,
             head_rates,
             "stem" if "stem" in trained else None,
             rates.decay(config),
+            config.variation,
         )
 
 
@@ -74,6 +77,7 @@ class AutoLRTuner:
         stem: name of the part below the blocks, if it is trained: half the rate of the first block once
             rates have been renewed.
         decay: epoch to a factor of all rates.
+        measure: of the variations.
     """
 
     config: autolr.AutoLRConfig
@@ -82,6 +86,7 @@ class AutoLRTuner:
     head_rates: Mapping[str, float]
     stem: str | None
     decay: Callable[[int], float]
+    measure: str = "mean"
     can_reject = True
 
     def __post_init__(self) -> None:

@@ -4,10 +4,13 @@ Parts are given in network order, the one nearest to the input first. Both rules
 ``P`` parts, ``layer_decay`` with ``d`` is ``discriminative`` with the ratio ``d ** (1 − P)``.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 
 
-def layer_decay(parts: Sequence[str], learning_rate: float, decay: float) -> dict[str, float]:
+def layer_decay(
+    parts: Sequence[str], learning_rate: float, decay: float, together: Collection[str] = ()
+) -> dict[str, float]:
     """``learning_rate`` at the top and ``decay`` times the rate of the next higher part elsewhere.
 
     As timm's ``--layer-decay``, with a block as a layer; Clark et al., "ELECTRA" (ICLR 2020).
@@ -16,6 +19,7 @@ def layer_decay(parts: Sequence[str], learning_rate: float, decay: float) -> dic
         parts: names, the top one last.
         learning_rate: of the top part.
         decay: in (0, 1]; 1 is one rate for all.
+        together: parts that count as one layer with the part below them.
 
     Raises:
         ValueError: ``decay`` is out of range.
@@ -27,7 +31,10 @@ def layer_decay(parts: Sequence[str], learning_rate: float, decay: float) -> dic
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be in (0, 1], got {decay}")
-    return {name: learning_rate * decay ** (len(parts) - 1 - i) for i, name in enumerate(parts)}
+    layers = list(itertools.accumulate(0 if name in together else 1 for name in parts))
+    return {
+        name: learning_rate * decay ** (layers[-1] - layer) for name, layer in zip(parts, layers, strict=True)
+    }
 
 
 def discriminative(parts: Sequence[str], learning_rate: float, ratio: float) -> dict[str, float]:

@@ -13,7 +13,8 @@ for ``sgd``, ``dog`` and ``dowg``.
     -0.01
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -236,3 +237,57 @@ def _waiting(
         )
 
     return optax.GradientTransformationExtraArgs(transform.init, update)
+
+
+def slowed(rule: Rule, layers: Collection[str], factor: float, *, one_estimate: bool = False) -> Rule:
+    """The rule with a smaller learning rate for some layers of its block.
+
+    Args:
+        rule: of the block.
+        layers: names of layers on the first level of the block.
+        factor: of their rates, a value of the optimiser's state like the others.
+        one_estimate: whether the rule estimates a step size from all of the block (:data:`WITHOUT_RATE`), so that the
+            updates are scaled instead.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax.algorithms import optimizers
+        >>> params = {"head": {"norm": jnp.ones(1), "classifier": jnp.ones(1)}}
+        >>> rule = slowed(sgd(0.0, weight_decay=0.0), ("norm",), 0.5)
+        >>> tx = optimizers.per_block(params, {"head": 0.1}, {"head": rule})
+        >>> updates, _ = tx.update(params, tx.init(params), params)
+        >>> round(float(updates["head"]["norm"][0]), 4), round(float(updates["head"]["classifier"][0]), 4)
+        (-0.05, -0.1)
+    """
+
+    def is_slow(path: Any) -> bool:
+        return not set(layers).isdisjoint(getattr(entry, "key", None) for entry in path)
+
+    def transform(learning_rate: Any, slowing: Any, **hyperparameters: Any) -> optax.GradientTransformation:
+        own = rule.transform(learning_rate, **hyperparameters)
+        if one_estimate:
+            return _followed_by(own, lambda path, leaf: leaf * slowing if is_slow(path) else leaf)
+        slow = rule.transform(learning_rate * slowing, **hyperparameters)
+        return optax.multi_transform(
+            {True: slow, False: own},
+            lambda tree: jax.tree_util.tree_map_with_path(lambda path, _: is_slow(path), tree),
+        )
+
+    # optax finds the names of the values of its state in the signature.
+    names = ("learning_rate", "slowing", *rule.hyperparameters)
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    transform.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return Rule(transform, {**rule.hyperparameters, "slowing": float(factor)})
+
+
+def _followed_by(
+    transform: optax.GradientTransformation, change: Callable[[Any, Any], Any]
+) -> optax.GradientTransformationExtraArgs:
+    """The transform, its updates changed afterwards."""
+    extended = optax.with_extra_args_support(transform)
+
+    def update(gradients: Any, state: Any, params: Any = None, **values: Any) -> tuple[Any, Any]:
+        updates, following = extended.update(gradients, state, params, **values)
+        return jax.tree_util.tree_map_with_path(change, updates), following
+
+    return optax.GradientTransformationExtraArgs(extended.init, update)

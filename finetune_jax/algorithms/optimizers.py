@@ -348,11 +348,22 @@ def evaluation_params(opt_state: Any, params: Mapping[str, Any]) -> dict[str, An
     for name in params:
         masked = inner_states.get(name)
         state = None if masked is None else masked.inner_state.inner_state
-        if isinstance(state, optax.contrib.ScheduleFreeState):
-            averaged[name] = jax.tree.map(
-                lambda y, z: (y - (1 - SCHEDULE_FREE_B1) * z) / SCHEDULE_FREE_B1, params[name], state.z[name]
-            )
+        for own in jax.tree.leaves(state, is_leaf=_is_schedule_free):
+            if _is_schedule_free(own):
+                averaged[name] = jax.tree.map(_average, own.z[name], averaged[name], is_leaf=_is_masked)
     return averaged
+
+
+def _is_schedule_free(node: Any) -> bool:
+    return isinstance(node, optax.contrib.ScheduleFreeState)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _average(z: Any, y: Any) -> Any:
+    return y if _is_masked(z) else (y - (1 - SCHEDULE_FREE_B1) * z) / SCHEDULE_FREE_B1
 
 
 def _zeros(shardings: Any) -> Callable[[Any], Any]:

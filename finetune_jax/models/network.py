@@ -103,6 +103,8 @@ class Network:
         pooling: how the head pools, before its classifier.
         options: what was chosen of the architecture.
         drop_path_rates: of stochastic depth in each block, those of the published depth; empty for none.
+        with_part_below: what layer decay counts with the part below it, as timm does: ``block_NN``, or a layer of the
+            head as ``head/LAYER``.
     """
 
     architecture: str
@@ -120,6 +122,7 @@ class Network:
     pooling: Pooling = global_average
     options: Options = dataclasses.field(default_factory=Options)
     drop_path_rates: tuple[float, ...] = ()
+    with_part_below: tuple[str, ...] = ()
 
     @property
     def example_shape(self) -> tuple[int, int, int, int]:

@@ -140,7 +140,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         erase=functools.partial(erasing.erase, probability=config.erasing) if config.erasing else None,
     )
     # The optimiser's hyperparameters are in the state, so a run with others is the same program.
-    optimizer = rates.optimizer(config, trained, method.rules(config))
+    optimizer = rates.optimizer(config, trained, method.rules(config), method.network.with_part_below)
     train_step = functools.partial(
         step.train_step,
         objective=objective,
@@ -194,7 +194,12 @@ def initial_state(program: Program, config: FinetuneConfig) -> TrainState:
     return create_state(
         program.variables,
         program.trained,
-        rates.optimizer(config, program.trained, program.method.rules(config)),
+        rates.optimizer(
+            config,
+            program.trained,
+            program.method.rules(config),
+            program.method.network.with_part_below,
+        ),
         key=jax.random.fold_in(program.key, _STATE_STREAM),
         totals=(*program.task.totals, *program.method.totals, *_norms(config, program.trained)),
         averaged=averages.kind_of(config) is not None,

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from finetune_jax.algorithms import block_rates, clipping, optimizers, schedules
+from finetune_jax.algorithms.optimizer_rules import slowed
 from finetune_jax.algorithms.optimizers import Rule
 from finetune_jax.config.choices import WITHOUT_RATE
 from finetune_jax.config.resolution import number
@@ -15,6 +16,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.training import tuning
 from finetune_jax.training.tasks import PROXIES
 
+_IN_HEAD = "head/"
 _OF_NETWORK = ("stem", "block_", "head")  # how the names of the network's parts begin
 
 
@@ -66,7 +68,10 @@ def _cosine(epochs: int, lowest: float) -> schedules.Schedule:
 
 
 def optimizer(
-    config: FinetuneConfig, parts: tuple[str, ...], rules: Mapping[str, Rule] | None = None
+    config: FinetuneConfig,
+    parts: tuple[str, ...],
+    rules: Mapping[str, Rule] | None = None,
+    together: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
     """The optimiser of the trained parts; their rates come from the tuner.
 
@@ -74,14 +79,20 @@ def optimizer(
         config: of the run, resolved.
         parts: the trained parts.
         rules: ``{part: optimiser}`` of those that do not have the run's.
+        together: what counts with the part below it, see ``Network.with_part_below``.
     """
     apart, zeros = dict(rules or {}), dict.fromkeys(parts, 0.0)
     rule = _rule(config)
+    below = [name.removeprefix(_IN_HEAD) for name in together if name.startswith(_IN_HEAD)]
+    of_head = rule
+    if below and "head" in parts:
+        one_estimate = config.optimizer in WITHOUT_RATE
+        of_head = slowed(rule, below, config.layer_decay, one_estimate=one_estimate)
     if config.optimizer in WITHOUT_RATE and not config.block_estimates:
         return optimizers.one_for_all(
-            zeros, zeros, rule, {name: apart[name] for name in parts if name in apart}
+            zeros, zeros, of_head, {name: apart[name] for name in parts if name in apart}
         )
-    return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), **apart})
+    return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), "head": of_head, **apart})
 
 
 def _rule(config: FinetuneConfig) -> Rule:
@@ -128,9 +139,12 @@ def beside_network(
 
 
 def fixed(
-    config: FinetuneConfig, parts: tuple[str, ...], peak_rates: Mapping[str, float] | None = None
+    config: FinetuneConfig,
+    parts: tuple[str, ...],
+    peak_rates: Mapping[str, float] | None = None,
+    together: tuple[str, ...] = (),
 ) -> tuning.FixedRates:
-    """Rates that the schedule alone changes; arguments as of :func:`beside_network`.
+    """Rates that the schedule alone changes; arguments as of :func:`beside_network` and :func:`optimizer`.
 
     Raises:
         UserError: as of :func:`rate_factors`.
@@ -140,7 +154,7 @@ def fixed(
     if config.discriminative_ratio != 1:
         peaks = block_rates.discriminative(of_network, rate, config.discriminative_ratio)
     else:
-        peaks = block_rates.layer_decay(of_network, rate, config.layer_decay)
+        peaks = block_rates.layer_decay(of_network, rate, config.layer_decay, together)
     peaks |= beside_network(config, parts, peak_rates or {})
     if "head" in parts and config.head_learning_rate:
         peaks["head"] = config.head_learning_rate

@@ -74,6 +74,7 @@ def _efficientnet(wider: float, deeper: float) -> Builder:
             ),
             options=options.of_images(),
             drop_path_rates=rates(options.drop_path, len(blocks) + 1),
+            with_part_below=(f"block_{len(blocks) + 1:02d}",),
         )
 
     return build

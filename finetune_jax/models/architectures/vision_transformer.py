@@ -229,6 +229,7 @@ def vision_transformer(
         pooling=pooling,
         options=dataclasses.replace(options, pool=pool),
         drop_path_rates=rates(options.drop_path, shape.depth),
+        with_part_below=("head/tokens_norm",),
     )
 
 

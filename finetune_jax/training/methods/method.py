@@ -155,7 +155,7 @@ class Method:
         Raises:
             UserError: a rate is for a part that is not trained.
         """
-        return rates.fixed(config, trained, self.peak_rates(config))
+        return rates.fixed(config, trained, self.peak_rates(config), self.network.with_part_below)
 
     @property
     def measured(self) -> Model:

@@ -91,12 +91,37 @@ def interpolate(
     return Curve(tuple(alphas), {name: tuple(values) for name, values in scores.items()}, chosen)
 
 
-def soup(runs: Sequence[Path], replicas: Replicas, *, output: Path | None = None) -> averaging.Soup:
+@dataclasses.dataclass(frozen=True)
+class Soup:
+    """An average of several networks.
+
+    Attributes:
+        chosen: numbers of the candidates in it, the best one first.
+        scores: ``{evaluation set: accuracy}``; the first set chose.
+    """
+
+    chosen: tuple[int, ...]
+    scores: Mapping[str, float]
+
+    @property
+    def score(self) -> float:
+        """Accuracy on the images that chose."""
+        return next(iter(self.scores.values()))
+
+
+def soup(
+    runs: Sequence[Path],
+    replicas: Replicas,
+    *,
+    others: Sequence[str] = (),
+    output: Path | None = None,
+) -> Soup:
     """A greedy soup of runs of one network on the same data.
 
     Args:
         runs: their directories; the first one's validation images judge.
         replicas: where networks are evaluated.
+        others: as of :func:`interpolate`.
         output: as of :func:`interpolate`.
 
     Raises:
@@ -106,12 +131,12 @@ def soup(runs: Sequence[Path], replicas: Replicas, *, output: Path | None = None
         raise UserError("--soup needs at least two run directories, separated by commas")
     card, first = _classifier_of(runs[0])
     candidates = [first, *[_same_network(runs[0], card, other) for other in runs[1:]]]
-    judge = _Judge(runs[0], card, replicas, ())
+    judge = _Judge(runs[0], card, replicas, others)
     result = averaging.greedy_soup(candidates, lambda tree: judge.score(judge.with_statistics(tree)))
-    result = result._replace(tree=judge.with_statistics(result.tree))
+    tree = judge.with_statistics(result.tree)
     if output is not None:
-        _write(output, card, result.tree, result.score, replicas)
-    return result
+        _write(output, card, tree, result.score, replicas)
+    return Soup(result.chosen, judge.accuracies(tree))
 
 
 class _Judge:

@@ -182,6 +182,15 @@ def _trials_start_over(values: Mapping[str, Any]) -> None:
         )
 
 
+def _steps_end_where_they_lead(values: Mapping[str, Any]) -> None:
+    optimizer = values.get("optimizer")
+    if values.get("method") == "ftp" and optimizer in (*WITHOUT_RATE, "schedule_free_adamw"):
+        raise UserError(
+            f"--optimizer={optimizer} contradicts --method=ftp, which moves the weights after its steps: it learns "
+            "from where they have led"
+        )
+
+
 def _one_clip(values: Mapping[str, Any]) -> None:
     if values.get("clip", "none") != "none" and values["clip_norm"] is not None:
         raise UserError(f"--clip={values['clip']} and --clip_norm both shorten the gradient; give one")
@@ -216,6 +225,7 @@ _CONTRADICTIONS = (
     _something_is_mixed,
     _averages_of_weights,
     _trials_start_over,
+    _steps_end_where_they_lead,
     _one_clip,
     _head_comes_first,
     _weights_of_the_method,

@@ -27,6 +27,7 @@ METHOD = Group("method", "Fine-tuning method")
 AUTOLR = Group("autolr", "AutoLR and pruning")
 SPOTTUNE = Group("spottune", "SpotTune and its policy network")
 L2_SP = Group("l2_sp", "L2-SP")
+PROJECTION = Group("projection", "Fast Trainable Projection")
 LORA = Group("lora", "LoRA")
 SIMILARITY = Group("similarity", "Similarity of data sets, --learning_rate=auto")
 RUN = Group("run", "Run, checkpoints and what is measured")
@@ -43,6 +44,7 @@ ALL = (
     AUTOLR,
     SPOTTUNE,
     L2_SP,
+    PROJECTION,
     LORA,
     RETRIEVAL,
     SIMILARITY,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AUTO, ROUTED, SPACINGS, VARIATIONS, WITH_POLICY
+from finetune_jax.config.choices import AUTO, RADII, ROUTED, SPACINGS, VARIATIONS, WITH_POLICY
 from finetune_jax.config.declaration import setting
-from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, SIMILARITY, SPOTTUNE
+from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, PROJECTION, SIMILARITY, SPOTTUNE
 from finetune_jax.config.methods import with_fact
 from finetune_jax.config.spelling import data_set
 
@@ -14,6 +14,7 @@ _POLICY = {"method": WITH_POLICY}
 _GLOBAL = {"method": ("spottune_global",)}
 _L2_SP = {"method": ("l2_sp",)}
 _LORA = {"method": ("lora",)}
+_PROJECTION = {"method": ("ftp",)}
 _BY_SIMILARITY = {"learning_rate": (AUTO,)}
 
 
@@ -193,6 +194,31 @@ class RoutingConfig:
         group=L2_SP,
         range=ranges.NOT_NEGATIVE,
         only_with=_L2_SP,
+    )
+    radii: str = setting(
+        "layer",
+        "What has a radius of its own in Fast Trainable Projection: every array of weights, as in its paper, or every "
+        "block.",
+        RADII,
+        group=PROJECTION,
+        only_with=_PROJECTION,
+    )
+    radius_rate: float = setting(
+        0.01,
+        "Rate at which Fast Trainable Projection learns its radii (μ of its paper).",
+        group=PROJECTION,
+        range=ranges.POSITIVE,
+        only_with=_PROJECTION,
+        runtime=True,
+    )
+    radius_shrinking: float = setting(
+        1.0,
+        "Factor of gradients that make a radius of Fast Trainable Projection smaller (κ of its paper); with 0 radii "
+        "only grow.",
+        group=PROJECTION,
+        range=ranges.UP_TO_ONE,
+        only_with=_PROJECTION,
+        runtime=True,
     )
     lora_rank: int = setting(
         8,

@@ -47,6 +47,10 @@ BY_NAME: Mapping[str, Method] = {
         # The penalty takes the place of weight decay.
         recipe={"weight_decay": 0.0},
     ),
+    "ftp": Method(
+        "all parts are fine-tuned, within learned distances of the pretrained weights (Fast Trainable Projection)",
+        freezes=False,
+    ),
     "progressive": Method("a new column is trained beside the frozen pretrained network"),
     "lora": Method("low-rank adapters beside the kernels of the blocks are trained, and the head"),
     "norms": Method("the parameters of norms are trained, and the head", freezes=False),

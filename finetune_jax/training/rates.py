@@ -82,7 +82,7 @@ def optimizer(
         together: what counts with the part below it, see ``Network.with_part_below``.
     """
     apart, zeros = dict(rules or {}), dict.fromkeys(parts, 0.0)
-    rule = _rule(config)
+    rule = rule_of(config)
     below = [name.removeprefix(_IN_HEAD) for name in together if name.startswith(_IN_HEAD)]
     of_head = rule
     if below and "head" in parts:
@@ -95,7 +95,8 @@ def optimizer(
     return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), "head": of_head, **apart})
 
 
-def _rule(config: FinetuneConfig) -> Rule:
+def rule_of(config: FinetuneConfig) -> Rule:
+    """The run's optimiser, for one part."""
     decay, norms = config.weight_decay, config.decay_norms
     if config.optimizer == "sgd":
         return optimizers.sgd(config.momentum, config.nesterov, decay, norms)

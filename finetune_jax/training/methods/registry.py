@@ -10,6 +10,7 @@ from finetune_jax.training.methods.l2_sp import L2SP
 from finetune_jax.training.methods.method import Base, Method
 from finetune_jax.training.methods.plain import FeatureExtractor, LastK, Scratch, Standard, Stochastic
 from finetune_jax.training.methods.progressive import Progressive
+from finetune_jax.training.methods.projection import Projected
 from finetune_jax.training.methods.routed import RandomPolicy, SpotTune, SpotTuneGlobal, SpotTuneTuned
 
 METHODS: dict[str, type[Method]] = {
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "last_k": LastK,
     "stochastic": Stochastic,
     "l2_sp": L2SP,
+    "ftp": Projected,
     "progressive": Progressive,
     "lora": Lora,
     "norms": Norms,

@@ -42,7 +42,7 @@ class ProjectionState(NamedTuple):
         radii: γ ``[]`` of each array.
         first: Adam's first moment of γ's gradient.
         second: Adam's second moment.
-        count: int32 ``[]``, steps so far.
+        steps: int32 ``[]``, taken so far.
     """
 
     inner: Any
@@ -52,7 +52,7 @@ class ProjectionState(NamedTuple):
     radii: Any
     first: Any
     second: Any
-    count: jax.Array
+    steps: jax.Array
 
 
 def row_norms(leaf: jax.Array) -> jax.Array:
@@ -135,7 +135,7 @@ def projected(
             radii=jax.tree.map(lambda leaf: leaf + SMALLEST_RADIUS, zeros),
             first=zeros,
             second=jax.tree.map(jnp.copy, zeros),
-            count=jnp.zeros((), jnp.int32),
+            steps=jnp.zeros((), jnp.int32),
         )
 
     def update(
@@ -146,7 +146,7 @@ def projected(
             lambda leaf, step, start: leaf + step - start, params, updates, state.reference
         )
         norms = jax.tree.map(lambda leaf: _positive(row_norms(leaf)), movement)
-        count = state.count + 1
+        steps = state.steps + 1
         slopes = jax.tree.map(
             lambda gradient, leaf, norm: (gradient * leaf / norm).sum(),
             gradients,
@@ -161,10 +161,10 @@ def projected(
         second = jax.tree.map(lambda old, slope: _BETA2 * old + (1 - _BETA2) * slope**2, state.second, slopes)
 
         def learned(radius: jax.Array, mean: jax.Array, square: jax.Array, most: jax.Array) -> jax.Array:
-            mean = mean / (1 - _BETA1**count)
-            square = square / (1 - _BETA2**count)
+            mean = mean / (1 - _BETA1**steps)
+            square = square / (1 - _BETA2**steps)
             moved = radius - radius_rate * mean / (jnp.sqrt(square) + _EPSILON)
-            return jnp.where(count > 1, jnp.clip(moved, SMALLEST_RADIUS, most), radius)
+            return jnp.where(steps > 1, jnp.clip(moved, SMALLEST_RADIUS, most), radius)
 
         radii = jax.tree.map(learned, state.radii, first, second, longest)
         updates = jax.tree.map(
@@ -175,7 +175,7 @@ def projected(
             norms,
             radii,
         )
-        return updates, ProjectionState(inner, state.reference, movement, norms, radii, first, second, count)
+        return updates, ProjectionState(inner, state.reference, movement, norms, radii, first, second, steps)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.models.normalization import normalizer
@@ -20,7 +21,7 @@ INPUTS = NORMALIZE(jnp.asarray(IMAGES))
 def pretrained(norm_axis=None):
     """A network of three blocks, with running statistics of its own."""
     network = models.create("resnet26_policy", num_classes=4, width=0.125)
-    variables = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = random_variables(network)
     _, batch_stats = jax.jit(functools.partial(network.apply, train=True))(variables, INPUTS)
     if norm_axis is not None:
         network = models.create("resnet26_policy", num_classes=4, width=0.125, norm_axis=norm_axis)

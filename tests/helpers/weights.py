@@ -1,11 +1,32 @@
-"""Weights of a small network, written as a file."""
+"""Weights of networks that do not need to be trained ones."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from finetune_jax import models
+
+
+def random_variables(network: Any, seed: int = 0) -> Any:
+    """Variables with the shapes of a network and values that keep its activations near one.
+
+    Drawn by NumPy: initialising a network compiles a program for each kind of its blocks, most of what many tests cost.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        noise = rng.normal(size=leaf.shape)
+        if leaf.ndim > 1:
+            values = noise / np.sqrt(np.prod(leaf.shape[:-1]))
+        elif path[-1].key in ("scale", "var"):
+            values = 1 + 0.1 * np.abs(noise)
+        else:
+            values = 0.1 * noise
+        return jax.numpy.asarray(values.astype(leaf.dtype))
+
+    return jax.tree_util.tree_map_with_path(draw, network.shapes())
 
 
 def write_weights(path: Path) -> None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.errors import UserError
@@ -19,7 +20,7 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def pretrained(request):
     network = NETWORKS[request.param]()
-    variables = network.init(KEY, jnp.zeros((1, 32, 32, 3)))
+    variables = random_variables(network)
     moved = jax.tree.map(
         lambda w: w + 0.01 * jnp.arange(w.size).reshape(w.shape) / w.size, variables["params"]
     )
@@ -51,7 +52,7 @@ def test_before_training_the_merged_network_is_the_pretrained_one(pretrained, ad
 
 def test_an_adapter_adds_its_product_times_alpha_over_rank():
     network = NETWORKS["resnet26"]()
-    variables = network.init(KEY, jnp.zeros((1, 32, 32, 3)))
+    variables = random_variables(network)
     model = AdaptedNetwork(network, LORA, rank=2, alpha=3.0)
     start = model.start(variables, jax.random.key(1))
     adapter = start["params"]["block_05"]["conv1"]["kernel"]
@@ -80,7 +81,7 @@ def test_an_adapter_adds_its_product_times_alpha_over_rank():
 
 def test_lora_trains_few_numbers_and_only_of_its_targets():
     network = NETWORKS["vit"]()
-    variables = network.init(KEY, jnp.zeros((1, 32, 32, 3)))
+    variables = random_variables(network)
     model = AdaptedNetwork(network, LORA, rank=4, targets=("qkv", "proj"))
     start = model.start(variables, KEY)
     assert model.trained_parts == (*network.block_names, "head")
@@ -103,7 +104,7 @@ def test_norms_and_biases_are_all_that_these_methods_train(pretrained, adapts, l
 
 def test_what_cannot_be_adapted_is_refused():
     network = NETWORKS["resnet26"]()
-    variables = network.init(KEY, jnp.zeros((1, 32, 32, 3)))
+    variables = random_variables(network)
     with pytest.raises(
         UserError, match="--lora_rank=1000 is larger than the matrix of conv1, 8 × 16; give at most 8"
     ):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from weights import random_variables
 
 from finetune_jax import models
 
@@ -20,7 +21,7 @@ def gradient_of(rematerialise: bool):
         outputs, updated = network.apply(variables, images, train=True, rngs={"dropout": jax.random.key(3)})
         return (outputs**2).mean(), updated
 
-    variables = network.init(jax.random.key(0), IMAGES)
+    variables = random_variables(network)
     return jax.jit(jax.grad(loss, has_aux=True)), (variables["params"], variables["batch_stats"], IMAGES)
 
 
@@ -51,5 +52,5 @@ def test_prediction_is_the_same():
         models.create("resnet26_policy", num_classes=4, width=0.125, rematerialise=value)
         for value in (False, True)
     )
-    variables = plain.init(jax.random.key(0), IMAGES)
+    variables = random_variables(plain)
     np.testing.assert_array_equal(again.apply(variables, IMAGES), plain.apply(variables, IMAGES))

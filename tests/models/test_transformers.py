@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from seeded_state import seeded_state
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.algorithms.weight_variation import kernel_counts
@@ -36,7 +37,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def variables(network):
-    return network.init(jax.random.key(0), IMAGES)
+    return random_variables(network)
 
 
 def state_of(network, names=None):
@@ -110,7 +111,7 @@ def test_stochastic_depth_leaves_out_branches_example_by_example():
     assert network.drop_path_rates[:2] == pytest.approx((0.0, 0.9 / 11))
     blocks = models.create(NAME, 3, width=0.34, image_size=32, drop_path=0.75)
     last = blocks.block_names[-1]
-    variables = blocks.init(jax.random.key(0), IMAGES)
+    variables = random_variables(blocks)
     tokens = jnp.asarray(np.random.default_rng(2).normal(size=(64, 5, 64)), jnp.float32)
     keys = jax.random.split(jax.random.key(1), 64)
     plain, _ = blocks.run((last,), variables, tokens)
@@ -128,7 +129,7 @@ def test_stochastic_depth_leaves_out_branches_example_by_example():
 def test_stochastic_depth_keeps_the_mean():
     network = models.create("convnext_atto", 3, width=0.1, drop_path=0.5)
     name = network.block_names[-1]
-    variables = network.init(jax.random.key(0), jnp.zeros(network.example_shape))
+    variables = random_variables(network)
     block = variables["params"][name]
     block["layer_scale"]["gamma"] = jnp.ones_like(block["layer_scale"]["gamma"])
     x = jnp.broadcast_to(jnp.linspace(-1, 1, 32), (4000, 1, 1, 32))
@@ -181,7 +182,7 @@ def test_maps_are_of_the_grid_of_patches(network, variables):
 
 def test_a_map_is_the_mean_gradient_of_the_patches():
     network = small(pool="mean")
-    variables = network.init(jax.random.key(0), IMAGES)
+    variables = random_variables(network)
     tokens, _ = network.run(network.part_names[:-1], variables, IMAGES)
     gradient = jax.grad(lambda x: network.run(("head",), variables, x)[0][:, 1].sum())(tokens)
     weights = np.asarray(gradient)[:, 1:].mean(1)
@@ -243,7 +244,7 @@ def test_timm_is_short_for_its_repositories_on_the_hub(monkeypatch):
 
 def test_softmax_of_bfloat16_is_in_float32(network):
     half = small(dtype=jnp.bfloat16)
-    variables = half.init(jax.random.key(0), IMAGES)
+    variables = random_variables(half)
     exact, rounded = network.apply(variables, IMAGES), half.apply(variables, IMAGES)
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.02)

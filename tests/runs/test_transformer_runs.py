@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from photos import COLOURS, MORE_COLOURS, write_photos
+from weights import random_variables
 
 import finetune_jax
 from finetune_jax import models
@@ -27,7 +27,7 @@ WIDTH = 0.34  # one head
 def write_weights(folder: Path, name: str, width: float, **settings: Any) -> Path:
     """A file of random weights with the names of timm."""
     network = models.create(name, 7, width=width, **settings)
-    variables = network.init(jax.random.key(0), jnp.zeros(network.example_shape))
+    variables = random_variables(network)
     file = folder / f"{name}.safetensors"
     read_write.write(file, models.to_torch_state(network, variables))
     return file

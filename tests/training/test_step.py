@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.algorithms import augmentation, losses, optimizers
@@ -29,7 +30,7 @@ def network_of(norm_axis=None):
 
 @functools.cache
 def variables():
-    return network_of().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    return random_variables(network_of())
 
 
 def training(network, trained=None, axis_name=AXIS, rate=0.01, **options):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.algorithms import augmentation, clipping, erasing, losses, optimizers
@@ -27,7 +28,7 @@ ZERO_TOTALS = ("loss", "correct", "examples")
 
 @functools.cache
 def variables():
-    return NETWORK.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    return random_variables(NETWORK)
 
 
 def leaves_close(a, b, **tolerance):

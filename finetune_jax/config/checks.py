@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from finetune_jax.config import methods, object_stores
-from finetune_jax.config.choices import ALTERNATIVES, AUTO, IN_PROPORTION, WITHOUT_RATE
+from finetune_jax.config.choices import ALTERNATIVES, AUTO, FIND, FINDS_RATES, IN_PROPORTION, WITHOUT_RATE
 from finetune_jax.config.declaration import declared, written
 from finetune_jax.config.settings import DEFAULTS
 from finetune_jax.errors import UserError
@@ -74,10 +74,38 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
     if all(rules.values()):
         raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
     rules["rate_factors"] = bool(values.get("rate_factors"))
-    if values.get("method") == "autolr":
+    method = values.get("method")
+    if method == "autolr" or method in FINDS_RATES:
         for name, used in rules.items():
             if used:
-                raise UserError(f"--{name} contradicts --method=autolr, which finds the rates of the blocks")
+                raise UserError(
+                    f"--{name} contradicts --method={method}, which finds the rates of the blocks"
+                )
+
+
+def _what_is_searched(values: Mapping[str, Any]) -> None:
+    method, rate = values.get("method"), values.get("learning_rate")
+    if rate != FIND and method not in FINDS_RATES:
+        return
+    searching = f"--learning_rate={FIND}" if rate == FIND else f"--method={method}"
+    if method in FINDS_RATES:
+        if isinstance(rate, str):
+            raise UserError(
+                f"--learning_rate={rate} contradicts --method={method}, which finds the rates itself"
+            )
+        if values["head_learning_rate"]:
+            raise UserError(
+                f"--head_learning_rate contradicts --method={method}, which finds the rates itself"
+            )
+    if values["optimizer"] in WITHOUT_RATE:
+        raise UserError(
+            f"{searching} contradicts --optimizer={values['optimizer']}, which estimates its own step size"
+        )
+    if values["head_epochs"] or values["unfreeze_epochs"]:
+        name = "head_epochs" if values["head_epochs"] else "unfreeze_epochs"
+        raise UserError(
+            f"--{name} contradicts {searching}: its trials train all parts from the first step on; give a number"
+        )
 
 
 def _one_of_alternatives(values: Mapping[str, Any]) -> None:
@@ -230,6 +258,7 @@ _CONTRADICTIONS = (
     _head_comes_first,
     _weights_of_the_method,
     _one_rule_of_rates,
+    _what_is_searched,
     _stretched_images_have_no_shorter_side,
     _one_of_alternatives,
     _where_similarity_says_nothing,

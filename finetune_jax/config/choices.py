@@ -52,6 +52,10 @@ SPACINGS = ("linear", "geometric")
 SELECTION = ("validation", "test", "last")
 AUTO = "auto"
 """The learning rate that the similarity of source and target recommends."""
+FIND = "find"
+"""The learning rate that a range test suggests."""
+FINDS_RATES = methods.with_fact("finds_rates")
+"""Methods that find the rates of all parts before training."""
 BY_RULE = "rule"
 """The batch-norm momentum ``max(1 − 10 / s, 0.9)``, ``s`` steps per epoch."""
 ALTERNATIVES = (

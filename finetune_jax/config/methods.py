@@ -22,6 +22,7 @@ class Method:
         counts_blocks: whether ``--k`` says how many blocks are fine-tuned.
         needs_weights: whether it has no meaning with ``--pretrained=none``.
         moves_weights: whether pretrained weights are moved, which is what ``--learning_rate=auto`` is about.
+        finds_rates: whether it finds the rates of all parts itself, before training.
         recipe: defaults of its paper where they differ from those of everything else, ``{setting: value}``.
     """
 
@@ -33,6 +34,7 @@ class Method:
     counts_blocks: bool = False
     needs_weights: bool = True
     moves_weights: bool = True
+    finds_rates: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +72,12 @@ BY_NAME: Mapping[str, Method] = {
             "schedule": "step",
             "drop_factor": 0.2,
         },
+    ),
+    "auto": Method(
+        "all parts are fine-tuned, with learning rates that short trials before training find",
+        freezes=False,
+        needs_weights=False,
+        finds_rates=True,
     ),
     "spottune": Method(
         "SpotTune: a policy network decides per image which blocks are fine-tuned",

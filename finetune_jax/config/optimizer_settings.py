@@ -7,6 +7,7 @@ from finetune_jax.config.choices import (
     AUTO,
     CLIPS,
     DECAYS_EVERYTHING,
+    FIND,
     LABEL_LOSSES,
     LOSSES,
     OPTIMIZERS,
@@ -38,10 +39,10 @@ class OptimizerConfig:
     learning_rate: float | str = setting(
         0.01,
         "Learning rate of the pretrained parts; auto takes the one that the similarity of the data to --source "
-        "recommends.",
+        "recommends, find the one that a range test of 100 steps suggests.",
         group=OPTIMIZER,
         important=7,
-        words=(AUTO,),
+        words=(AUTO, FIND),
         range=ranges.POSITIVE,
         runtime=True,
         aliases=("lr", "lr0", "base_lr", "blr", "eta"),

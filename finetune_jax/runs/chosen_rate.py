@@ -1,11 +1,11 @@
-"""The rates of a run as numbers: those that the flags give in another unit, and ``--learning_rate=auto``."""
+"""The rates of a run as numbers: given in another unit, by similarity, by a range test, or found by the method."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from finetune_jax.config import resolution
-from finetune_jax.config.choices import AUTO
+from finetune_jax.config.choices import AUTO, FIND, FINDS_RATES
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.weights.pretrained import Pretrained
@@ -20,17 +20,29 @@ class Settings:
     Attributes:
         flags: as the user wrote them, for ``flags.json`` and the report.
         config: with a number for each rate, for everything else.
-        reason: why ``--learning_rate=auto`` took its rate; empty where the flags give one.
+        reason: why the rates are what they are; empty where the flags give them.
+        search: what rehearsals came to, JSON; empty where there were none.
     """
 
     flags: FinetuneConfig
     config: FinetuneConfig
     reason: str = ""
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def chosen_by(self) -> str:
+        """The flag that left the choice of the rates to the program."""
+        if self.flags.method in FINDS_RATES:
+            return f"--method={self.flags.method}"
+        return f"--learning_rate={self.flags.learning_rate}"
 
     @property
     def rates(self) -> dict[str, Any]:
         """The rates in both units, and the reason, for ``flags.json``."""
-        return resolution.values(self.config) | ({"reason": self.reason} if self.reason else {})
+        reason = {"reason": self.reason} if self.reason else {}
+        return (
+            resolution.values(self.config) | reason | ({"search": dict(self.search)} if self.search else {})
+        )
 
 
 def settings_of(flags: FinetuneConfig, images: Images) -> Settings:
@@ -55,6 +67,9 @@ def chosen_settings(
     Raises:
         UserError: source and data cannot be compared.
     """
+    if flags.learning_rate == FIND:
+        # Any number; the search comes when there is something to train.
+        return Settings(flags, settings_of(changed(flags, learning_rate=1.0), images).config)
     if flags.learning_rate != AUTO:
         return settings_of(flags, images)
     if chosen_before is not None:

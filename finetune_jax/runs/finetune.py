@@ -12,12 +12,12 @@ import jax
 
 from finetune_jax.config import resolution
 from finetune_jax.config.checks import validate
-from finetune_jax.config.choices import AUTO
+from finetune_jax.config.choices import FINDS_RATES
 from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.runs import about, recorded_data, report, same_run
+from finetune_jax.runs import about, rate_search, recorded_data, report, same_run
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
 from finetune_jax.runs import start as run_start
@@ -190,7 +190,8 @@ def prepare(
     config = settings.config
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
     start = run_start.begin(config, origin, images.class_names, task.head, key, images.image_size)
-    return programs.build(config, task, images, start, replicas), settings
+    program = programs.build(config, task, images, start, replicas)
+    return program, rate_search.searched(program, settings, chosen_before)
 
 
 def _train(prepared: Prepared, began: float) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def _claim(prepared: Prepared) -> None:
         for line in about.first_lines(program, settings, directory.path):
             print(line, file=sys.stderr)
         if settings.reason:
-            print(f"--learning_rate=auto: {settings.reason}", file=sys.stderr)
+            print(f"{settings.chosen_by}: {settings.reason}", file=sys.stderr)
         values = resolution.values(settings.config)
         print(resolution.line(values, program.images.steps_per_epoch), file=sys.stderr)
 
@@ -241,10 +242,11 @@ def _check_group(configs: Sequence[FinetuneConfig]) -> None:
     if not configs:
         raise UserError("there is no run to train")
     first = dataclasses.asdict(configs[0])
-    if AUTO in [config.learning_rate for config in configs]:
-        raise UserError(
-            "--learning_rate=auto chooses one rate, which has no others to be trained together with"
-        )
+    for config in configs:
+        word = config.learning_rate if isinstance(config.learning_rate, str) else None
+        if word or config.method in FINDS_RATES:
+            chosen_by = f"--learning_rate={word}" if word else f"--method={config.method}"
+            raise UserError(f"{chosen_by} chooses one rate, which has no others to be trained together with")
     for config in configs[1:]:
         for name, value in dataclasses.asdict(config).items():
             if name not in RUNTIME_SETTINGS and name != "workdir" and value != first[name]:

@@ -60,6 +60,7 @@ def summarise(
         # Passes over the training images, those that a tuner rejected included.
         "passes": int(rows[-1]["step"]) // images.steps_per_epoch,
         **resolution.values(config),
+        **({"search": dict(settings.search)} if settings.search else {}),
         of_validation: float(best[of_validation]) if best.get(of_validation) else None,
         **test_scores,
         "parameters": parameter_count(params),

@@ -21,6 +21,7 @@ from finetune_jax.reports.tables import Files
 from finetune_jax.training import evaluation, rates
 from finetune_jax.training.evaluation import Evaluation
 from finetune_jax.training.objectives import Forward
+from finetune_jax.training.rehearsal import Rehearsals
 from finetune_jax.training.tasks import Task
 from finetune_jax.training.tuning import Tuner
 
@@ -97,6 +98,18 @@ class Findings:
     draw: Callable[[], list[Picture]] = _no_figures
 
 
+class Found(NamedTuple):
+    """What a method has concluded from rehearsals.
+
+    Attributes:
+        settings: of the run, ``{setting: value}``; with them ``--method=standard`` trains the same run.
+        reason: for people, without a full stop.
+    """
+
+    settings: Mapping[str, Any]
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """What a method makes of a network; what a subclass does not override is that of standard fine-tuning.
@@ -156,6 +169,15 @@ class Method:
             UserError: a rate is for a part that is not trained.
         """
         return rates.fixed(config, trained, self.peak_rates(config), self.network.with_part_below)
+
+    def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> Found:
+        """What the method finds out before training; only those with ``config.methods.Method.finds_rates`` do.
+
+        Args:
+            config: of the run, resolved.
+            rehearsals: of the run.
+        """
+        raise NotImplementedError
 
     @property
     def measured(self) -> Model:

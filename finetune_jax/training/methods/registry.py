@@ -5,6 +5,7 @@ import jax
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.training.methods.adapted import Biases, Lora, Norms
+from finetune_jax.training.methods.auto import Auto
 from finetune_jax.training.methods.autolr import AutoLR
 from finetune_jax.training.methods.l2_sp import L2SP
 from finetune_jax.training.methods.method import Base, Method
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "biases": Biases,
     "scratch": Scratch,
     "autolr": AutoLR,
+    "auto": Auto,
     "spottune": SpotTune,
     "spottune_tuned": SpotTuneTuned,
     "spottune_global": SpotTuneGlobal,

@@ -1,0 +1,305 @@
+"""Rates without a search against a grid of rates: score and cost from equal starts.
+
+    python -m benchmarks.rates --workdir=runs/rates --cell=clothing dataset=folder:clothing images_per_class=40 \
+        image_size=32 --contestants=grid,single,auto,find
+    python -m benchmarks.rates --workdir=runs/rates --table
+
+A cell is a network with its weights, an optimiser and a data set. All runs of it start from the same weights but for
+the head, which is the seed's, see the same images in the order of the seed, and their rates fall by a cosine at every
+step. Validation and test images are looked at once, after the last step; rates of a grid are chosen on validation with
+seed 100, results are of the seeds 0, 1, 2. Costs are images forward and backward, those that only went forward for a
+choice count a third; those of the grid are all that it took to choose. Every run is one line of CELL.jsonl, and none
+that has a line is trained again: after a stop the same command goes on.
+
+Contestants: grid (single rates, widened while the best lies at an edge), single (the grid's best), default (0.01; AdamW
+0.001), layer_decay (0.75 a block, at the grid's best rate), auto, find, rgn (Auto-RGN of Lee et al., 2023: factors
+‖g‖/‖w‖ measured at the start, at the grid's best rate), autolr, autolr_rms and autolr_relative (Algorithm 2 from
+0.001, head 0.01, with the three measures; no momentum across epochs).
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01)}
+DEFAULT = {"sgd": 0.01, "adamw": 0.001}
+CHOOSING, REPORTING = 100, (0, 1, 2)
+CONTESTANTS = (
+    "grid", "single", "default", "auto", "find", "layer_decay", "rgn", "autolr", "autolr_rms", "autolr_relative",
+)  # fmt: skip
+
+
+class Cell:
+    """One network, optimiser and data set."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        import jax
+
+        from finetune_jax.config.settings import FinetuneConfig
+        from finetune_jax.devices.replicas import local_replicas
+        from finetune_jax.runs import finetune, start
+
+        self.flags = FinetuneConfig(method="auto", workdir="unused", **settings)
+        self.origin = start.load_origin(self.flags)
+        # Built as of a standard run: nothing is searched, and the step is the same.
+        standard = dataclasses.replace(self.flags, method="standard")
+        self.program, self.settings = finetune.prepare(standard, local_replicas(jax.devices()[:1]))
+        self.scores: dict[str, float] = {}
+
+    def of_seed(self, seed: int) -> "Started":
+        """The start of runs with a seed."""
+        import jax
+
+        from finetune_jax.runs import program as programs
+        from finetune_jax.runs import start
+        from finetune_jax.training.methods import registry
+
+        config = dataclasses.replace(self.settings.config, method="auto", seed=seed)
+        images = dataclasses.replace(self.program.images, config=config)
+        key = programs.run_key(config)
+        begun = start.begin(
+            config, self.origin, images.class_names, self.program.task.head,
+            jax.random.fold_in(key, programs.HEAD_STREAM), images.image_size,
+        )  # fmt: skip
+        method = registry.create(config, self.program.method.network, begun.variables, key)
+        program = dataclasses.replace(
+            self.program, key=key, images=images, method=method, variables=begun.variables
+        )
+        return Started(self, program, dataclasses.replace(self.settings, flags=self.flags, config=config))
+
+
+class Started:
+    """Runs from one start."""
+
+    def __init__(self, cell: Cell, program: Any, settings: Any) -> None:
+        from finetune_jax.runs import rate_search
+
+        self.program, self.settings, self.config = program, settings, settings.config
+        self.rehearsals = rate_search.rehearsals_of(program, settings)
+        self.whole = dataclasses.replace(
+            self.rehearsals, held_out=self.rehearsals.held_out[:0], loss=self._measure, log=[]
+        )
+        self.scores: dict[str, float] = {}
+
+    def _measure(self, state: Any) -> float:
+        program = self.program
+        for split in ("validation", "test"):
+            outputs = program.outputs(program.predict, state.variables, split)
+            scores = program.task.scores(outputs, program.images.splits[split].labels, split)
+            self.scores[split] = scores[f"{split}_{program.task.score}"]
+        return scores["test_loss"]
+
+    def rates(self, rate: float, **settings: Any) -> dict[str, float]:
+        """``{part: rate}`` of settings."""
+        from finetune_jax.training import rate_finder, rates
+
+        config = dataclasses.replace(self.config, **settings)
+        trained = self.program.trained
+        return dict(rate_finder.rates_at(config, lambda config: rates.fixed(config, trained), rate))
+
+    def train(self, rates: Mapping[str, float]) -> dict[str, float]:
+        """Scores of the whole run; none where it diverged."""
+        self.scores = {"validation": math.nan, "test": math.nan}
+        self.whole.run(rates, self.whole.steps_of_run)
+        return self.scores
+
+    def train_autolr(self, measure: str) -> dict[str, float]:
+        """Scores of AutoLR, whose trials count among the images of ``whole``."""
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        from finetune_jax.algorithms import autolr, optimizers
+        from finetune_jax.training.divergence import measure_pass
+        from finetune_jax.training.plan import Start
+
+        whole, blocks, config = self.whole, self.whole.blocks, autolr.AutoLRConfig()
+        state, tuning = whole.begin(), autolr.init(config, np.full(len(whole.blocks), 1e-3, np.float32))
+        total, per_epoch = whole.steps_of_run, len(whole.plan.order(0))
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        self.trials = 0
+        while int(tuning.epoch) < whole.plan.epochs:
+            epoch = int(tuning.epoch)
+            start = Start(*copy((state.params, state.batch_stats)))
+            state = state.replace(opt_state=optimizers.reset(state.opt_state))
+            peaks = dict(zip(blocks, map(float, tuning.learning_rates), strict=True))
+            peaks |= {"stem": peaks[blocks[0]], "head": 1e-2}
+            for number, row in enumerate(whole.plan.order(epoch)):
+                factor = 0.5 * (1 + math.cos(math.pi * (epoch * per_epoch + number) / total))
+                state = whole.step(state, {name: rate * factor for name, rate in peaks.items()}, row)
+            variations, finite = measure_pass(blocks, measure)(start, state)
+            tuning, outcome = autolr.update(config, tuning, variations, finite)
+            self.trials += 1
+            if bool(outcome.stop):
+                return {"validation": math.nan, "test": math.nan}
+            if not bool(outcome.accepted):
+                step = whole.replicas.replicate(np.asarray(epoch * per_epoch, np.int32))
+                state = state.replace(params=start.params, batch_stats=start.batch_stats, step=step)
+        self._measure(state)
+        return self.scores
+
+
+def contest(name: str, started: Started, best: float) -> dict[str, Any]:
+    """One run of a contestant: its scores, what it chose, and what the choice took."""
+    from finetune_jax.training import rate_finder, rates
+
+    config, search, trained = started.config, started.rehearsals, started.program.trained
+    rate, settings = best, dict[str, Any]()
+    if name == "default":
+        rate = DEFAULT[config.optimizer]
+    elif name == "layer_decay":
+        settings = {"layer_decay": 0.75}
+    elif name == "find":
+        rate, _ = rate_finder.find(config, lambda config: rates.fixed(config, trained), search)
+    elif name == "auto":
+        begun = dataclasses.replace(config, learning_rate=DEFAULT[config.optimizer])
+        found = dict(started.program.method.find(begun, search).settings)
+        rate = found.pop("learning_rate")
+        settings = found
+    elif name == "rgn":
+        moved = search.run(started.rates(1e-4), 4).movements
+        most = max(moved.values())
+        factors = {block: movement / most for block, movement in moved.items()}
+        settings = {"rate_factors": tuple(f"{block}={factor:.4g}" for block, factor in factors.items())}
+    if name.startswith("autolr"):
+        scores = started.train_autolr({"autolr": "mean"}.get(name, name.removeprefix("autolr_")))
+        return {**scores, "trials": started.trials}
+    return {**started.train(started.rates(rate, **settings)), "rate": rate, **settings}
+
+
+class Log:
+    """The lines of a cell."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        text = file.read_text().splitlines() if file.exists() else []
+        self.rows = [json.loads(line) for line in text]
+
+    def get(self, contestant: str, seed: int, rate: float | None = None) -> dict[str, Any] | None:
+        for row in self.rows:
+            if (row["contestant"], row["seed"]) == (contestant, seed) and rate in (None, row.get("rate")):
+                return row
+        return None
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.rows.append(row)
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+        return row
+
+
+def run_cell(cell: Callable[[], Cell], log: Log, contestants: list[str], seeds: tuple[int, ...]) -> None:
+    """Train what has no line yet."""
+    made: list[Cell] = []
+
+    def started(seed: int) -> Started:
+        made[:] = made or [cell()]
+        return made[0].of_seed(seed)
+
+    def timed(contestant: str, seed: int, train: Callable[[Started], dict[str, Any]]) -> dict[str, Any]:
+        began, of_seed = time.monotonic(), started(seed)
+        row = {"contestant": contestant, "seed": seed, **train(of_seed)}
+        row["trained"] = of_seed.whole.images_trained + of_seed.rehearsals.images_trained
+        row["judged"] = of_seed.rehearsals.images_judged
+        return log.add({**row, "seconds": round(time.monotonic() - began, 1)})
+
+    def validation(rate: float) -> float:
+        row = log.get("grid", CHOOSING, rate) or timed(
+            "grid", CHOOSING, lambda of: {**of.train(of.rates(rate)), "rate": rate}
+        )
+        return -1.0 if row["validation"] is None or math.isnan(row["validation"]) else row["validation"]
+
+    optimizer = json.loads((log.file.with_suffix(".json")).read_text()).get("optimizer", "sgd")
+    grid = list(GRID[optimizer])
+    if "grid" in contestants:
+        for _ in range(4):
+            scores = {rate: validation(rate) for rate in grid}
+            best = max(scores, key=scores.__getitem__)
+            if best not in (grid[0], grid[-1]):
+                break
+            beyond = best * (10 / 3 if f"{best:.0e}"[0] == "3" else 3) if best == grid[-1] else None
+            lower = best / (3 if f"{best:.0e}"[0] == "3" else 10 / 3) if best == grid[0] else None
+            grid = sorted({*grid, *[float(f"{rate:.1g}") for rate in (beyond, lower) if rate]})
+    rows = [row for row in log.rows if row["contestant"] == "grid"]
+    best = max(rows, key=lambda row: -1.0 if math.isnan(row["validation"]) else row["validation"])["rate"]
+    for name in contestants:
+        for seed in seeds if name != "grid" else ():
+            if log.get(name, seed) is None:
+                timed(name, seed, lambda of, name=name: contest(name, of, best))
+
+
+def table(logs: list[Log]) -> str:
+    """Markdown of all cells."""
+    lines = [
+        "| cell | contestant | rate | test | regret | cost | of the grid's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for log in logs:
+        grid = [row for row in log.rows if row["contestant"] == "grid"]
+        whole = sum(map(_cost, grid))
+        single = [row["test"] for row in log.rows if row["contestant"] == "single"]
+        reference, spread = statistics.fmean(single), statistics.stdev(single) if len(single) > 1 else 0.0
+        for name in CONTESTANTS[1:]:
+            rows = [row for row in log.rows if row["contestant"] == name]
+            if not rows:
+                continue
+            scores = [row["test"] for row in rows]
+            mean = statistics.fmean(scores)
+            own = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            cost = statistics.fmean(map(_cost, rows))
+            if name in ("single", "layer_decay", "rgn"):
+                cost += whole
+            tie = "tie" if reference - mean <= max(spread, own) else "behind"
+            rates = ", ".join(f"{row['rate']:.2g}" for row in rows if "rate" in row)
+            lines.append(
+                f"| {log.file.stem} | {name} | {rates} | {100 * mean:.2f} ± {100 * own:.2f} | "
+                f"{100 * (reference - mean):+.2f} {tie} | {cost:,.0f} | {cost / whole:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def _cost(row: Mapping[str, Any]) -> float:
+    return row["trained"] + row["judged"] / 3
+
+
+def main() -> int:
+    """Run a cell, or print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--cell", default="")
+    parser.add_argument("--contestants", default=",".join(CONTESTANTS))
+    parser.add_argument("--seeds", default=",".join(map(str, REPORTING)))
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("settings", nargs="*", help="FinetuneConfig fields, NAME=VALUE")
+    given = parser.parse_args()
+    given.workdir.mkdir(parents=True, exist_ok=True)
+    if given.table:
+        print(table([Log(file) for file in sorted(given.workdir.glob("*.jsonl"))]))
+        return 0
+    from finetune_jax.config.declaration import declared
+    from finetune_jax.config.settings import FinetuneConfig
+    from finetune_jax.devices.replicas import prepare_backend
+
+    prepare_backend()
+    known = declared(FinetuneConfig)
+    pairs = dict(pair.split("=", 1) for pair in given.settings)
+    settings = {name: type(known[name].default)(value) for name, value in pairs.items()}
+    (given.workdir / f"{given.cell}.json").write_text(json.dumps(settings) + "\n")
+    seeds = tuple(map(int, given.seeds.split(",")))
+    log = Log(given.workdir / f"{given.cell}.jsonl")
+    run_cell(lambda: Cell(settings), log, given.contestants.split(","), seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

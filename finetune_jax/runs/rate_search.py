@@ -1,0 +1,107 @@
+"""Rates that are searched before training: ``--learning_rate=find``, and methods that find theirs."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from finetune_jax.config.choices import FIND, FINDS_RATES
+from finetune_jax.config.recipes import changed
+from finetune_jax.runs import program as programs
+from finetune_jax.runs.chosen_rate import Settings, settings_of
+from finetune_jax.runs.program import Program
+from finetune_jax.training import evaluation, rate_finder, rates
+from finetune_jax.training.methods.method import Found
+from finetune_jax.training.rehearsal import Chosen, Rehearsals, Rehearsed, held_out
+from finetune_jax.training.state import TrainState
+
+
+def searched(program: Program, settings: Settings, chosen_before: Mapping[str, Any] | None) -> Settings:
+    """The settings of a run with the rates that its search finds; as they are where nothing is searched.
+
+    Nothing else of the run depends on the search: the same rates as flags train the same run, bit for bit.
+
+    Args:
+        program: of the run.
+        settings: of it, with any number for a rate that is searched.
+        chosen_before: ``rates`` of an earlier start of this run, whose rates stay; None at the first start.
+
+    Raises:
+        UserError: there is no rate at which the loss is finite.
+    """
+    flags = settings.flags
+    if flags.learning_rate != FIND and flags.method not in FINDS_RATES:
+        return settings
+    if chosen_before is not None:
+        search, reason = chosen_before["search"], chosen_before["reason"]
+    else:
+        began = time.monotonic()
+        rehearsals = rehearsals_of(program, settings)
+        found = _found(program, settings, rehearsals)
+        search = {
+            "settings": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in found.settings.items()
+            },
+            "rehearsals": [_row(rehearsed) for rehearsed in rehearsals.log],
+            "images_trained": rehearsals.images_trained,
+            "images_judged": rehearsals.images_judged,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        reason = found.reason
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in search["settings"].items()
+    }
+    config = settings_of(changed(flags, **values), program.images).config
+    return dataclasses.replace(settings, config=config, reason=reason, search=search)
+
+
+def rehearsals_of(program: Program, settings: Settings) -> Rehearsals:
+    """Rehearsals of a run: its start, its step, its images."""
+    config, method = settings.config, program.method
+    labels = program.images.splits["train"].labels
+    held = held_out(len(labels), config.seed)
+    feed = Chosen(program.images.feeds["train"], held)
+    loss_of_outputs = program.task.loss(labels, program.images.class_names)
+    # For classification the outputs of the task are what the loss takes; for retrieval they are embeddings.
+    predict = program.predict
+    if config.protocol != "classification":
+        predict = evaluation.compile_evaluation(
+            evaluation.classifier(method.measured, program.normalize), program.replicas
+        )
+
+    def loss(state: TrainState) -> float:
+        totals = {name: float(state.totals[name]) for name in method.totals}
+        outputs = predict(method.result(state.variables, totals), feed, len(held))
+        return float(
+            loss_of_outputs(jax.numpy.asarray(outputs), jax.device_get(state.params), labels[held])[0]
+        )
+
+    return Rehearsals(
+        state=jax.device_get(programs.initial_state(program, config)),
+        training=program.training,
+        loss=loss,
+        plan=programs.plan_of(program, config),
+        replicas=program.replicas,
+        held_out=held,
+        blocks=rates.blocks_of(program.trained),
+    )
+
+
+def _found(program: Program, settings: Settings, rehearsals: Rehearsals) -> Found:
+    config = settings.config
+    if settings.flags.learning_rate == FIND:
+        rate, reason = rate_finder.find(
+            config, lambda config: program.method.tuner(config, program.trained), rehearsals
+        )
+        return Found({"learning_rate": rate}, reason)
+    return program.method.find(config, rehearsals)
+
+
+def _row(rehearsed: Rehearsed) -> dict[str, Any]:
+    """Of ``flags.json``; JSON has no infinity."""
+    loss = rehearsed.loss if math.isfinite(rehearsed.loss) else None
+    return {"rates": dict(rehearsed.rates), "steps": rehearsed.steps, "loss": loss}

@@ -1,0 +1,189 @@
+"""Rehearsals: short trainings from the start of a run, measured on training images that they left out, and thrown away.
+
+Nothing of the run depends on them but what is concluded: its state, its random numbers and the order of its images are
+those of a run without rehearsals. They use the compiled step of the run, so rates are all that they can vary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from finetune_jax.algorithms import optimizers
+from finetune_jax.data.feeds import Feed, Step, Training
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.training.divergence import measure_pass
+from finetune_jax.training.plan import Plan, Start
+from finetune_jax.training.state import TrainState
+
+Rates = Mapping[str, float]
+"""``{part: learning rate}``."""
+
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.25, 512
+"""Training images that rehearsals leave out: this share, and at most so many."""
+
+_HELD_OUT_STREAM = 2**63  # beside the epochs, which key the orders of training
+
+
+class Rehearsed(NamedTuple):
+    """What a rehearsal came to.
+
+    Attributes:
+        rates: ``{part: rate}`` at its peak.
+        steps: that it took.
+        loss: mean of the held-out images after the last step; infinite where it is not finite.
+        movements: ``{block: ‖Δw‖ / ‖w‖}`` of the kernels; empty where it diverged.
+    """
+
+    rates: Rates
+    steps: int
+    loss: float
+    movements: Mapping[str, float]
+
+
+@dataclasses.dataclass(eq=False)
+class Rehearsals:
+    """Short trainings from one start.
+
+    Attributes:
+        state: host arrays of the start of the run.
+        training: the compiled step of the run.
+        loss: of a state on the devices, over the held-out images.
+        plan: of the run; its images in their order, held-out ones left out, are trained on.
+        replicas: where.
+        held_out: indices of the held-out images, see :func:`held_out`.
+        blocks: whose movements are measured.
+        images_trained: images that went forward and backward so far.
+        images_judged: images that went forward alone so far.
+        log: the rehearsals so far.
+    """
+
+    state: TrainState
+    training: Training
+    loss: Callable[[TrainState], float]
+    plan: Plan
+    replicas: Replicas
+    held_out: np.ndarray
+    blocks: tuple[str, ...]
+    images_trained: int = 0
+    images_judged: int = 0
+    log: list[Rehearsed] = dataclasses.field(default_factory=list)
+
+    @property
+    def steps_of_run(self) -> int:
+        """Steps of the whole run, without rehearsals."""
+        return self.plan.epochs * len(self.plan.order(0))
+
+    def run(self, rates: Rates, steps: int) -> Rehearsed:
+        """The run in small: so many steps, the rates falling with the cosine to zero.
+
+        Args:
+            rates: at the first step.
+            steps: at least 1.
+        """
+        state = self.begin()
+        start = Start(*self.replicas.replicate((self.state.params, self.state.batch_stats)))
+        for number, row in enumerate(self._rows(steps)):
+            factor = 0.5 * (1 + math.cos(math.pi * number / steps))
+            state = self.step(state, {name: rate * factor for name, rate in rates.items()}, row)
+        movements, finite = jax.device_get(measure_pass(self.blocks, "relative")(start, state))
+        loss = math.inf
+        if finite:
+            loss = self.loss(state)
+            self.images_judged += len(self.held_out)
+        moved = dict(zip(self.blocks, map(float, movements), strict=True))
+        done = math.isfinite(loss)
+        self.log.append(Rehearsed(rates, steps, loss if done else math.inf, moved if done else {}))
+        return self.log[-1]
+
+    def losses(self, rates: list[Rates], worst: Callable[[list[float]], bool]) -> list[float]:
+        """Training loss of the batch of each step, before the step, at rates that differ from step to step.
+
+        Args:
+            rates: of each step.
+            worst: of the losses so far; whether to stop there.
+
+        Returns:
+            Of the steps that were taken.
+        """
+        state, losses, before = self.begin(), list[float](), 0.0
+        for of_step, row in zip(rates, self._rows(len(rates)), strict=True):
+            state = self.step(state, of_step, row)
+            total = float(jax.device_get(state.totals["loss"]))
+            losses.append((total - before) / self.plan.batch_size)
+            before = total
+            if not math.isfinite(total) or worst(losses):
+                break
+        return losses
+
+    def begin(self) -> TrainState:
+        """The start of the run, on the devices; steps use it up."""
+        state = self.replicas.replicate(self.state)
+        tables = dict(self.plan.tables(0))
+        if "rate_factors" in tables:  # the table must be there, or the step would be another program
+            tables["rate_factors"] = jax.tree.map(np.ones_like, tables["rate_factors"])
+        return state.replace(tables=self.replicas.replicate(tables)) if tables else state
+
+    def step(self, state: TrainState, rates: Rates, row: np.ndarray) -> TrainState:
+        """The state after one step, which uses it up.
+
+        Args:
+            state: of :meth:`begin` or the step before.
+            rates: of this step.
+            row: indices of its images, ``[B]``.
+        """
+        state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
+        for after, _ in self.training(state, row[None]):
+            state = after
+        self.images_trained += row.size
+        return state
+
+    def _rows(self, steps: int) -> np.ndarray:
+        """Batches of the run's own order without the held-out images, ``[steps, B]``."""
+        width = self.plan.order(0).shape[1]
+        wanted, chosen, epoch = steps * width, list[np.ndarray](), 0
+        while sum(map(len, chosen)) < wanted:
+            order = self.plan.order(epoch).ravel()
+            chosen.append(order[~np.isin(order, self.held_out)])
+            epoch += 1
+        return np.concatenate(chosen)[:wanted].reshape(steps, width)
+
+
+def held_out(count: int, seed: int) -> np.ndarray:
+    """Indices of the training images that rehearsals are measured on, ascending.
+
+    Args:
+        count: of the training images, at least 2.
+        seed: of the run.
+    """
+    share = max(1, min(MOST_HELD_OUT, int(count * HELD_OUT_SHARE)))
+    rng = np.random.Generator(np.random.Philox(key=[seed, _HELD_OUT_STREAM]))
+    return np.sort(rng.permutation(count)[:share])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of the examples of a feed, for evaluation.
+
+    Attributes:
+        feed: of all of them.
+        indices: which, ``[N]``.
+    """
+
+    feed: Feed
+    indices: np.ndarray
+
+    def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
+        """See ``Feed``; the order is of places in ``indices``."""
+        return self.feed.batches(self.indices[order].astype(np.int32))
+
+    def compile_training(self, step: Step) -> Training:
+        """Not for training.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("chosen examples are for evaluation")

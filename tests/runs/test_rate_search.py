@@ -1,0 +1,161 @@
+"""Runs whose rates are found before training: the same as with these rates as flags."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from photos import write_photos
+from weights import write_weights
+
+from finetune_jax.config.checks import validate
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.devices.replicas import Replicas
+from finetune_jax.errors import UserError
+from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.models.card import read_best
+from finetune_jax.runs import finetune, rate_search
+from finetune_jax.training import loop
+
+ONE = Replicas((jax.devices()[0],))
+SEARCHES = {"find": {"learning_rate": "find"}, "auto": {"method": "auto", "learning_rate": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
+    root = tmp_path_factory.mktemp("searched")
+    write_weights(root / "weights.npz")
+    return FinetuneConfig(
+        dataset=f"folder:{write_photos(root / 'photos')}",
+        cache_dir=str(root / "cache"),
+        pretrained=str(root / "weights.npz"),
+        network="resnet26_policy",
+        width=0.125,
+        image_size=8,
+        batch_size=12,
+        epochs=2,
+    )
+
+
+@pytest.fixture(scope="module", params=SEARCHES)
+def searched(
+    request: pytest.FixtureRequest, base: FinetuneConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FinetuneConfig, dict[str, Any]]:
+    workdir = str(tmp_path_factory.mktemp(request.param) / "run")
+    config = dataclasses.replace(base, workdir=workdir, **SEARCHES[request.param])
+    return config, finetune.run(config, ONE)
+
+
+def weights(workdir: str | Path) -> list[np.ndarray]:
+    return jax.tree.leaves(read_best(Path(workdir))[1])
+
+
+def rows(workdir: str | Path) -> list[dict[str, str]]:
+    found = RunDirectory(Path(workdir)).read_metrics()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+
+
+def same(one: str | Path, other: str | Path) -> bool:
+    pairs = zip(weights(one), weights(other), strict=True)
+    return rows(one) == rows(other) and all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_searched_run_is_the_standard_run_with_the_found_rates(searched, tmp_path):
+    config, summary = searched
+    found = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in summary["search"]["settings"].items()
+    }
+    assert found["learning_rate"] == summary["learning_rate"]
+    typed = dataclasses.replace(config, method="standard", workdir=str(tmp_path / "typed"), **found)
+    finetune.run(typed, ONE)
+    assert same(config.workdir, typed.workdir)
+
+
+def test_the_search_says_what_it_tried_and_what_that_cost(searched):
+    config, summary = searched
+    search = summary["search"]
+    recorded = json.loads((Path(config.workdir) / "flags.json").read_text())["resolved"]
+    assert recorded["search"] == search
+    assert any(recorded["reason"] in note for note in summary["notes"])
+    steps = sum(rehearsal["steps"] for rehearsal in search["rehearsals"])
+    if config.method == "auto":
+        assert search["images_trained"] == 12 * steps
+        assert search["images_judged"] == 11 * len(search["rehearsals"])  # a quarter of 46 training images
+        assert all(set(tried["rates"]) >= {"stem", "head"} for tried in search["rehearsals"])
+    else:
+        assert 12 <= search["images_trained"] <= 1200
+
+
+def test_a_run_that_was_cut_short_goes_on_without_searching_again(searched, base, tmp_path, monkeypatch):
+    config, _ = searched
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    with monkeypatch.context() as patch:
+
+        def cut(*arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(loop, "fit", cut)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(again, ONE)
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(rate_search, "rehearsals_of", refuse)
+    finetune.run(again, ONE)
+    assert same(config.workdir, again.workdir)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_two_devices_find_the_same(search, base, tmp_path):
+    # With statistics of the whole batch, as otherwise the runs themselves are not the same.
+    settings = {**SEARCHES[search], "sync_batch_norm": True, "epochs": 1}
+    found = []
+    for devices in (1, 2):
+        config = dataclasses.replace(base, workdir=str(tmp_path / str(devices)), **settings)
+        _, resolved = finetune.prepare(config, Replicas(tuple(jax.devices()[:devices])))
+        found.append(resolved)
+    assert found[0].config.learning_rate == pytest.approx(found[1].config.learning_rate, rel=0.05)
+    losses = [[tried["loss"] for tried in settings.search["rehearsals"]] for settings in found]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3, atol=1e-3)
+
+
+def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
+    config, _ = searched
+    others = [
+        dataclasses.replace(config, workdir=str(tmp_path / "a")),
+        dataclasses.replace(base, workdir=str(tmp_path / "b")),
+    ]
+    with pytest.raises(UserError, match="chooses one rate, which has no others to be trained together with"):
+        finetune.train_in_lockstep(others, ONE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "auto", "learning_rate": "find"}, "--learning_rate=find contradicts --method=auto"),
+        ({"method": "auto", "learning_rate": "auto"}, "--learning_rate=auto contradicts --method=auto"),
+        ({"method": "auto", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto"),
+        ({"method": "auto", "rate_factors": ("head=2",)}, "--rate_factors contradicts --method=auto"),
+        ({"method": "auto", "head_learning_rate": 0.1}, "--head_learning_rate contradicts --method=auto"),
+        ({"method": "auto", "optimizer": "prodigy"}, "--method=auto contradicts --optimizer=prodigy"),
+        ({"learning_rate": "find", "optimizer": "dog"}, "--learning_rate=find contradicts --optimizer=dog"),
+        ({"learning_rate": "find", "head_epochs": 1}, "--head_epochs contradicts --learning_rate=find"),
+    ],
+)
+def test_what_a_search_cannot_go_with_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        validate(FinetuneConfig(**settings))
+
+
+def test_a_loss_that_is_never_finite_is_said_before_anything_is_written(base, tmp_path):
+    wild = dataclasses.replace(
+        base, method="auto", learning_rate=1e30, workdir=str(tmp_path / "run"), epochs=1
+    )
+    with pytest.raises(UserError, match=r"--method=auto: training diverged at all rates from .* to 1e\+30"):
+        finetune.run(wild, ONE)
+    assert not (tmp_path / "run").exists()

@@ -12,9 +12,8 @@ choice count a third; those of the grid are all that it took to choose. Every ru
 that has a line is trained again: after a stop the same command goes on.
 
 Contestants: grid (single rates, widened while the best lies at an edge), single (the grid's best), default (0.01; AdamW
-0.001), layer_decay (0.75 a block, at the grid's best rate), auto, find, rgn (Auto-RGN of Lee et al., 2023: factors
-‖g‖/‖w‖ measured at the start, at the grid's best rate), autolr, autolr_rms and autolr_relative (Algorithm 2 from
-0.001, head 0.01, with the three measures; no momentum across epochs).
+0.001), layer_decay (0.75 a block, at the grid's best rate), auto, find, auto_rgn (at the grid's best rate), autolr,
+autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01, with the three measures).
 """
 
 import argparse
@@ -32,7 +31,7 @@ GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001,
 DEFAULT = {"sgd": 0.01, "adamw": 0.001}
 CHOOSING, REPORTING = 100, (0, 1, 2)
 CONTESTANTS = (
-    "grid", "single", "default", "auto", "find", "layer_decay", "rgn", "autolr", "autolr_rms", "autolr_relative",
+    "grid", "single", "default", "auto", "find", "layer_decay", "auto_rgn", "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
 
 
@@ -110,38 +109,45 @@ class Started:
         self.whole.run(rates, self.whole.steps_of_run)
         return self.scores
 
-    def train_autolr(self, measure: str) -> dict[str, float]:
-        """Scores of AutoLR, whose trials count among the images of ``whole``."""
+    def train_tuned(self, method: str, **settings: Any) -> dict[str, float]:
+        """Scores of a run with the tuner of a method, whose trials count among the images of ``whole``."""
         import jax
         import jax.numpy as jnp
         import numpy as np
 
-        from finetune_jax.algorithms import autolr, optimizers
+        from finetune_jax.algorithms import optimizers
+        from finetune_jax.errors import Diverged
         from finetune_jax.training.divergence import measure_pass
+        from finetune_jax.training.methods.registry import METHODS
         from finetune_jax.training.plan import Start
+        from finetune_jax.training.tuning import Pass
 
-        whole, blocks, config = self.whole, self.whole.blocks, autolr.AutoLRConfig()
-        state, tuning = whole.begin(), autolr.init(config, np.full(len(whole.blocks), 1e-3, np.float32))
+        config = dataclasses.replace(self.config, method=method, schedule="constant", **settings)
+        as_method: Any = METHODS[method](**vars(self.program.method))
+        whole, tuner = self.whole, as_method.tuner(config, self.program.trained)
+        state, tuning, epoch = whole.begin(), tuner.initial(), 0
         total, per_epoch = whole.steps_of_run, len(whole.plan.order(0))
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.trials = 0
-        while int(tuning.epoch) < whole.plan.epochs:
-            epoch = int(tuning.epoch)
+        while epoch < whole.plan.epochs:
             start = Start(*copy((state.params, state.batch_stats)))
-            state = state.replace(opt_state=optimizers.reset(state.opt_state))
-            peaks = dict(zip(blocks, map(float, tuning.learning_rates), strict=True))
-            peaks |= {"stem": peaks[blocks[0]], "head": 1e-2}
+            if tuner.can_reject:
+                state = state.replace(opt_state=optimizers.reset(state.opt_state))
+            peaks = tuner.rates(tuning, epoch)
             for number, row in enumerate(whole.plan.order(epoch)):
                 factor = 0.5 * (1 + math.cos(math.pi * (epoch * per_epoch + number) / total))
                 state = whole.step(state, {name: rate * factor for name, rate in peaks.items()}, row)
-            variations, finite = measure_pass(blocks, measure)(start, state)
-            tuning, outcome = autolr.update(config, tuning, variations, finite)
+            variations, finite = jax.device_get(measure_pass(tuner.blocks, tuner.measure)(start, state))
             self.trials += 1
-            if bool(outcome.stop):
+            try:
+                tuning, verdict = tuner.judge(tuning, Pass(epoch, variations, bool(finite)))
+            except Diverged:
                 return {"validation": math.nan, "test": math.nan}
-            if not bool(outcome.accepted):
-                step = whole.replicas.replicate(np.asarray(epoch * per_epoch, np.int32))
-                state = state.replace(params=start.params, batch_stats=start.batch_stats, step=step)
+            if verdict.accepted:
+                epoch += 1
+                continue
+            step = whole.replicas.replicate(np.asarray(epoch * per_epoch, np.int32))
+            state = state.replace(params=start.params, batch_stats=start.batch_stats, step=step)
         self._measure(state)
         return self.scores
 
@@ -163,14 +169,12 @@ def contest(name: str, started: Started, best: float) -> dict[str, Any]:
         found = dict(started.program.method.find(begun, search).settings)
         rate = found.pop("learning_rate")
         settings = found
-    elif name == "rgn":
-        moved = search.run(started.rates(1e-4), 4).movements
-        most = max(moved.values())
-        factors = {block: movement / most for block, movement in moved.items()}
-        settings = {"rate_factors": tuple(f"{block}={factor:.4g}" for block, factor in factors.items())}
-    if name.startswith("autolr"):
-        scores = started.train_autolr({"autolr": "mean"}.get(name, name.removeprefix("autolr_")))
-        return {**scores, "trials": started.trials}
+    elif name == "auto_rgn":
+        return {**started.train_tuned(name, learning_rate=best), "rate": best}
+    elif name.startswith("autolr"):
+        of_paper = {"learning_rate": 1e-3, "head_learning_rate": 1e-2}
+        measure = {"autolr": "mean"}.get(name, name.removeprefix("autolr_"))
+        return {**started.train_tuned("autolr", variation=measure, **of_paper), "trials": started.trials}
     return {**started.train(started.rates(rate, **settings)), "rate": rate, **settings}
 
 
@@ -255,7 +259,7 @@ def table(logs: list[Log]) -> str:
             mean = statistics.fmean(scores)
             own = statistics.stdev(scores) if len(scores) > 1 else 0.0
             cost = statistics.fmean(map(_cost, rows))
-            if name in ("single", "layer_decay", "rgn"):
+            if name in ("single", "layer_decay", "auto_rgn"):
                 cost += whole
             tie = "tie" if reference - mean <= max(spread, own) else "behind"
             rates = ", ".join(f"{row['rate']:.2g}" for row in rows if "rate" in row)

@@ -8,6 +8,9 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 
 def layer_decay(
     parts: Sequence[str], learning_rate: float, decay: float, together: Collection[str] = ()
@@ -91,3 +94,35 @@ def alike(movements: Mapping[str, float], *, most: float = 10.0) -> dict[str, fl
         name: math.exp(min(max(mean - logs.get(name, mean), -limit), limit)) if name in logs else 1.0
         for name in movements
     }
+
+
+def relative_gradients(movements: ArrayLike, learning_rates: ArrayLike) -> np.ndarray:
+    """Auto-RGN's factors: accumulated gradients relative to the weights, the largest of them 1.
+
+    Lee et al., "Surgical Fine-Tuning" (ICLR 2023).
+
+    Args:
+        movements: ``[K]``, ``‖Δw‖ / ‖w‖`` of each block after steps of SGD.
+        learning_rates: ``[K]`` of these steps, in any unit; a block with the rate 0 gets the factor 0.
+
+    Returns:
+        float ``[K]`` in [0, 1]; ones where no block moved or a movement is not finite.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Examples:
+        >>> from finetune_jax import block_rates
+        >>> block_rates.relative_gradients([0.5, 0.25, 1.0], [1.0, 1.0, 0.5]).tolist()
+        [0.25, 0.125, 1.0]
+    """
+    moved, rates = np.asarray(movements, np.float64), np.asarray(learning_rates, np.float64)
+    if moved.shape != rates.shape or moved.ndim != 1:
+        raise ValueError(
+            f"there must be one movement and one rate per block, got {moved.shape}, {rates.shape}"
+        )
+    gradients = np.divide(moved, rates, out=np.zeros_like(moved), where=rates != 0)
+    largest = gradients.max(initial=0.0)
+    if not np.isfinite(gradients).all() or largest == 0:
+        return np.ones_like(moved)
+    return gradients / largest

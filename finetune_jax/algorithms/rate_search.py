@@ -54,8 +54,8 @@ def smoothed(losses: Sequence[float], decay: float = 0.9) -> list[float]:
 def found_rate(rates: Sequence[float], losses: Sequence[float], decay: float = 0.9) -> float:
     """The rate that a range test suggests: a third of the one at which the smoothed loss was lowest.
 
-    Where the loss is lowest it is about to rise. The tenth that fastai's ``lr_find`` takes was too little for rates that
-    fall to zero, on all data sets that this was developed on.
+    Where the loss is lowest it is about to rise. The tenth that fastai's ``lr_find`` takes was too little for rates
+    that fall to zero, on all data sets that this was developed on.
 
     Args:
         rates: of each step, rising; there may be more of them than losses.

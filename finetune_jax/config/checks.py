@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from finetune_jax.config import methods, object_stores
-from finetune_jax.config.choices import ALTERNATIVES, AUTO, FIND, FINDS_RATES, IN_PROPORTION, WITHOUT_RATE
+from finetune_jax.config.choices import (
+    ALTERNATIVES,
+    AUTO,
+    FIND,
+    FINDS_RATES,
+    IN_PROPORTION,
+    SETS_BLOCKS,
+    WITHOUT_RATE,
+)
 from finetune_jax.config.declaration import declared, written
 from finetune_jax.config.settings import DEFAULTS
 from finetune_jax.errors import UserError
@@ -75,12 +83,20 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
         raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
     rules["rate_factors"] = bool(values.get("rate_factors"))
     method = values.get("method")
-    if method == "autolr" or method in FINDS_RATES:
+    if method in (*SETS_BLOCKS, *FINDS_RATES):
         for name, used in rules.items():
             if used:
                 raise UserError(
                     f"--{name} contradicts --method={method}, which finds the rates of the blocks"
                 )
+
+
+def _movements_are_gradients(values: Mapping[str, Any]) -> None:
+    if values.get("method") == "auto_rgn" and values["optimizer"] != "sgd":
+        raise UserError(
+            f"--optimizer={values['optimizer']} contradicts --method=auto_rgn, which takes the movements of SGD for "
+            "its gradients"
+        )
 
 
 def _what_is_searched(values: Mapping[str, Any]) -> None:
@@ -258,6 +274,7 @@ _CONTRADICTIONS = (
     _head_comes_first,
     _weights_of_the_method,
     _one_rule_of_rates,
+    _movements_are_gradients,
     _what_is_searched,
     _stretched_images_have_no_shorter_side,
     _one_of_alternatives,

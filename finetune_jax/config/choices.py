@@ -54,6 +54,8 @@ AUTO = "auto"
 """The learning rate that the similarity of source and target recommends."""
 FIND = "find"
 """The learning rate that a range test suggests."""
+SETS_BLOCKS = methods.with_fact("sets_blocks")
+"""Methods that set the rates of the blocks from epoch to epoch."""
 FINDS_RATES = methods.with_fact("finds_rates")
 """Methods that find the rates of all parts before training."""
 BY_RULE = "rule"

@@ -22,6 +22,7 @@ class Method:
         counts_blocks: whether ``--k`` says how many blocks are fine-tuned.
         needs_weights: whether it has no meaning with ``--pretrained=none``.
         moves_weights: whether pretrained weights are moved, which is what ``--learning_rate=auto`` is about.
+        sets_blocks: whether it sets the rates of the blocks itself, from epoch to epoch.
         finds_rates: whether it finds the rates of all parts itself, before training.
         recipe: defaults of its paper where they differ from those of everything else, ``{setting: value}``.
     """
@@ -34,6 +35,7 @@ class Method:
     counts_blocks: bool = False
     needs_weights: bool = True
     moves_weights: bool = True
+    sets_blocks: bool = False
     finds_rates: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ BY_NAME: Mapping[str, Method] = {
     "autolr": Method(
         "all parts are fine-tuned, with learning rates of the blocks that AutoLR finds in trials",
         freezes=False,
+        sets_blocks=True,
         needs_weights=False,
         recipe={
             "learning_rate": 1e-3,
@@ -78,6 +81,12 @@ BY_NAME: Mapping[str, Method] = {
         freezes=False,
         needs_weights=False,
         finds_rates=True,
+    ),
+    "auto_rgn": Method(
+        "all parts are fine-tuned, blocks at rates in proportion to their gradients relative to their weights",
+        freezes=False,
+        needs_weights=False,
+        sets_blocks=True,
     ),
     "spottune": Method(
         "SpotTune: a policy network decides per image which blocks are fine-tuned",

@@ -120,3 +120,16 @@ def test_factors_of_blocks_are_limited_and_1_for_a_block_that_stood_still():
     assert block_rates.alike({"block_01": 0.0}) == {"block_01": 1.0}
     with pytest.raises(ValueError, match="most must be at least 1"):
         block_rates.alike({}, most=0.5)
+
+
+def test_relative_gradients_are_movements_per_rate_and_the_largest_counts_one():
+    factors = block_rates.relative_gradients([0.2, 0.1, 0.4], [0.1, 0.01, 0.4])
+    np.testing.assert_allclose(factors, [0.2, 1.0, 0.1])
+
+
+@pytest.mark.parametrize("movements", [[0.0, 0.0], [math.inf, 1.0], [math.nan, 1.0]])
+def test_where_gradients_say_nothing_all_blocks_have_the_same_factor(movements):
+    assert block_rates.relative_gradients(movements, [0.1, 0.2]).tolist() == [1.0, 1.0]
+    assert block_rates.relative_gradients([1.0, 1.0], [0.0, 0.5]).tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match="one movement and one rate per block"):
+        block_rates.relative_gradients([1.0], [1.0, 2.0])

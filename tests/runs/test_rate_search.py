@@ -1,6 +1,7 @@
 """Runs whose rates are found before training: the same as with these rates as flags."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
         ({"method": "auto", "rate_factors": ("head=2",)}, "--rate_factors contradicts --method=auto"),
         ({"method": "auto", "head_learning_rate": 0.1}, "--head_learning_rate contradicts --method=auto"),
         ({"method": "auto", "optimizer": "prodigy"}, "--method=auto contradicts --optimizer=prodigy"),
+        ({"method": "auto_rgn", "optimizer": "adamw"}, "--optimizer=adamw contradicts --method=auto_rgn"),
+        ({"method": "auto_rgn", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_rgn"),
         ({"learning_rate": "find", "optimizer": "dog"}, "--learning_rate=find contradicts --optimizer=dog"),
         ({"learning_rate": "find", "head_epochs": 1}, "--head_epochs contradicts --learning_rate=find"),
     ],
@@ -150,6 +153,36 @@ def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
 def test_what_a_search_cannot_go_with_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         validate(FinetuneConfig(**settings))
+
+
+def test_auto_rgn_gives_each_block_the_share_of_its_relative_gradient_of_the_epoch_before(base, tmp_path):
+    config = dataclasses.replace(
+        base,
+        method="auto_rgn",
+        learning_rate=0.05,
+        epochs=3,
+        schedule="constant",
+        workdir=str(tmp_path / "run"),
+    )
+    finetune.run(config, ONE)
+    passes = RunDirectory(tmp_path / "run").read_passes()
+    blocks = [name.removeprefix("rate/") for name in passes[0] if name.startswith("rate/block_")]
+    assert [float(passes[0][f"rate/{name}"]) for name in blocks] == pytest.approx([0.05] * len(blocks))
+    for before, after in itertools.pairwise(passes):
+        gradients = [float(before[f"variation/{name}"]) / float(before[f"rate/{name}"]) for name in blocks]
+        expected = [0.05 * value / max(gradients) for value in gradients]
+        assert [float(after[f"rate/{name}"]) for name in blocks] == pytest.approx(expected, rel=1e-4)
+        assert float(after["rate/head"]) == pytest.approx(0.05)
+        assert float(after["rate/stem"]) == pytest.approx(expected[0], rel=1e-4)
+
+    def cut(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(again, ONE, after_epoch=cut)
+    finetune.run(again, ONE)
+    assert same(config.workdir, again.workdir)
 
 
 def test_a_loss_that_is_never_finite_is_said_before_anything_is_written(base, tmp_path):

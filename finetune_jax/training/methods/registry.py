@@ -6,6 +6,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.training.methods.adapted import Biases, Lora, Norms
 from finetune_jax.training.methods.auto import Auto
+from finetune_jax.training.methods.auto_rgn import AutoRGN
 from finetune_jax.training.methods.autolr import AutoLR
 from finetune_jax.training.methods.l2_sp import L2SP
 from finetune_jax.training.methods.method import Base, Method
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "scratch": Scratch,
     "autolr": AutoLR,
     "auto": Auto,
+    "auto_rgn": AutoRGN,
     "spottune": SpotTune,
     "spottune_tuned": SpotTuneTuned,
     "spottune_global": SpotTuneGlobal,

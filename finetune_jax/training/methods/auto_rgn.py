@@ -1,0 +1,82 @@
+"""Auto-RGN: rates of the blocks in proportion to the gradient relative to the weights.
+
+Lee et al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts" (ICLR 2023): the rate of a layer is
+multiplied by ``‖g‖ / ‖w‖`` of the layer divided by the largest of all, measured anew in every epoch. Here a layer is a
+block, and the gradients are those of the epoch before: by SGD a block has moved by its rate times their sum, so that
+nothing has to be computed for it. The first epoch has one rate.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from finetune_jax.algorithms import autolr, block_rates
+from finetune_jax.config.resolution import number
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.training import rates
+from finetune_jax.training.methods.plain import Standard
+from finetune_jax.training.tuning import Pass, Tuner, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoRGN(Standard):
+    """All parts are trained; the rates of the blocks follow from their relative gradients."""
+
+    def tuner(self, config: FinetuneConfig, trained: tuple[str, ...]) -> Tuner:
+        """Auto-RGN."""
+        rate = number(config.learning_rate)
+        beside = rates.beside_network(config, trained, self.peak_rates(config))
+        if "head" in trained:
+            beside["head"] = config.head_learning_rate or rate
+        stem = "stem" if "stem" in trained else None
+        return RGNTuner(rates.blocks_of(trained), rate, beside, stem, rates.decay(config))
+
+
+class RGNTuning(NamedTuple):
+    """State of :class:`RGNTuner`.
+
+    Attributes:
+        factors: of the rates of the blocks in the next epoch, float32 ``[K]``.
+    """
+
+    factors: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RGNTuner:
+    """One rate per block, from the movements of the epoch before.
+
+    Attributes:
+        blocks: names of the trained blocks.
+        learning_rate: of the block with the largest relative gradient, and of all in the first epoch.
+        beside: ``{part: rate}`` of the trained parts above the blocks.
+        stem: name of the part below the blocks, if it is trained: it learns like the first block.
+        decay: epoch to a factor of all rates.
+    """
+
+    blocks: tuple[str, ...]
+    learning_rate: float
+    beside: Mapping[str, float]
+    stem: str | None
+    decay: Callable[[int], float]
+    measure = "relative"
+    can_reject = False
+
+    def initial(self) -> RGNTuning:
+        """One rate for all."""
+        return RGNTuning(np.ones(len(self.blocks), np.float32))
+
+    def rates(self, state: RGNTuning, epoch: int) -> dict[str, float]:
+        """Of all trained parts."""
+        of_blocks = [self.learning_rate * float(factor) for factor in state.factors]
+        stem = {} if self.stem is None else {self.stem: of_blocks[0] if of_blocks else self.learning_rate}
+        rates = {**stem, **dict(zip(self.blocks, of_blocks, strict=True)), **self.beside}
+        return {name: rate * self.decay(epoch) for name, rate in rates.items()}
+
+    def judge(self, state: RGNTuning, outcome: Pass) -> tuple[RGNTuning, Verdict]:
+        """Accepted; the factors of the next epoch."""
+        factors = block_rates.relative_gradients(outcome.variations, state.factors)
+        quality = float(autolr.sorting_quality(outcome.variations)) if len(self.blocks) > 1 else None
+        return RGNTuning(factors.astype(np.float32)), Verdict(True, 1, quality, None, {}, "")

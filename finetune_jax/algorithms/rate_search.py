@@ -51,16 +51,18 @@ def smoothed(losses: Sequence[float], decay: float = 0.9) -> list[float]:
     return means
 
 
-def found_rate(rates: Sequence[float], losses: Sequence[float], decay: float = 0.9) -> float:
-    """The rate that a range test suggests: a third of the one at which the smoothed loss was lowest.
+def found_rate(
+    rates: Sequence[float], losses: Sequence[float], *, decay: float = 0.9, divisor: float = 10.0
+) -> float:
+    """The rate that a range test suggests: a share of the one at which the smoothed loss was lowest.
 
-    Where the loss is lowest it is about to rise. The tenth that fastai's ``lr_find`` takes was too little for rates
-    that fall to zero, on all data sets that this was developed on.
+    Where the loss is lowest it is about to rise.
 
     Args:
         rates: of each step, rising; there may be more of them than losses.
         losses: training loss of each step, up to the last that was taken; not finite where it diverged.
         decay: of :func:`smoothed`.
+        divisor: 10 is the rule of fastai's ``lr_find``.
 
     Raises:
         ValueError: no loss is finite.
@@ -69,13 +71,13 @@ def found_rate(rates: Sequence[float], losses: Sequence[float], decay: float = 0
         >>> from finetune_jax.algorithms import rate_search
         >>> rates = [0.0003, 0.003, 0.03, 0.3]
         >>> rate_search.found_rate(rates, [2.5, 1.0, 0.5, 9.0], decay=0.0)
-        0.01
+        0.003
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise ValueError("the loss was not finite at any rate")
     means = smoothed(finite, decay)
-    return float(f"{rates[int(np.argmin(means))] / 3:.3g}")
+    return float(f"{rates[int(np.argmin(means))] / divisor:.3g}")
 
 
 def climb(loss: Callable[[float], float], start: float, *, factor: float, most: int) -> dict[float, float]:

@@ -14,6 +14,9 @@ from finetune_jax.training.tuning import Tuner
 STEPS = 100
 _RANGES = {"sgd": (1e-5, 10.0)}
 _RANGE = (1e-7, 0.1)  # of optimisers whose steps have the length of the rate
+# The tenth of fastai's rule was too little for SGD under rates that fall to zero, wherever this was developed.
+_DIVISORS = {"sgd": 3.0}
+_DIVISOR = 10.0
 _HOPELESS = 4.0  # times the lowest loss
 _DECAY = 0.9
 
@@ -46,10 +49,11 @@ def find(
             f"--learning_rate=find: the loss is not finite at {tested[0]:g}; check the images with "
             "finetune-jax check_data, or give a number"
         )
-    rate = rate_search.found_rate(tested, losses, _DECAY)
+    divisor = _DIVISORS.get(config.optimizer, _DIVISOR)
+    rate = rate_search.found_rate(tested, losses, decay=_DECAY, divisor=divisor)
     reason = (
-        f"{rate:g}, a third of the rate at which the loss was lowest in {len(losses)} steps from {tested[0]:g} to "
-        f"{tested[len(losses) - 1]:.3g}"
+        f"{rate:g}, 1/{divisor:g} of the rate at which the loss was lowest in {len(losses)} steps from "
+        f"{tested[0]:g} to {tested[len(losses) - 1]:.3g}"
     )
     return rate, reason
 

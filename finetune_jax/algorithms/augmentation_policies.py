@@ -130,8 +130,7 @@ def augmix(key: jax.Array, image: jax.Array, *, severity: int = 3, chains: int =
     for chain, chain_key in enumerate(jax.random.split(key_chains, chains)):
         changed = image
         for step, step_key in enumerate(jax.random.split(chain_key, 3)):
-            following = _drawn(step_key, changed, space, jnp.arange(severity))
-            changed = jnp.where(step < depths[chain], following, changed)
+            changed = _drawn(step_key, changed, space, jnp.arange(severity), applied=step < depths[chain])
         mixture += (1 - share) * weights[chain] * changed
     return jnp.floor(mixture)
 
@@ -140,10 +139,14 @@ def _whole(image: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round(image), 0, 255)
 
 
-def _drawn(key: jax.Array, image: jax.Array, space: Space, bins: jax.Array) -> jax.Array:
-    """One operation of a space at one of the bins, all equally likely."""
+def _drawn(
+    key: jax.Array, image: jax.Array, space: Space, bins: jax.Array, applied: jax.Array | bool = True
+) -> jax.Array:
+    """One operation of a space at one of the bins, all equally likely; the image itself where it is not applied."""
     key_operation, key_bin, key_sign = jax.random.split(key, 3)
     row = jax.random.randint(key_operation, (), 0, len(space.operations))
     magnitude = jnp.asarray(space.magnitudes)[row, jax.random.choice(key_bin, bins)]
     negative = jnp.asarray(space.signed)[row] & jax.random.bernoulli(key_sign)
-    return operate(image, jnp.asarray(space.operations)[row], jnp.where(negative, -magnitude, magnitude))
+    # The first operation changes nothing.
+    operation = jnp.where(applied, jnp.asarray(space.operations)[row], 0)
+    return operate(image, operation, jnp.where(negative, -magnitude, magnitude))

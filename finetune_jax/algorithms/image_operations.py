@@ -1,8 +1,10 @@
 """The operations of AutoAugment and its successors on one image, as Pillow defines them, on the device.
 
 An image is float32 ``[H, W, 3]`` of whole numbers from 0 to 255, and so is the result. Which operation is applied is
-a traced value, so each image of a batch may have its own: what the operations have in common (moving pixels, blending
-with a second image) is computed once, with coefficients that change nothing for the other operations.
+a traced value, so each image of a batch may have its own. On accelerators the whole batch goes through everything at
+once: what the operations have in common (moving pixels, blending with a second image) is computed once, with
+coefficients that change nothing for the other operations. A CPU takes image after image, each through its own
+operation alone, which is several times faster there.
 
 Magnitudes mean what they do in torchvision: a factor of brightness is ``1 + magnitude``, a rotation is in degrees, a
 translation in pixels, ``posterize`` keeps so many bits, ``solarize`` inverts what is at least so bright. Pixels are
@@ -13,6 +15,8 @@ moved to their nearest place; uncovered ones are black.
     >>> float(operate(image, OPERATIONS.index("brightness"), 0.5)[0, 0, 0])
     150.0
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +51,29 @@ def operate(image: jax.Array, operation: jax.Array | int, magnitude: jax.Array |
         operation: int ``[]``, a place in :data:`OPERATIONS`.
         magnitude: float ``[]``, with its sign.
     """
-    magnitude = jnp.asarray(magnitude, jnp.float32)
+    numbers = jnp.asarray(operation, jnp.int32), jnp.asarray(magnitude, jnp.float32)
+    return jax.lax.platform_dependent(image, *numbers, cpu=one_after_the_other, default=all_at_once)
+
+
+def all_at_once(image: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.Array:
+    """:func:`operate` without a branch: every operation is prepared, and one of them changes something."""
     image = _blended(_moved(image, operation, magnitude), operation, magnitude)
     # Pixels are looked at twice, for the counts of their values and to exchange these: XLA would compute what comes
     # before again for every further use.
-    return jax.vmap(lambda channel: _exchanged(channel.astype(jnp.int32), operation, magnitude), 2, 2)(image)
+    return _in_channels(image, operation, magnitude)
+
+
+@jax.custom_batching.sequential_vmap
+def one_after_the_other(image: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.Array:
+    """:func:`operate` with a branch for each kind of operation; a batch is a loop over its images."""
+    places = [_BRANCHES.index(_KINDS.get(name, "moved")) for name in OPERATIONS]
+    return jax.lax.switch(
+        jnp.asarray(places, jnp.int32)[operation],
+        [_BRANCH_FUNCTIONS[name] for name in _BRANCHES],
+        image,
+        operation,
+        magnitude,
+    )
 
 
 def _exchanged(channel: jax.Array, operation: jax.Array | int, magnitude: jax.Array) -> jax.Array:
@@ -120,6 +142,30 @@ def _blended(image: jax.Array, operation: jax.Array | int, magnitude: jax.Array)
     return jnp.where(jnp.any(jnp.stack(is_one)), blend, image)
 
 
+def _in_channels(image: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.Array:
+    return jax.vmap(lambda channel: _exchanged(channel.astype(jnp.int32), operation, magnitude), 2, 2)(image)
+
+
+def _reduced(image: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.Array:
+    del operation
+    bits = 8 - magnitude.astype(jnp.int32)
+    return jnp.left_shift(jnp.right_shift(image.astype(jnp.int32), bits), bits).astype(jnp.float32)
+
+
+def _inverted(image: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.Array:
+    del operation
+    return jnp.where(image < magnitude, image, 255 - image)
+
+
+def _towards(reference: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    def blended(image: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.Array:
+        del operation
+        other = reference(image)
+        return jnp.floor(jnp.clip(other + (1 + magnitude) * (image - other), 0, 255))
+
+    return blended
+
+
 def _grey(image: jax.Array) -> jax.Array:
     """``[H, W, 1]``, whole numbers."""
     weighted = (image.astype(jnp.int32) * jnp.array(_LUMINANCE, jnp.int32)).sum(-1, keepdims=True)
@@ -133,3 +179,23 @@ def _smoothed(image: jax.Array) -> jax.Array:
     around = jax.lax.reduce_window(image, 0.0, jax.lax.add, (3, 3, 1), (1, 1, 1), "valid")
     inner = jnp.floor((around + 4 * image[1:-1, 1:-1]) / 13 + 0.5)
     return image.at[1 : height - 1, 1 : width - 1].set(inner)
+
+
+_KINDS = {
+    name: name
+    for name in ("identity", "brightness", "color", "contrast", "sharpness", "posterize", "solarize")
+} | {"auto_contrast": "counted", "equalize": "counted"}
+"""Branch of each operation; the others move pixels."""
+
+_BRANCH_FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
+    "identity": lambda image, operation, magnitude: image,
+    "moved": _moved,
+    "brightness": _towards(lambda image: jnp.zeros_like(image[..., :1])),
+    "color": _towards(_grey),
+    "contrast": _towards(lambda image: jnp.floor(_grey(image).mean(keepdims=True) + 0.5)),
+    "sharpness": _towards(_smoothed),
+    "posterize": _reduced,
+    "solarize": _inverted,
+    "counted": _in_channels,
+}
+_BRANCHES = tuple(_BRANCH_FUNCTIONS)

@@ -122,12 +122,17 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
     return config
 
 
-def as_flags(config: Any) -> str:
-    """A config as flags, one per line, those that have their defaults left out; ``--flagfile`` takes it."""
+def as_flags(config: Any, base: Any) -> str:
+    """A config as flags, one per line, for ``--flagfile``.
+
+    Args:
+        config: what the flags say.
+        base: what the command takes flags from that are not given; they are left out.
+    """
     lines = []
-    for name, setting in declared(type(config)).items():
+    for name in declared(type(config)):
         value = getattr(config, name)
-        if value == setting.default:
+        if value == getattr(base, name):
             continue
         if isinstance(value, bool):
             lines.append(f"--{name}" if value else f"--no{name}")

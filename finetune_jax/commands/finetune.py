@@ -2,40 +2,53 @@ r"""Fine-tune a pretrained network.
 
     finetune-jax finetune --dataset=folder:photos --workdir=runs/photos
 
-Started again with the same flags it goes on where it stopped. Flags that are not given have the values of the
-method's paper: ``--method=autolr`` starts its blocks at 1e-3 and trains 50 epochs with batches of 40. ``--recipe=NAME``
-gives them others, and ``--print_flags`` shows them all:
+Started again with the same flags it goes on where it stopped. Flags that are not given have the values that were best
+on photographs, or with ``--method=NAME`` those of the method's paper: ``--method=autolr`` starts its blocks at 1e-3 and
+trains 50 epochs with batches of 40. ``--recipe=NAME`` gives them others, and ``--print_flags`` shows them:
 
     finetune-jax finetune --dataset=folder:photos --recipe=autogluon --epochs=10 --print_flags
 """
 
 import dataclasses
+from pathlib import Path
 
 from absl import flags
 
 from finetune_jax.commands import command_line
-from finetune_jax.config.named_recipes import NAMED_RECIPES, starting_config
+from finetune_jax.config.named_recipes import NAMED_RECIPES, VERSION, starting_config, unchanged
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(FinetuneConfig)
 flags.DEFINE_enum(
     "recipe",
-    "paper",
+    None,
     list(NAMED_RECIPES),
-    "Set of settings for all flags that are not given: what others fine-tune with, see docs/guides/recipes.md.",
+    "Set of settings for all flags that are not given, see docs/guides/recipes.md; without it --method=standard takes "
+    "photographs and every other method its paper's.",
 )
 flags.DEFINE_bool(
     "print_flags", False, "Print the flags of the run as a flag file, defaults left out, and train nothing."
 )
 
 
+def _version(workdir: str) -> int:
+    """Of the values that flags start from: a run goes on with those that it began with."""
+    path = Path(workdir).expanduser()
+    if not workdir or not path.is_dir():
+        return VERSION
+    from finetune_jax.files.run_directory import RunDirectory
+
+    return RunDirectory(path).starting_version or VERSION
+
+
 def main() -> int:
     """Run, print the result, return the exit status."""
     values = flags.FLAGS
     typed = {name: values[name].value for name in ("method", "optimizer") if values[name].present}
-    config = command_line.read_flags(FinetuneConfig, base=starting_config(recipe=values.recipe, **typed))
+    start = starting_config(recipe=values.recipe, version=_version(values.workdir), **typed)
+    config = command_line.read_flags(FinetuneConfig, base=start)
     if values.print_flags:
-        print(command_line.as_flags(config), end="")
+        print(command_line.as_flags(config, unchanged(config)), end="")
         return 0
     if not config.workdir:
         workdir = command_line.new_workdir(config.dataset, config.method)

@@ -2,6 +2,7 @@ r"""Average the weights of several runs, or of a run and those it started from.
 
     finetune-jax interpolate --run=runs/photos --alphas=0,0.25,0.5,0.75,1
     finetune-jax interpolate --run=runs/photos --datasets=folder:sketches --output=runs/photos-between
+    finetune-jax interpolate --soup=runs/photos --output=runs/photos-soup
     finetune-jax interpolate --soup=runs/photos-1,runs/photos-2,runs/photos-3 --output=runs/soup
 
 At alpha 1 the network is the run's, at 0 the one it started from, with the run's head. Statistics of norms are
@@ -30,7 +31,12 @@ flags.DEFINE_string(
 flags.DEFINE_list(
     "datasets", [], "More data sets with the run's classes, on whose test images to measure too."
 )
-flags.DEFINE_list("soup", [], "Run directories to make a greedy soup of instead, all of one network.")
+flags.DEFINE_list(
+    "soup",
+    [],
+    "Run directories to make a greedy soup of instead, all of one network; of a single one the epochs that "
+    "--keep_epochs kept.",
+)
 flags.DEFINE_string("output", "", "Directory for the network that was chosen; empty keeps none.")
 
 
@@ -68,16 +74,17 @@ def _soup(runs: list[Path], output: Path | None) -> int:
     replicas = command_line.start_jax()
     from finetune_jax.runs import interpolate
 
-    soup = interpolate.soup(runs, replicas, output=output)
+    soup = interpolate.soup(runs, replicas, others=flags.FLAGS.datasets, output=output)
     if replicas.is_primary:
-        names = ", ".join(str(runs[number]) for number in soup.chosen)
-        print(f"soup of {len(soup.chosen)} of {len(runs)} runs: {names}")
-        print(f"validation accuracy {100 * soup.score:.1f} %")
+        several = len(runs) > 1
+        names = [str(runs[number]) if several else f"number {number + 1}" for number in soup.chosen]
+        print(f"soup of {len(names)} {'runs' if several else 'of the best epochs'}: {', '.join(names)}")
+        print(", ".join(f"{name} accuracy {100 * score:.1f} %" for name, score in soup.scores.items()))
         if output is not None:
-            content = {
-                "runs": [str(runs[number]) for number in soup.chosen],
-                "validation_accuracy": soup.score,
-            }
+            chosen = (
+                {"runs": names} if several else {"run": str(runs[0]), "epochs_by_score": list(soup.chosen)}
+            )
+            content = {**chosen, "scores": dict(soup.scores), "validation_accuracy": soup.score}
             _keep(output / "interpolation.json", content)
     return 0
 

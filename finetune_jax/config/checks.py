@@ -205,6 +205,12 @@ def _averages_of_weights(values: Mapping[str, Any]) -> None:
         raise UserError("--ema_decay and --swa_epochs are two averages of the same weights; give one")
     if swa > values.get("epochs", swa):
         raise UserError(f"--swa_epochs={swa} is more than --epochs={values['epochs']}")
+    kept = values.get("average_statistics", "estimated") != "estimated"
+    if kept and not swa and values.get("optimizer") != "schedule_free_adamw":
+        raise UserError(
+            f"--average_statistics={values['average_statistics']} is for --swa_epochs and "
+            "--optimizer=schedule_free_adamw"
+        )
     if values.get("optimizer") == "schedule_free_adamw" and (ema is not None or swa):
         name = "swa_epochs" if swa else "ema_decay"
         raise UserError(

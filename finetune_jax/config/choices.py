@@ -41,6 +41,7 @@ LABEL_LOSSES = ("cross_entropy", "bce", "focal")
 """Losses of classifiers."""
 LOSSES = (*LABEL_LOSSES, "proxy_anchor")
 CLIPS = ("none", "agc")
+AVERAGE_STATISTICS = ("estimated", "kept")
 RADII = ("layer", "block")
 RETRIEVAL_SCORES = ("recall_at_1", "map_at_r")
 VIEWS = ("one", "mirror", "five_crops", "ten_crops")

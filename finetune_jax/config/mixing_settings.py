@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import LABEL_LOSSES
+from finetune_jax.config.choices import AVERAGE_STATISTICS, LABEL_LOSSES
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import IMAGES, RUN
 
@@ -89,4 +89,12 @@ class AveragingConfig:
         group=RUN,
         range=ranges.NOT_NEGATIVE,
         aliases=("swa",),
+    )
+    average_statistics: str = setting(
+        "estimated",
+        "Statistics of norms of --swa_epochs and of --optimizer=schedule_free_adamw: estimated anew from training "
+        "images after every epoch, or kept from training.",
+        AVERAGE_STATISTICS,
+        group=RUN,
+        before="kept",
     )

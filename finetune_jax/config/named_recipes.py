@@ -28,8 +28,26 @@ class NamedRecipe:
 
 _LABELS_OF_TRANSFORMERS = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
 
+_DEIT3 = {
+    "optimizer": "adamw",
+    "learning_rate": 1e-5,
+    "batch_size": 512,
+    "weight_decay": 0.1,
+    "decay_norms": False,
+    "epochs": 20,
+    "schedule_by": "step",
+    "warmup_epochs": 5.0,
+    "augmentation": "rand_augment",
+    **_LABELS_OF_TRANSFORMERS,
+}
+
 NAMED_RECIPES: Mapping[str, NamedRecipe] = {
-    "paper": NamedRecipe("The defaults of --method's paper, which are those without a recipe.", {}),
+    "paper": NamedRecipe("The defaults of --method's paper.", {}),
+    "photographs": NamedRecipe(
+        "Convolutional networks on some hundred to some thousand photographs: plain SGD at the rate that was best in "
+        "our own comparison. What --method=standard takes.",
+        {"learning_rate": 0.03},
+    ),
     "autogluon": NamedRecipe(
         "AutoGluon's defaults for images: AdamW with rates that fall by layers, warm-up over a tenth of the training, "
         "cosine by step, clipping, TrivialAugment. A good start for a few hundred to some thousand photographs.",
@@ -69,18 +87,7 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
     "deit3": NamedRecipe(
         "Fine-tuning of DeiT III: small steps from weights that were trained with labels. Its rate is for batches of "
         "512.",
-        {
-            "optimizer": "adamw",
-            "learning_rate": 1e-5,
-            "batch_size": 512,
-            "weight_decay": 0.1,
-            "decay_norms": False,
-            "epochs": 20,
-            "schedule_by": "step",
-            "warmup_epochs": 5.0,
-            "augmentation": "rand_augment",
-            **_LABELS_OF_TRANSFORMERS,
-        },
+        _DEIT3,
     ),
     "convnext": NamedRecipe(
         "Fine-tuning of ConvNeXt on ImageNet-1K: AdamW without mixing, nearly no decay, random erasing. Its rate is "
@@ -114,6 +121,29 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
             "schedule_by": "step",
             "augmentation": "random_resized_crop",
             "color_jitter": 0.0,
+        },
+    ),
+    "dinov2_full": NamedRecipe(
+        "Full fine-tuning of DINOv2, for which its paper takes the settings of DeiT III unchanged. Its rate is for "
+        "batches of 512.",
+        _DEIT3,
+    ),
+    "lightly": NamedRecipe(
+        "lightly-train's defaults for classification: AdamW at 3e-4 for batches of 16 (it multiplies the rate by the "
+        "root of batch_size / 16), cosine by step, clipping, crops and changes of colour. It warms up for 500 steps, "
+        "of 100,000; ours are epochs.",
+        {
+            "optimizer": "adamw",
+            "learning_rate": 3e-4,
+            "batch_size": 16,
+            "weight_decay": 1e-4,
+            "decay_norms": False,
+            "epochs": 20,
+            "schedule_by": "step",
+            "warmup_epochs": 2.0,
+            "clip_norm": 3.0,
+            "augmentation": "random_resized_crop",
+            "hue_jitter": 0.05,
         },
     ),
     "autolr": NamedRecipe(
@@ -150,8 +180,11 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
 }
 """``{name: recipe}``, in the order in which they are listed for people."""
 
+OF_METHODS: Mapping[str, str] = {"standard": "photographs"}
+"""``{method: recipe}`` where the user names none; other methods take their paper's numbers."""
+
 OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
-    **{name: {"learning_rate": 1e-3} for name in ("adam", "lamb", "adafactor", "muon")},
+    **{name: {"learning_rate": 1e-3} for name in ("adamw", "adam", "lamb", "adafactor", "muon")},
     "lion": {"learning_rate": 1e-4},
     "schedule_free_adamw": {"learning_rate": 1e-3, "schedule": "constant"},
     **{name: {"learning_rate": 1.0} for name in WITHOUT_RATE},
@@ -159,18 +192,30 @@ OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
 """Defaults of optimisers whose rates are no rates of SGD, ``{optimiser: {setting: value}}``."""
 
 
+VERSION = 2
+"""Version of :func:`starting_config`. A run that began with an earlier one goes on with that."""
+
+
 def starting_config(
-    *, recipe: str = "paper", method: str | None = None, optimizer: str | None = None
+    *,
+    recipe: str | None = None,
+    method: str | None = None,
+    optimizer: str | None = None,
+    version: int = VERSION,
 ) -> FinetuneConfig:
     """The config before the user has changed anything but the three names.
 
     The method's paper comes first, then the optimiser's own rates, then the recipe.
 
     Args:
-        recipe: of :data:`NAMED_RECIPES`.
+        recipe: of :data:`NAMED_RECIPES`; None takes that of :data:`OF_METHODS`, else ``paper``.
         method: None takes that of the recipe.
         optimizer: None takes that of the recipe.
+        version: 1 stands for runs of before version 2, in which AdamW started at SGD's rate and every method with its
+            paper's numbers.
     """
+    if recipe is None:
+        recipe = OF_METHODS.get(method or "standard", "paper") if version > 1 else "paper"
     settings = dict(NAMED_RECIPES[recipe].settings)
     of_recipe = settings.get("optimizer", "sgd")
     chosen = method or settings.get("method", "standard")
@@ -178,8 +223,18 @@ def starting_config(
         # Its rates are of another optimiser.
         settings = {name: value for name, value in settings.items() if name not in _OF_SGD}
     optimizer = optimizer or of_recipe
-    values = {**RECIPES.get(chosen, {}), **OF_OPTIMIZERS.get(optimizer, {}), **settings}
+    of_optimizer = {} if version == 1 and optimizer == "adamw" else OF_OPTIMIZERS.get(optimizer, {})
+    values = {**RECIPES.get(chosen, {}), **of_optimizer, **settings}
     return changed(FinetuneConfig(), **{**values, "method": chosen, "optimizer": optimizer})
 
 
 _OF_SGD = ("learning_rate", "momentum", "nesterov")
+
+
+def unchanged(config: FinetuneConfig) -> FinetuneConfig:
+    """What a command without a recipe takes its settings from where it names the method and optimiser of a config.
+
+    Both are those of the defaults here: a command that has others must name them.
+    """
+    start = starting_config(method=config.method, optimizer=config.optimizer)
+    return changed(start, method=FinetuneConfig().method, optimizer=FinetuneConfig().optimizer)

@@ -168,6 +168,14 @@ class FinetuneConfig(
         range=ranges.NOT_NEGATIVE,
         aliases=("save_steps", "save_every"),
     )
+    keep_epochs: int = setting(
+        1,
+        "Keep the checkpoints of so many of the best epochs, for a soup of them by interpolate.",
+        group=RUN,
+        range=ranges.COUNT,
+        local=True,
+        aliases=("save_total_limit", "checkpoint_hist", "save_top_k"),
+    )
     steps_per_dispatch: int = setting(
         0,
         "Steps that the device runs per call; 0 is 1 on CPU and 64 on accelerators.",

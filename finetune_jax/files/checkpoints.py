@@ -46,19 +46,22 @@ _ARRAYS, _SELF = "digests", "digest"
 class Checkpoints:
     """The ``checkpoints/`` folder of one run, opened for writing by process 0 and for reading by all."""
 
-    def __init__(self, directory: Path, *, writable: bool, keep_all: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, writable: bool, keep_all: bool = False, keep_best: int = 1
+    ) -> None:
         """Open the folder.
 
         Args:
             directory: of the checkpoints; created where it is to be written.
             writable: whether this process writes.
             keep_all: whether all checkpoints stay, instead of the latest and the best.
+            keep_best: how many of the best stay.
 
         Raises:
             UserError: it cannot be created or written.
         """
         self._directory = directory.absolute()
-        self._keep_all = keep_all
+        self._keep_all, self._keep_best = keep_all, keep_best
         self._scores: dict[int, float | None] = {}
         self._manager = None
         if writable:
@@ -126,14 +129,14 @@ class Checkpoints:
                     manager.close()
 
     def _delete_surpassed(self) -> None:
-        """Delete all checkpoints but the latest and the best (the latest of equals)."""
+        """Delete all checkpoints but the latest and the best ones (the latest of equals)."""
         steps = whole_steps(self._directory)
         if self._keep_all or len(steps) < 2:
             return
         for step in steps:
             if step not in self._scores:
                 self._scores[step] = read_meta(self._directory, step)["score"]
-        kept = {steps[-1], _best({step: self._scores[step] for step in steps})}
+        kept = {steps[-1], *_ranked({step: self._scores[step] for step in steps})[: self._keep_best]}
         for step in steps:
             if step not in kept:
                 _delete(self._directory / str(step))
@@ -182,12 +185,17 @@ def latest_step(directory: Path) -> int | None:
 
 def best_step(directory: Path) -> int | None:
     """Step of the checkpoint with the best score (the latest of equals), None without an evaluated one."""
-    return _best({step: read_meta(directory, step)["score"] for step in whole_steps(directory)})
+    return next(iter(best_steps(directory)), None)
 
 
-def _best(scores: Mapping[int, float | None]) -> int | None:
+def best_steps(directory: Path) -> list[int]:
+    """Steps of the evaluated checkpoints, the one with the best score first (the latest of equals)."""
+    return _ranked({step: read_meta(directory, step)["score"] for step in whole_steps(directory)})
+
+
+def _ranked(scores: Mapping[int, float | None]) -> list[int]:
     evaluated = [(score, step) for step, score in scores.items() if score is not None]
-    return max(evaluated)[1] if evaluated else None
+    return [step for _, step in sorted(evaluated, reverse=True)]
 
 
 def _number(entry: Path) -> int | None:

@@ -25,6 +25,8 @@ Config = TypeVar("Config")
 
 _FLAGS = "flags.json"
 _RESOLVED = "resolved"
+STARTING_VERSION = "starting_version"
+"""Among what the flags came to: version of the values that they started from."""
 # How long a process waits to see the directory that process 0 has made; network file systems show it late.
 _CLAIM_SECONDS = 10.0
 
@@ -82,6 +84,12 @@ class RunDirectory:
         """What :meth:`claim` was told that the flags came to; None where no run has begun, or an older one."""
         found = self._flags()
         return None if found is None else found.get(_RESOLVED)
+
+    @property
+    def starting_version(self) -> int | None:
+        """Version of the values that the run's flags started from; None where no run has begun."""
+        found = self._flags()
+        return None if found is None else int((found.get(_RESOLVED) or {}).get(STARTING_VERSION, 1))
 
     def claim(self, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> None:
         """Make the directory the home of a run with these flags, or go on with the one that lives there.

@@ -195,6 +195,23 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
     return card, variables_of(card, checkpoints.restore_variables(folder, best, card.saved_shapes()))
 
 
+def read_epochs(run_directory: Path) -> tuple[Card, list[Variables]]:
+    """Card and variables (host arrays) of all evaluated checkpoints of a run, the best one first.
+
+    Raises:
+        UserError: the directory holds no checkpoint, one cannot be read, or they are not of a plain network.
+    """
+    folder = run_directory / "checkpoints"
+    steps = checkpoints.best_steps(folder)
+    card, best = read_best(run_directory)
+    if steps and Card.from_json(checkpoints.read_meta(folder, steps[0])).composition:
+        raise UserError(f"the checkpoints of {run_directory} hold more than its network; give several runs")
+    # Of the best epoch it may be the average of the weights.
+    shapes = card.saved_shapes()
+    others = [variables_of(card, checkpoints.restore_variables(folder, step, shapes)) for step in steps[1:]]
+    return card, [best, *others]
+
+
 def variables_of(card: Card, saved: Variables) -> Variables:
     """The model's variables among all that a checkpoint holds."""
     parts = card.model().part_names

@@ -20,7 +20,7 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import config_of_run, data_config_of
-from finetune_jax.models.card import Card, read_best
+from finetune_jax.models.card import Card, read_best, read_epochs
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.models.weights import pretrained
@@ -116,21 +116,26 @@ def soup(
     others: Sequence[str] = (),
     output: Path | None = None,
 ) -> Soup:
-    """A greedy soup of runs of one network on the same data.
+    """A greedy soup of runs of one network on the same data, or of the epochs of a run that ``--keep_epochs`` kept.
 
     Args:
-        runs: their directories; the first one's validation images judge.
+        runs: their directories; the first one's validation images judge. A single one stands for its epochs.
         replicas: where networks are evaluated.
         others: as of :func:`interpolate`.
         output: as of :func:`interpolate`.
 
     Raises:
-        UserError: fewer than two runs, or they are not of one network and its classes.
+        UserError: fewer than two networks, or they are not of one architecture and its classes.
     """
-    if len(runs) < 2:
-        raise UserError("--soup needs at least two run directories, separated by commas")
     card, first = _classifier_of(runs[0])
     candidates = [first, *[_same_network(runs[0], card, other) for other in runs[1:]]]
+    if len(runs) == 1:
+        card, candidates = read_epochs(runs[0])
+    if len(candidates) < 2:
+        raise UserError(
+            f"--soup={runs[0]} is one network; give several run directories, separated by commas, or a run that was "
+            "trained with --keep_epochs=5 or so"
+        )
     judge = _Judge(runs[0], card, replicas, others)
     result = averaging.greedy_soup(candidates, lambda tree: judge.score(judge.with_statistics(tree)))
     tree = judge.with_statistics(result.tree)

@@ -19,12 +19,14 @@ from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.models.card import Card, options_of, shapes_of
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
+from finetune_jax.models.registry import with_norm_momentum
 from finetune_jax.runs.images import Images
 from finetune_jax.runs.start import Start
 from finetune_jax.training import (
     averages,
     evaluation,
     lockstep,
+    norm_statistics,
     objectives,
     rates,
     step,
@@ -65,6 +67,8 @@ class Program:
         training: the step, compiled, over the batches of an order.
         predict: outputs of ``task`` over whole splits, compiled.
         card: what prediction needs beside the variables.
+        estimate: gives averaged weights statistics of norms of their own, over the batches of an order; None where they
+            need none.
     """
 
     key: jax.Array
@@ -80,6 +84,7 @@ class Program:
     training: Training
     predict: Evaluation
     card: Card
+    estimate: Callable[[TrainState, np.ndarray], TrainState] | None = None
 
     def outputs(self, predict: Evaluation, variables: Any, split: str) -> np.ndarray:
         """Outputs ``[N, …]`` of an evaluation for the images of a split."""
@@ -151,6 +156,18 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         gives_loss=config.optimizer == "momo",
     )
     network = method.network
+    estimate = None
+    if averages.estimates_statistics(config) and jax.tree.leaves(method.variables["batch_stats"]):
+        forgetful = registry.create(
+            config,
+            with_norm_momentum(start.network, 0.0),
+            start.variables,
+            jax.random.fold_in(key, _METHOD_STREAM),
+            axis_name=AXIS,
+        )
+        estimate = norm_statistics.compile_averages_estimate(
+            forgetful.forward, objective.prepare, images.feeds["train"], replicas
+        )
     return Program(
         key=key,
         images=images,
@@ -178,6 +195,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
             options=options_of(network),
             beside=shapes_of({name: params[name] for name in method.references}),
         ),
+        estimate=estimate,
     )
 
 
@@ -240,14 +258,20 @@ def plan_of(
         score="" if config.select_on == "last" else f"{config.select_on}_{program.task.score}",
         patience=config.early_stopping,
         checkpoint_steps=config.checkpoint_steps,
+        keep_best=config.keep_epochs,
         keep_trials=config.keep_trials,
         tables=tables.tables_of(
             config, program.trained, program.images.steps_per_epoch, by_step=rates_by_step
         ),
-        average=averages.updating(config, program.replicas),
+        average=averages.updating(config, program.replicas, _estimating(program)),
         after_epoch=after_epoch,
         card=program.card.to_json(),
     )
+
+
+def _estimating(program: Program) -> Callable[[TrainState, int], TrainState] | None:
+    estimate = program.estimate
+    return None if estimate is None else lambda state, epoch: estimate(state, program.images.order(epoch))
 
 
 def lanes_of(program: Program, config: FinetuneConfig, count: int) -> lockstep.Lanes:

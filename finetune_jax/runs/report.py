@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_jax.config.recipes import recipe
+from finetune_jax.config.named_recipes import unchanged
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import RunDirectory
@@ -118,8 +118,8 @@ def seen(program: Program, config: FinetuneConfig) -> dict[str, str]:
 
 
 def command_of(flags: FinetuneConfig) -> str:
-    """The command that makes this run: the flags that differ from what the method has by default."""
-    defaults = dataclasses.replace(recipe(flags.method), method=FinetuneConfig().method)
+    """The command that makes this run: the flags that differ from what it has by default."""
+    defaults = unchanged(flags)
     words = ["finetune-jax", "finetune"]
     for field in dataclasses.fields(flags):
         value = getattr(flags, field.name)

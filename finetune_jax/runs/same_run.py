@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_jax.config.named_recipes import VERSION
 from finetune_jax.data.examples import Source
 from finetune_jax.devices import agreement, cluster
 from finetune_jax.files import checkpoints
-from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.files.run_directory import STARTING_VERSION, RunDirectory
 
 
 def agree_on_progress(directory: RunDirectory) -> None:
@@ -45,6 +46,6 @@ def claim(
     job = cluster.active()
     if job is not None and job.place.index:
         job.gather()
-    directory.claim(flags, resolved)
+    directory.claim(flags, {**(resolved or {}), STARTING_VERSION: VERSION})
     if job is not None and not job.place.index:
         job.gather()

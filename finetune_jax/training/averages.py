@@ -24,8 +24,37 @@ def kind_of(config: FinetuneConfig) -> str | None:
     return None if config.ema_decay is None else EMA
 
 
-def updating(config: FinetuneConfig, replicas: Replicas) -> Callable[[TrainState, int], TrainState] | None:
-    """``(state, epoch) → state`` after the steps of an epoch; None where steps alone change the averages."""
+def estimates_statistics(config: FinetuneConfig) -> bool:
+    """Whether averages get statistics of norms of their own after every epoch; those of every step do not."""
+    return kind_of(config) in (SWA, SCHEDULE_FREE) and config.average_statistics == "estimated"
+
+
+def updating(
+    config: FinetuneConfig,
+    replicas: Replicas,
+    estimate: Callable[[TrainState, int], TrainState] | None = None,
+) -> Callable[[TrainState, int], TrainState] | None:
+    """``(state, epoch) → state`` after the steps of an epoch; None where steps alone change the averages.
+
+    Args:
+        config: of the run, resolved.
+        replicas: where.
+        estimate: gives the averages of a state after an epoch statistics of norms of their own; None leaves them those
+            that were averaged, or of the last step.
+    """
+    update = _updating(config, replicas)
+    if update is None or estimate is None:
+        return update
+    first = config.epochs - config.swa_epochs if kind_of(config) == SWA else 0
+
+    def updated(state: TrainState, epoch: int) -> TrainState:
+        state = update(state, epoch)
+        return state if epoch < first else estimate(state, epoch)
+
+    return updated
+
+
+def _updating(config: FinetuneConfig, replicas: Replicas) -> Callable[[TrainState, int], TrainState] | None:
     kind = kind_of(config)
     if kind == SCHEDULE_FREE:
 

@@ -108,7 +108,9 @@ class Loop:
         self._averages_at_start: Any = None  # of the pass, where it may be rejected
         self._passes = 0  # over the training images so far, rejected ones included
         with replicas.fail_together():
-            self._saver = checkpoints.Checkpoints(directory.checkpoints, writable=replicas.is_primary)
+            self._saver = checkpoints.Checkpoints(
+                directory.checkpoints, writable=replicas.is_primary, keep_best=plan.keep_best
+            )
             self._trials = Trials(directory.trials, writable=replicas.is_primary and plan.tuner.can_reject)
         self._best_score = -math.inf
         self._best_epoch = -1

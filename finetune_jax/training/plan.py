@@ -25,6 +25,7 @@ class Plan:
         score: name of the number that chooses the best checkpoint (larger is better); empty takes the last.
         patience: stop after this many epochs without a better score; 0 never.
         checkpoint_steps: also save every this many steps; 0 only after epochs.
+        keep_best: so many of the best epochs keep their checkpoints.
         keep_trials: also record the weights of every pass that a tuner may reject.
         tables: epoch to the tables of the state, see ``TrainState``.
         average: ``(state, epoch) → state`` after the steps of an epoch, with the averages of epochs brought up to date.
@@ -41,6 +42,7 @@ class Plan:
     patience: int
     checkpoint_steps: int
     card: Mapping[str, Any]
+    keep_best: int = 1
     keep_trials: bool = False
     tables: Callable[[int], dict[str, Any]] = lambda epoch: {}
     average: Callable[[TrainState, int], TrainState] | None = None

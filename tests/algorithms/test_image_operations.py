@@ -146,7 +146,9 @@ def test_rand_augment_applies_two_operations_one_after_the_other():
 
 def test_augmix_is_a_convex_mixture_of_chains_of_one_to_three_operations(monkeypatch):
     """Every operation adds a million: what comes out counts the operations of each chain by its weight."""
-    monkeypatch.setattr(augmentation_policies, "_drawn", lambda key, image, space, bins: image + 1e6)
+    monkeypatch.setattr(
+        augmentation_policies, "_drawn", lambda key, image, space, bins, applied: image + 1e6 * applied
+    )
     keys = jax.random.split(jax.random.key(7), 4000)
     mixed = jax.jit(jax.vmap(augmentation_policies.augmix, (0, None)))(keys, jnp.zeros((1, 1, 3)))
     depth = np.asarray(mixed)[:, 0, 0, 0] / 1e6

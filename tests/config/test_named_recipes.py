@@ -1,6 +1,7 @@
 """Recipes by name: valid, complete as flags, and no trap for who changes some of them."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from finetune_jax.algorithms import autolr, hyperparameters, optimizer_rules
 from finetune_jax.config import choices
 from finetune_jax.config.checks import validate
-from finetune_jax.config.named_recipes import NAMED_RECIPES, OF_OPTIMIZERS, starting_config
+from finetune_jax.config.named_recipes import NAMED_RECIPES, OF_OPTIMIZERS, VERSION, starting_config
 from finetune_jax.config.recipes import recipe
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
@@ -21,9 +22,11 @@ def test_a_recipe_is_a_valid_config(name):
 
 
 @pytest.mark.parametrize("method", choices.METHODS)
-def test_without_a_recipe_a_method_starts_as_it_always_did(method):
-    assert starting_config(method=method) == recipe(method)
+def test_a_method_starts_with_its_papers_numbers_and_the_standard_one_with_those_for_photographs(method):
     assert starting_config(recipe="paper", method=method) == recipe(method)
+    expected = recipe(method) if method != "standard" else starting_config(recipe="photographs")
+    assert starting_config(method=method) == expected
+    assert starting_config(method=method, version=1) == recipe(method)
 
 
 def test_the_papers_recipes_have_the_papers_numbers():
@@ -45,11 +48,17 @@ def test_the_papers_recipes_have_the_papers_numbers():
 def test_every_optimiser_starts_with_a_valid_config_and_those_without_a_rate_at_one(optimizer):
     config = starting_config(optimizer=optimizer)
     validate(config)
-    if optimizer in ("sgd", "adamw"):
-        assert config.learning_rate == FinetuneConfig().learning_rate
     if optimizer in choices.WITHOUT_RATE:
         assert config.learning_rate == 1.0
-    assert set(OF_OPTIMIZERS) == set(choices.OPTIMIZERS) - {"sgd", "adamw"}
+    elif optimizer != "sgd":
+        assert config.learning_rate <= 1e-3
+    assert set(OF_OPTIMIZERS) == set(choices.OPTIMIZERS) - {"sgd"}
+
+
+def test_runs_of_before_go_on_with_the_values_that_they_began_with():
+    assert starting_config(optimizer="adamw", version=1).learning_rate == FinetuneConfig().learning_rate
+    assert starting_config(version=1) == FinetuneConfig()
+    assert starting_config(optimizer="lion", version=1).learning_rate == 1e-4
 
 
 def test_another_optimiser_than_the_recipes_has_its_own_rate():
@@ -87,7 +96,7 @@ def test_printed_flags_are_a_flag_file_of_the_same_run(tmp_path):
     )
     lines = text.splitlines()
     assert {"--epochs=7", "--mixup=0.2", "--layer_decay=0.9", "--nonesterov", "--nodecay_norms"} <= set(lines)
-    assert not any(line.startswith("--learning_rate") for line in lines)  # SGD has its own
+    assert f"--learning_rate={FinetuneConfig().learning_rate}" in lines  # not AdamW's
     (tmp_path / "flags.txt").write_text(text)
     assert printed(f"--flagfile={tmp_path / 'flags.txt'}") == text
 
@@ -140,9 +149,29 @@ def test_what_only_a_recipe_has_set_gives_way_to_what_is_typed():
         ({"focal_gamma": 1.0}, "--focal_gamma=1.0 is for --loss=focal"),
         ({"keep_head": True, "pretrained": "none"}, "--keep_head contradicts --pretrained=none"),
         ({"erasing": 1.5}, "--erasing=1.5 is out of range"),
+        ({"average_statistics": "kept"}, "--average_statistics=kept is for --swa_epochs and"),
+        ({"keep_epochs": 0}, "--keep_epochs=0 is out of range"),
+        ({"radius_rate": 0.1}, "--radius_rate=0.1 is for --method=ftp"),
+        ({"method": "ftp", "radius_shrinking": 1.5}, "--radius_shrinking=1.5 is out of range"),
+        ({"method": "ftp", "pretrained": "none"}, "--method=ftp needs weights"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes, named):
     with pytest.raises(UserError) as error:
         validate(dataclasses.replace(FinetuneConfig(), **changes))
     assert named in str(error.value)
+
+
+def test_printed_flags_name_what_the_command_would_take_otherwise(tmp_path):
+    text = printed("--method=autolr", "--learning_rate=0.01", "--head_learning_rate=0.01")
+    assert text.splitlines() == ["--learning_rate=0.01", "--method=autolr"]
+    assert printed("--learning_rate=0.01") == "--learning_rate=0.01\n"
+
+
+def test_a_run_that_began_before_goes_on_with_what_it_began_with(tmp_path):
+    old = {"learning_rate": 0.01, "optimizer": "adamw"}
+    (tmp_path / "flags.json").write_text(json.dumps(old))
+    assert "learning_rate" not in printed("--optimizer=adamw", "--learning_rate=0.001")
+    assert "--learning_rate=0.01" in printed("--optimizer=adamw", f"--workdir={tmp_path}").splitlines()
+    (tmp_path / "flags.json").write_text(json.dumps({**old, "resolved": {"starting_version": VERSION}}))
+    assert "learning_rate" not in printed("--optimizer=adamw", f"--workdir={tmp_path}")

@@ -16,6 +16,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
+from finetune_jax.files import checkpoints
+from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.runs import evaluate, finetune, interpolate
@@ -157,13 +159,41 @@ def test_a_soup_is_at_least_as_good_as_its_best_run(trained, one, tmp_path):
 
 def test_what_has_no_average_is_refused(trained, one, tmp_path):
     config, runs = trained
-    with pytest.raises(UserError, match="at least two run directories"):
+    with pytest.raises(UserError, match=r"--soup=.* is one network; give several"):
         interpolate.soup(runs[:1], one)
     other = tmp_path / "other"
     smaller = dataclasses.replace(config, workdir=str(other), prune_depth=1, epochs=1)
     finetune.run(smaller, one)
     with pytest.raises(UserError, match="of different network"):
         interpolate.soup([runs[0], other], one)
+
+
+def test_a_soup_of_the_epochs_of_a_run_is_an_average_of_those_that_it_kept(trained, one, tmp_path):
+    config, _ = trained
+    workdir = tmp_path / "run"
+    config = dataclasses.replace(config, workdir=str(workdir), keep_epochs=2, epochs=4, schedule="constant")
+    finetune.run(config, one)
+    scores = [float(row["validation_accuracy"]) for row in RunDirectory(workdir).read_metrics()]
+    steps = checkpoints.best_steps(workdir / "checkpoints")
+    epochs = [step // steps_per_epoch(workdir) - 1 for step in steps]
+    ranked = sorted(range(4), key=lambda epoch: (scores[epoch], epoch), reverse=True)
+    # The latest one stays as well, to go on from.
+    assert epochs[:2] == ranked[:2]
+    assert set(epochs) == {*ranked[:2], 3}
+    soup = interpolate.soup([workdir], one, output=tmp_path / "soup")
+    assert set(soup.scores) == {"validation", "test"}
+    card, kept = read_best(tmp_path / "soup")
+    trees = [
+        checkpoints.restore_variables(workdir / "checkpoints", steps[number], card.saved_shapes())["params"]
+        for number in soup.chosen
+    ]
+    expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *trees)
+    for a, b in zip(jax.tree.leaves(kept["params"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def steps_per_epoch(workdir):
+    return int(RunDirectory(workdir).read_metrics()[0]["step"])
 
 
 def test_shares_beyond_the_two_networks_are_refused(monkeypatch):

@@ -186,11 +186,33 @@ def test_weights_of_the_last_epochs_are_averaged(one):
         np.testing.assert_allclose(state.averages[kind]["head"], expected, rtol=1e-6)
 
 
-def test_an_average_of_epochs_has_scores_from_its_first_epoch_on(base, one, tmp_path):
-    summary = run(base, one, tmp_path, swa_epochs=2)
+def test_an_average_of_epochs_has_scores_from_its_first_epoch_on_and_statistics_of_its_own(
+    base, one, tmp_path
+):
+    config = dataclasses.replace(base, swa_epochs=2, augmentation="none", select_on="last")
+    summary = run(config, one, tmp_path)
     rows = RunDirectory(tmp_path).read_metrics()
     assert [bool(row["validation_accuracy_swa"]) for row in rows] == [False, True, True]
     assert summary["weights"] in ("weights", "swa")
+
+    # The mean of the statistics of batches, each from what a norm with momentum 0.9 makes of zeros.
+    program, _ = finetune.prepare(config, one)
+    network = program.method.network
+    step = checkpoints.latest_step(tmp_path / "checkpoints")
+    average = saving.restore_averages(tmp_path / "checkpoints", step, program.variables)
+    zeros = jax.tree.map(np.zeros_like, average["batch_stats"])
+    images = program.images.splits["train"].images
+    of_batches = []
+    for batch in program.images.order(config.epochs - 1):
+        inputs = program.normalize(images[batch].astype(np.float32))
+        _, updated = network.apply(
+            {"params": average["params"], "batch_stats": zeros}, inputs, train=network.part_names
+        )
+        of_batches.append(jax.tree.map(lambda leaf: np.asarray(leaf) / (1 - config.norm_momentum), updated))
+    expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *of_batches)
+    for name, tree in expected.items():
+        for a, b in zip(jax.tree.leaves(average["batch_stats"][name]), jax.tree.leaves(tree), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "momo", "schedule_free_adamw"])

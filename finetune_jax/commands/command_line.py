@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from finetune_jax.commands import interruption, parsing
 from finetune_jax.config import object_stores
-from finetune_jax.config.declaration import Setting, declared, written
+from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import LOCAL_SETTINGS, MachineConfig
 from finetune_jax.devices import slurm
@@ -120,25 +120,6 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
     config = config_class(**values)
     validate(config)
     return config
-
-
-def as_flags(config: Any, base: Any) -> str:
-    """A config as flags, one per line, for ``--flagfile``.
-
-    Args:
-        config: what the flags say.
-        base: what the command takes flags from that are not given; they are left out.
-    """
-    lines = []
-    for name in declared(type(config)):
-        value = getattr(config, name)
-        if value == getattr(base, name):
-            continue
-        if isinstance(value, bool):
-            lines.append(f"--{name}" if value else f"--no{name}")
-        else:
-            lines.append(f"--{name}={written(value)}")
-    return "".join(f"{line}\n" for line in lines)
 
 
 def _value(setting: Setting, typed: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, flag_file
 from finetune_jax.config.named_recipes import NAMED_RECIPES, VERSION, starting_config, unchanged
 from finetune_jax.config.settings import FinetuneConfig
 
@@ -48,7 +48,7 @@ def main() -> int:
     start = starting_config(recipe=values.recipe, version=_version(values.workdir), **typed)
     config = command_line.read_flags(FinetuneConfig, base=start)
     if values.print_flags:
-        print(command_line.as_flags(config, unchanged(config)), end="")
+        print(flag_file.as_flags(config, unchanged(config)), end="")
         return 0
     if not config.workdir:
         workdir = command_line.new_workdir(config.dataset, config.method)

@@ -1,8 +1,8 @@
 """Fine-tune pretrained vision models in JAX.
 
-The public modules (``finetune_jax.models``, ``finetune_jax.autolr``, …) and :func:`load` are imported on first use,
-so that ``import finetune_jax`` and ``--help`` of a command cost no JAX start-up. What is not in ``_PUBLIC`` is
-private.
+The public modules (``finetune_jax.models``, ``finetune_jax.autolr``, …), :func:`fit`, :func:`load` and the other
+functions are imported on first use, so that ``import finetune_jax`` and ``--help`` of a command cost no JAX start-up.
+What is not in ``_PUBLIC`` or ``_FUNCTIONS`` is private.
 """
 
 import importlib
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from finetune_jax.models import grad_cam as grad_cam
     from finetune_jax.models import pruning as pruning
     from finetune_jax.reports import figures as figures
+    from finetune_jax.runs.estimator import ImageClassifier as ImageClassifier
+    from finetune_jax.runs.in_python import evaluate as evaluate
+    from finetune_jax.runs.in_python import fit as fit
+    from finetune_jax.runs.in_python import predict as predict
     from finetune_jax.runs.predict import load as load
 
 __version__ = "0.1.0"
@@ -57,8 +61,14 @@ _PUBLIC = {
 }
 """``{public name: module below finetune_jax}``."""
 
-_FUNCTIONS = {"load": "runs.predict"}
-"""``{public function: module below finetune_jax that defines it}``."""
+_FUNCTIONS = {
+    "ImageClassifier": "runs.estimator",
+    "evaluate": "runs.in_python",
+    "fit": "runs.in_python",
+    "load": "runs.predict",
+    "predict": "runs.in_python",
+}
+"""``{public function or class: module below finetune_jax that defines it}``."""
 
 
 def __getattr__(name: str) -> Any:

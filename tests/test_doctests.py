@@ -38,6 +38,7 @@ def public_functions(name: str) -> Iterator[tuple[str, Callable[..., object]]]:
 
 
 FUNCTIONS = dict(pair for name in finetune_jax._PUBLIC for pair in public_functions(name))
+FUNCTIONS |= {name: getattr(finetune_jax, name) for name in finetune_jax._FUNCTIONS}
 MODULES = {
     name: importlib.import_module(f"finetune_jax.{path}") for name, path in finetune_jax._PUBLIC.items()
 }

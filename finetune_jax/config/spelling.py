@@ -10,7 +10,7 @@ def data_set(name: str) -> str:
 
     ``digits`` and names with a prefix stay as they are, whatever folders there are.
     """
-    if name == "digits" or name.startswith(("folder:", "csv:", "tfds:")) or not name:
+    if name == "digits" or name.startswith(("folder:", "csv:", "tfds:", "memory:")) or not name:
         return name
     path = os.path.expanduser(name)
     if name.lower().endswith(TABLE_SUFFIXES) and os.path.isfile(path):

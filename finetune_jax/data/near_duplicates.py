@@ -32,9 +32,18 @@ _PAIRS_AT_ONCE = 2**17
 def appearance(data: bytes) -> bytes | None:
     """What an encoded image looks like, :data:`APPEARANCE_BYTES`; None where it cannot be decoded."""
     try:
-        pixels = Image.fromarray(small_image(data, _SIDE))
+        return appearance_of_pixels(small_image(data, _SIDE))
     except UnreadableImage:
         return None
+
+
+def appearance_of_pixels(image: np.ndarray) -> bytes:
+    """What an image looks like, :data:`APPEARANCE_BYTES`.
+
+    Args:
+        image: uint8 ``[h, w, 3]``.
+    """
+    pixels = Image.fromarray(image)
     grey = pixels.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BOX)
     colour = pixels.resize((1, 1), Image.Resampling.BOX)
     return grey.tobytes() + colour.tobytes()

@@ -122,6 +122,10 @@ def load(
         from finetune_jax.data import tfds
 
         source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
+    elif kind == "memory" and rest:
+        from finetune_jax.data import in_memory
+
+        source = in_memory.read(dataset)
     else:
         raise UserError(
             f"--dataset={dataset} is none of digits, folder:PATH, csv:FILE and tfds:NAME[:CONFIG]"

@@ -123,6 +123,16 @@ def load(run_directory: str | Path, *, views: str = "one") -> Predictor:
 
     Raises:
         UserError: the directory holds no checkpoint, or it cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> import finetune_jax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "test_fraction": 0.8}
+        ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
+        ...     classify = finetune_jax.load(folder)
+        >>> classify.class_names
+        ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
     card, variables = read_best(Path(run_directory))
     return Predictor(card, variables, views=views)

@@ -1,0 +1,327 @@
+"""Fine-tuning, measuring and labelling from Python, with images as a program has them."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_jax.config.checks import validate
+from finetune_jax.config.declaration import Setting, declared
+from finetune_jax.config.named_recipes import NAMED_RECIPES, starting_config
+from finetune_jax.config.recipes import changed
+from finetune_jax.config.settings import DataConfig, FinetuneConfig
+from finetune_jax.config.spelling import data_set
+from finetune_jax.data import in_memory
+from finetune_jax.data.decode import Decoding
+from finetune_jax.data.examples import Source
+from finetune_jax.data.in_memory import Held, Part
+from finetune_jax.devices.replicas import Replicas, local_replicas
+from finetune_jax.errors import UserError, readable
+from finetune_jax.files.run_directory import data_config_of
+from finetune_jax.runs import evaluate as measuring
+from finetune_jax.runs import finetune
+from finetune_jax.runs.predict import Predictor, load
+
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A run that has ended.
+
+    Attributes:
+        directory: that keeps all of it; the commands take it as ``--run``.
+        summary: the content of its ``summary.json``, test scores among it.
+        held: the images, where they came from memory; :func:`evaluate` finds them as long as this object lives.
+    """
+
+    directory: Path
+    summary: Mapping[str, Any]
+    held: Held | None = dataclasses.field(default=None, repr=False)
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """Its best checkpoint, as :func:`load` gives it."""
+        return load(self.directory)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns of probabilities."""
+        return self.predictor.class_names
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Class probabilities, float32 ``[N, num_classes]``; images and errors as of ``Predictor``."""
+        return self.predictor(images)
+
+
+def fit(
+    images: Any,
+    labels: Any = None,
+    *,
+    validation: tuple[Any, Any] | None = None,
+    test: tuple[Any, Any] | None = None,
+    groups: Sequence[Any] | None = None,
+    workdir: str | Path = "",
+    recipe: str = "paper",
+    **settings: Any,
+) -> Fitted:
+    """Fine-tune a pretrained network, as the command ``finetune`` does.
+
+    Called again with the same images, settings and ``workdir`` it goes on where it stopped, or gives the result of the
+    run that has ended there.
+
+    Args:
+        images: a data set (what ``--dataset`` takes, or the path of a folder or table), or N training images: an array
+            uint8 ``[N, h, w, C]`` of NumPy or JAX, or a list of paths, Pillow images, encoded files, arrays.
+        labels: of the images, N names or numbers of classes; None for a data set.
+        validation: images and labels that choose the best epoch; None holds out a part of the training images.
+        test: images and labels that test the best epoch; None holds out a part of the training images.
+        groups: N names, such as of patients; equal ones never lie on two sides of splits that are made.
+        workdir: directory of the run; empty is a new one below ``runs/``.
+        recipe: set of settings for all that are not given, as ``--recipe``.
+        **settings: of the run, the flags of ``finetune`` without their dashes (docs/reference/settings.md).
+
+    Returns:
+        The run: its directory, its summary, and a callable from images to probabilities.
+
+    Raises:
+        UserError: a setting is not known or out of range, images or labels cannot be used.
+        TypeError: something is no image.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import finetune_jax
+        >>> labels = ["dark", "light"] * 40
+        >>> noise = np.random.default_rng(0).integers(0, 100, (80, 16, 16, 3))
+        >>> images = (noise + 150 * (np.arange(80) % 2)[:, None, None, None]).astype(np.uint8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = finetune_jax.fit(
+        ...         images, labels, workdir=folder, method="feature_extractor", image_size=16, epochs=2, batch_size=16
+        ...     )
+        ...     probabilities = run(images[:3])
+        >>> run.class_names, probabilities.shape
+        (('dark', 'light'), (3, 2))
+    """
+    config = config_of(settings, recipe)
+    held = None
+    if isinstance(images, str | Path) or labels is None:
+        if any(value is not None for value in (labels, validation, test, groups)):
+            raise UserError(
+                "a data set brings its own labels and splits; leave labels, validation, test and groups out"
+            )
+        if isinstance(images, Source):
+            held = in_memory.hold_source(images)
+            config = dataclasses.replace(config, dataset=held.source.name)
+        elif isinstance(images, str | Path):
+            config = dataclasses.replace(config, dataset=data_set(str(images)))
+        else:
+            raise UserError("labels are missing: give one for each image")
+    else:
+        held = hold(config, Part(images, labels, groups), validation=validation, test=test)
+        config = dataclasses.replace(config, dataset=held.source.name)
+    return run(config, workdir, held)
+
+
+def run(config: FinetuneConfig, workdir: str | Path, held: Held | None) -> Fitted:
+    """The run of a config.
+
+    Args:
+        config: but for its directory.
+        workdir: of the run; empty is a new one below ``runs/``.
+        held: its images, where they are in memory.
+    """
+    directory = Path(workdir).expanduser() if workdir else _new_directory()
+    config = dataclasses.replace(config, workdir=str(directory))
+    replicas = local_replicas()
+    if config.batch_size % replicas.count:
+        # A program that did not ask for several devices shall not fail because of them.
+        replicas = Replicas(replicas.devices[:1])
+    return Fitted(directory, finetune.run(config, replicas), held)
+
+
+def hold(
+    config: DataConfig,
+    train: Part,
+    *,
+    validation: tuple[Any, Any] | None = None,
+    test: tuple[Any, Any] | None = None,
+) -> Held:
+    """Images in memory as a data set; arguments and errors as of :func:`fit`."""
+    given = {"train": train, "validation": validation, "test": test}
+    parts = {split: Part(*part) for split, part in given.items() if part is not None}
+    decoding = Decoding(bits=config.bits, max_pixels=config.max_pixels)
+    return in_memory.hold(parts, decoding=decoding, workers=config.decode_workers or None)
+
+
+def config_of(settings: Mapping[str, Any], recipe: str = "paper") -> FinetuneConfig:
+    """The config of some settings; what is not given is as in the command.
+
+    Raises:
+        UserError: a setting is not known, of another type, or out of range.
+    """
+    known = declared(FinetuneConfig)
+    for name in settings:
+        if name not in known or name in ("dataset", "workdir"):
+            meant = [other for other, setting in known.items() if name in setting.aliases]
+            hint = f"; it is called {meant[0]} here" if meant else ""
+            raise UserError(
+                f"there is no setting {readable(name)}{hint} (docs/reference/settings.md lists all)"
+            )
+    if recipe not in NAMED_RECIPES:
+        raise UserError(f"recipe={readable(recipe)} is not known; choose {', '.join(NAMED_RECIPES)}")
+    names = {name: settings[name] for name in ("method", "optimizer") if name in settings}
+    for name, value in names.items():
+        if value not in (known[name].choices or ()):
+            raise UserError(
+                f"{name}={readable(value)} is not known; choose {', '.join(known[name].choices or ())}"
+            )
+    base = starting_config(recipe=recipe, **names)
+    values = {name: _of_kind(known[name], value) for name, value in settings.items()}
+    config = changed(base, **values)
+    validate(config)
+    return config
+
+
+def evaluate(
+    run: str | Path | Fitted,
+    images: Any = None,
+    labels: Any = None,
+    *,
+    split: str = "test",
+    views: str = "one",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure a run on a split of its own data, on another data set, or on images in memory.
+
+    Args:
+        run: directory of a run, or what :func:`fit` gave.
+        images: a data set (what ``--dataset`` takes), or N images as :func:`fit` takes them; None for the run's own.
+        labels: of images in memory, N names or numbers of the run's classes.
+        split: of a data set: ``train``, ``validation`` or ``test``.
+        views: of every image, over which logits are averaged: ``one``, ``mirror``, ``five_crops`` or ``ten_crops``.
+        **settings: of the data, as flags of ``evaluate`` without their dashes.
+
+    Returns:
+        ``scores`` by name; for classification also recall, counts and confusions per class.
+
+    Raises:
+        UserError: no such run, the images do not go with it, or the data cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> import finetune_jax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "test_fraction": 0.8}
+        ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
+        ...     result = finetune_jax.evaluate(run, split="validation")
+        >>> result["scores"]["accuracy"] > 0.5
+        True
+    """
+    directory = run.directory if isinstance(run, Fitted) else Path(run).expanduser()
+    if labels is not None:
+        return _measured(load(directory, views=views), directory, images, labels)
+    of_run = data_config_of(directory)
+    known = declared(DataConfig)
+    for name in settings:
+        if name not in known:
+            raise UserError(f"there is no setting {readable(name)} of the data")
+    values = {name: _of_kind(known[name], value) for name, value in settings.items()}
+    config = dataclasses.replace(of_run, **values)
+    if isinstance(images, str | Path):
+        config = dataclasses.replace(config, dataset=data_set(str(images)))
+    elif images is not None:
+        raise UserError("labels are missing: give one for each image")
+    if split not in _SPLITS:
+        raise UserError(f"split={readable(split)} is not known; choose {', '.join(_SPLITS)}")
+    return measuring.measure(
+        directory, config, local_replicas(), split=split, protocol=config.protocol, views=views
+    )
+
+
+def predict(run: str | Path | Fitted, images: Any, *, views: str = "one") -> list[str]:
+    """The likeliest class of each image; :func:`load` gives probabilities and embeddings.
+
+    Args:
+        run: directory of a run, or what :func:`fit` gave.
+        images: one or several, as ``Predictor`` takes them: paths, Pillow images, encoded files, arrays.
+        views: of every image, over which logits are averaged: ``one``, ``mirror``, ``five_crops`` or ``ten_crops``.
+
+    Returns:
+        The name of a class for each image.
+
+    Raises:
+        UserError: no such run, or an image cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import finetune_jax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "test_fraction": 0.8}
+        ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
+        ...     names = finetune_jax.predict(run, np.zeros((2, 8, 8), np.uint8)[..., None])
+        >>> len(names), set(names) <= set("0123456789")
+        (2, True)
+    """
+    if isinstance(run, Fitted) and views == "one":
+        predictor = run.predictor
+    else:
+        predictor = load(run.directory if isinstance(run, Fitted) else Path(run).expanduser(), views=views)
+    return [predictor.class_names[number] for number in predictor(images).argmax(1)]
+
+
+def _measured(predictor: Predictor, directory: Path, images: Any, labels: Any) -> dict[str, Any]:
+    numbers = {name: number for number, name in enumerate(predictor.class_names)}
+    names = [str(label) for label in np.asarray(labels).tolist()]
+    unknown = sorted(set(names) - set(numbers))
+    if unknown:
+        raise UserError(
+            f"the run does not know the classes {readable(', '.join(unknown[:10]))}; it knows "
+            f"{', '.join(predictor.class_names[:10])}"
+        )
+    logits = predictor.logits(images)
+    if len(logits) != len(names):
+        raise UserError(f"{len(logits)} images and {len(names)} labels are given")
+    truth = np.array([numbers[name] for name in names], np.int32)
+    details = measuring.classification_details(logits, truth, predictor.class_names)
+    return {"run": str(directory), "images": len(truth), **details}
+
+
+def _of_kind(setting: Setting, value: Any) -> Any:
+    """A value as the config keeps it: lists as tuples, numbers of NumPy as Python's.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    default = setting.default
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, Path):
+        value = str(value)
+    if isinstance(default, tuple) and isinstance(value, list | tuple | np.ndarray):
+        return tuple(value)
+    kinds: tuple[type, ...] = (type(default),)
+    if default is None:
+        kinds = (float, int, type(None))
+    elif isinstance(default, float):
+        kinds = (float, int)
+    if type(value) not in (*kinds, *([str] if setting.words else [])):
+        raise UserError(f"{setting.name}={readable(repr(value), 60)} must be {_kind(default)}")
+    return float(value) if isinstance(default, float) and isinstance(value, int) else value
+
+
+def _kind(default: Any) -> str:
+    names = {bool: "True or False", int: "a whole number", str: "a text", tuple: "a list"}
+    return names.get(type(default), "a number")
+
+
+def _new_directory() -> Path:
+    root = Path("runs")
+    stamp = time.strftime("python-%Y%m%d-%H%M%S")
+    names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
+    return next(root / name for name in names if not (root / name).exists())

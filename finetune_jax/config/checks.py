@@ -11,6 +11,7 @@ from finetune_jax.config.choices import (
     FIND,
     FINDS_RATES,
     IN_PROPORTION,
+    LOGGERS,
     SETS_BLOCKS,
     WITHOUT_RATE,
 )
@@ -75,6 +76,21 @@ def _one_balance(values: Mapping[str, Any]) -> None:
 def _fractions_leave_training_images(values: Mapping[str, Any]) -> None:
     if values.get("validation_fraction", 0) + values.get("test_fraction", 0) >= 1:
         raise UserError("--validation_fraction and --test_fraction together leave no training images")
+
+
+def _known_loggers(values: Mapping[str, Any]) -> None:
+    unknown = [name for name in values.get("loggers", ()) if name not in LOGGERS]
+    if unknown:
+        raise UserError(f"--loggers={unknown[0]} is not known; choose some of {', '.join(LOGGERS)}")
+
+
+def _fold_of_folds(values: Mapping[str, Any]) -> None:
+    folds, fold = values.get("folds", 0), values.get("fold", 1)
+    if folds == 1:
+        raise UserError("--folds=1 is out of range; give at least 2, or 0 for none")
+    if fold > max(folds, 1):
+        of = f"--folds={folds}" if folds else "--folds, which is not given"
+        raise UserError(f"--fold={fold} is none of {of}")
 
 
 def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
@@ -271,6 +287,8 @@ def _head_comes_first(values: Mapping[str, Any]) -> None:
 
 
 _CONTRADICTIONS = (
+    _known_loggers,
+    _fold_of_folds,
     _weights_of_classes_are_known,
     _something_is_mixed,
     _averages_of_weights,

@@ -40,6 +40,8 @@ DECAYS_EVERYTHING = ("prodigy", "dadapt_adamw", "momo")
 LABEL_LOSSES = ("cross_entropy", "bce", "focal")
 """Losses of classifiers."""
 LOSSES = (*LABEL_LOSSES, "proxy_anchor")
+LOGGERS = ("wandb", "mlflow", "trackio")
+"""Experiment trackers."""
 CLIPS = ("none", "agc")
 AVERAGE_STATISTICS = ("estimated", "kept")
 RADII = ("layer", "block")

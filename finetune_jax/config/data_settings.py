@@ -102,6 +102,16 @@ class DataConfig:
         range=ranges.NOT_NEGATIVE,
         reading=True,
     )
+    folds: int = setting(
+        0,
+        "Number of parts of the training images, one of which is the test split (cross_validate trains with each); 0 "
+        "makes none.",
+        group=DATA,
+        range=ranges.NOT_NEGATIVE,
+        only_with={"protocol": ("classification",)},
+        aliases=("cv", "n_splits", "k_folds", "kfold"),
+    )
+    fold: int = setting(1, "Which of the --folds is the test split, from 1.", group=DATA, range=ranges.COUNT)
     image_size: int = setting(
         0,
         "Height and width in pixels of the images that the network sees; 0 is the size of the pretrained network, "

@@ -153,6 +153,21 @@ class FinetuneConfig(
         group=RUN,
         only_with={"protocol": ("classification",)},
     )
+    loggers: tuple[str, ...] = setting(
+        (),
+        "Experiment trackers that are told of the run beside metrics.csv and TensorBoard: wandb, mlflow, trackio. A "
+        "run that is started again goes on in those it began with, under the same id.",
+        group=RUN,
+        local=True,
+        aliases=("report_to", "log_with", "logger", "tracker"),
+    )
+    log_project: str = setting(
+        "finetune_jax",
+        "Project of --loggers that the run belongs to.",
+        group=RUN,
+        local=True,
+        aliases=("wandb_project", "project_name", "experiment_name"),
+    )
     seed: int = setting(
         0,
         "Seed of everything random in the run.",

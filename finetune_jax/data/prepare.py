@@ -38,6 +38,8 @@ def load_source(
         image_root=config.image_root,
         group_by=config.group_by,
         images_per_class=config.images_per_class,
+        folds=config.folds,
+        fold=config.fold,
         split_rule=split_rule,
         list_findings=list_findings,
         workers=config.decode_workers or None,

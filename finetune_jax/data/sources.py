@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
+from finetune_jax.data.folds import with_fold
 from finetune_jax.data.split_rules import BY_COUNT, carved, few_per_class
 from finetune_jax.data.splits import class_split, num_validation_classes
 from finetune_jax.errors import UserError
@@ -31,6 +32,8 @@ def load(
     image_root: str = "",
     group_by: str = "",
     images_per_class: int = 0,
+    folds: int = 0,
+    fold: int = 1,
     split_rule: int | None = None,
     list_findings: bool = False,
     workers: int | None = None,
@@ -55,6 +58,8 @@ def load(
       image_root: Folder that a table's image paths count from; empty is the table's own.
       group_by: ``folder``, or a column of a table; equal values stay on one side of splits that are made.
       images_per_class: At most so many training images of each class; 0 takes all.
+      folds: Parts of the training images, one of which is the test split; 0 makes none.
+      fold: Which of them, from 1.
       split_rule: Version of the rule by which splits are made, see `split_rules`; None is that of the kind of data.
       list_findings: Whether to list what is wrong with a folder where that is possible, instead of refusing it.
       workers: Number of reading threads, see `ordered_map`.
@@ -84,7 +89,7 @@ def load(
             )
     retrieval = protocol == "retrieval"
     fractions = {"test": 0.0 if retrieval else test_fraction, "validation": validation_fraction}
-    made = [split for split, fraction in fractions.items() if fraction > 0.0]
+    made = [split for split, fraction in fractions.items() if fraction > 0.0] + ["fold"] * bool(folds)
     if kind == "digits" and not separator:
         from finetune_jax.data import digits
 
@@ -134,6 +139,8 @@ def load(
         source = dataclasses.replace(source, split_rule=split_rule)
     if train_on_validation:
         source = _with_validation_in_training(source)
+    if folds:
+        source = with_fold(source, folds, fold, seed)
     if retrieval:
         source = for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
         return few_per_class(source, images_per_class, seed) if images_per_class else source

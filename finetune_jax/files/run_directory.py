@@ -1,4 +1,4 @@
-"""The directory of a run: its flags, metrics, TensorBoard events and summary.
+"""The directory of a run: its flags, metrics, log, TensorBoard events and summary.
 
 Checkpoints live in its ``checkpoints/`` folder and are the business of ``finetune_jax.files.checkpoints``. While a
 process trains in it, it is locked (``finetune_jax.files.lock``).
@@ -17,13 +17,15 @@ from typing import Any, TypeVar
 from finetune_jax.config import recorded
 from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import DataConfig
-from finetune_jax.errors import UserError, readable
+from finetune_jax.errors import Stopped, UserError, message, readable
 from finetune_jax.files import causes, lock, readers
 from finetune_jax.files.event_log import EventLog
+from finetune_jax.files.loggers.opened import Loggers
 
 Config = TypeVar("Config")
 
 _FLAGS = "flags.json"
+_LOG = "run.log"
 _RESOLVED = "resolved"
 STARTING_VERSION = "starting_version"
 """Among what the flags came to: version of the values that they started from."""
@@ -43,12 +45,19 @@ class RunDirectory:
         self._events = EventLog(path / "tensorboard")
         self._locking = False
         self._lock: lock.Lock | None = None
+        self._loggers: Loggers | None = None
 
     def __enter__(self) -> "RunDirectory":
         self._locking = self._primary
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with contextlib.suppress(UserError):
+            if error is not None and self._lock is not None:
+                self.note(message(error))
+        if self._loggers is not None:
+            self._loggers.close(failed=kind not in (None, Stopped))
+            self._loggers = None
         held, self._lock = self._lock, None
         self._locking = False
         if held is not None:
@@ -133,6 +142,35 @@ class RunDirectory:
         found = self._flags()
         if found is not None:
             self._check_same(found, flags)
+
+    def open_loggers(self, names: Sequence[str], project: str, flags: Mapping[str, Any]) -> None:
+        """Tell trackers of the run from now on, those too that it began with; they are closed with the block.
+
+        Args:
+            names: of the trackers, see ``finetune_jax.files.loggers``.
+            project: that groups runs there.
+            flags: of the run.
+
+        Raises:
+            UserError: one cannot be reached or is not installed.
+        """
+        if self._primary:
+            self._loggers = Loggers(names, project, self.path, recorded.lasting(flags), self._write)
+
+    def note(self, text: str) -> None:
+        """Append lines with the time to ``run.log``, for people.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not self._primary:
+            return
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        with (
+            self._explained(_LOG),
+            (self.path / _LOG).open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write("".join(f"{now}  {line}\n" for line in text.splitlines()))
 
     def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         now = recorded.lasting(flags)
@@ -238,9 +276,13 @@ class RunDirectory:
         numbers = {name: value for name, value in values.items() if name not in ("epoch", "step")}
         with self._explained("tensorboard"):
             self._events.add(numbers, epoch)
+        if self._loggers is not None:
+            self._loggers.log(numbers, epoch)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, the sign that the run has ended."""
+        if self._loggers is not None:
+            self._loggers.finish(summary)
         self._write("summary.json", json.dumps(summary, indent=2) + "\n")
 
     def write_file(self, name: str, content: bytes) -> None:

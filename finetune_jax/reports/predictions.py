@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from finetune_jax.errors import readable
 from finetune_jax.reports import tables
 
@@ -58,3 +60,32 @@ def line(prediction: Prediction, format: str) -> str:
         return json.dumps({**best, "top": rounded}, ensure_ascii=False) + "\n"
     shown = "  ".join(f"{label} {probability:.4f}" for label, probability in pairs)
     return f"{readable(prediction.image, _NAME_LENGTH)}\t{shown}\n"
+
+
+MOST_COLUMNS = 100
+"""Classes up to which a table of tested images has the probability of each."""
+
+
+def tested_csv(
+    names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
+) -> str:
+    """Tested images: their class, the likeliest one, and probabilities, as CSV.
+
+    Args:
+        names: of N images.
+        labels: int ``[N]``.
+        probabilities: float ``[N, C]``.
+        class_names: C of them.
+
+    >>> print(tested_csv(["a.jpg"], np.array([1]), np.array([[0.75, 0.25]]), ["cat", "dog"]), end="")
+    image,label,prediction,probability,probability_cat,probability_dog
+    a.jpg,dog,cat,0.750000,0.750000,0.250000
+    """
+    shown = len(class_names) <= MOST_COLUMNS
+    columns = [f"probability_{name}" for name in class_names] if shown else []
+    rows = [["image", "label", "prediction", "probability", *columns]]
+    for name, label, row in zip(names, labels, probabilities, strict=True):
+        best = int(row.argmax())
+        numbers = [f"{value:.6f}" for value in row] if shown else []
+        rows.append([name, class_names[label], class_names[best], f"{row[best]:.6f}", *numbers])
+    return tables.csv_text(rows)

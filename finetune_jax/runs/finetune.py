@@ -217,13 +217,15 @@ def _claim(prepared: Prepared) -> None:
     rates_and_data = settings.rates | recorded_data.resolved(source)
     same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
     recorded_data.write(directory, source)
+    flags = settings.flags
+    with program.replicas.fail_together():
+        directory.open_loggers(flags.loggers, flags.log_project, dataclasses.asdict(flags))
     if program.replicas.is_primary:
-        for line in about.first_lines(program, settings, directory.path):
+        reason = [f"{settings.chosen_by}: {settings.reason}"] if settings.reason else []
+        values = resolution.line(resolution.values(settings.config), program.images.steps_per_epoch)
+        for line in (*about.first_lines(program, settings, directory.path), *reason, values):
             print(line, file=sys.stderr)
-        if settings.reason:
-            print(f"{settings.chosen_by}: {settings.reason}", file=sys.stderr)
-        values = resolution.values(settings.config)
-        print(resolution.line(values, program.images.steps_per_epoch), file=sys.stderr)
+            directory.note(line)
 
 
 def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jax import data as datasets
-from finetune_jax.config.settings import DataConfig, FinetuneConfig
+from finetune_jax.config.settings import DEFAULTS, DataConfig, FinetuneConfig
 from finetune_jax.data import folder, record, split_rules
 from finetune_jax.data.examples import Source
 from finetune_jax.data.record import Record
@@ -25,6 +25,8 @@ DIVIDING = (
     "test_fraction",
     "train_on_validation",
     "split_seed",
+    "folds",
+    "fold",
 )
 """Settings on which the division of a data set into splits depends."""
 
@@ -96,7 +98,9 @@ def beside(root: Path, config: DataConfig) -> Path | None:
     """
     for file in sorted(root.rglob("flags.json")) if root.is_dir() else ():
         flags = _flags(file.parent)
-        if flags is not None and all(flags.get(name) == getattr(config, name) for name in DIVIDING):
+        if flags is not None and all(
+            flags.get(name, DEFAULTS[name]) == getattr(config, name) for name in DIVIDING
+        ):
             return file.parent
     return None
 

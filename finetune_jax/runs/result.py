@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.errors import UserError
@@ -14,7 +15,7 @@ from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import Card
 from finetune_jax.models.network import Variables
-from finetune_jax.reports import run_page, tables
+from finetune_jax.reports import predictions, run_page, tables
 from finetune_jax.reports.run_result import RunResult
 from finetune_jax.runs import report
 from finetune_jax.runs.chosen_rate import Settings
@@ -59,6 +60,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
     if kind := averages.kind_of(settings.config):
         summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)
+    write_tested(program, settings, outputs, directory)
     if program.replicas.is_primary:
         for note in findings.notes:
             print(f"warning: {note}", file=sys.stderr)
@@ -66,6 +68,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings)
         for name, content in run_page.files(result).items():
             directory.write_file(name, content)
+        directory.note(tables.result_line(summary))
         directory.write_summary(summary)
     return summary
 
@@ -145,6 +148,16 @@ def label_unlabelled(program: Program, variables: Variables, directory: RunDirec
         names = [images.source.unlabelled[split].names[i] for i in arrays.kept]
         table = tables.predictions_csv(names, labels, images.class_names)
         directory.write_file(f"predictions-{split}.csv", table.encode())
+
+
+def write_tested(program: Program, settings: Settings, outputs: np.ndarray, directory: RunDirectory) -> None:
+    """Write ``predictions-test.csv`` of a classifier: every test image with its class and the probabilities."""
+    if settings.config.protocol != "classification":
+        return
+    images, test = program.images, program.images.splits["test"]
+    names = [images.source.splits["test"].names[place] for place in test.kept]
+    table = predictions.tested_csv(names, test.labels, softmax(outputs, axis=1), images.class_names)
+    directory.write_file("predictions-test.csv", table.encode("utf-8", "surrogateescape"))
 
 
 def run_result(

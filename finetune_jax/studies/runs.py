@@ -166,6 +166,21 @@ class Runs:
         """Of a run that has ended; None where there is none here."""
         return RunDirectory(self.root / "runs" / self._kept_as.get(name, name)).summary
 
+    def read(self, name: str, file: str) -> bytes:
+        """A file of a run that has ended.
+
+        Raises:
+            UserError: it is gone.
+        """
+        path = self.root / "runs" / self._kept_as.get(name, name) / file
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}; remove summary.json beside it, and the same command "
+                "writes it anew"
+            ) from error
+
     def pages(self) -> dict[str, str]:
         """``{name of a run: where its page lies, relative to the study}`` of those that have one."""
         names = sorted(set(self._kept_as.values()))

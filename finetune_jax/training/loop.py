@@ -161,9 +161,7 @@ class Loop:
         start = None if start is None else self._replicas.replicate(start)
         while epoch < plan.epochs:
             if plan.patience and epoch - self._best_epoch > plan.patience:
-                self._progress.line(
-                    f"{self._name}stopped early: no better {plan.score} for {plan.patience} epochs"
-                )
+                self._say(f"stopped early: no better {plan.score} for {plan.patience} epochs")
                 break
             began = time.monotonic()
             while True:
@@ -275,7 +273,7 @@ class Loop:
                 weights = state.variables if plan.keep_trials else None
                 self._trials.add(self._passes - 1, Trial(verdict.accepted, self._tuning, row), weights)
         if tuner.can_reject:
-            self._progress.line(self._name + trial_line(epoch, plan.epochs, verdict))
+            self._say(trial_line(epoch, plan.epochs, verdict))
         if not verdict.accepted:
             self._progress.expect(self._steps_per_epoch * plan.batch_size)
             position = self._replicas.replicate(np.asarray(epoch * self._steps_per_epoch, np.int32))
@@ -316,11 +314,15 @@ class Loop:
             self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
         self._save(host, score, steps_trained)
-        line = f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {row['seconds']:.1f} s"
-        self._progress.line(self._name + line)
+        self._say(f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {row['seconds']:.1f} s")
         if plan.after_epoch is not None:
             plan.after_epoch(row)
         return state
+
+    def _say(self, text: str) -> None:
+        self._progress.line(self._name + text)
+        with self._replicas.fail_together():
+            self._directory.note(text)
 
     def _steps_trained(self, step_in_epoch: int = 0) -> int:
         return self._passes * self._steps_per_epoch + step_in_epoch

@@ -60,7 +60,7 @@ def test_wandb_has_both_epochs_under_one_id(tmp_path: Path, monkeypatch: pytest.
         tmp_path / "run", ("wandb",), pause=1.1
     )  # folders of W&B have the second in their name
     assert before == after
-    files = sorted((tmp_path / "run" / "wandb").glob(f"*/run-{after['wandb']}.wandb"))
+    files = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{after['wandb']}.wandb"))
     assert files
     from wandb.proto import wandb_internal_pb2
 

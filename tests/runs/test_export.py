@@ -1,6 +1,7 @@
 """A run as a file of another format: what is written computes what the run predicts."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.weight_files import read_write
-from finetune_jax.runs import export, finetune
+from finetune_jax.runs import export, finetune, model_card
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
 
@@ -94,6 +95,20 @@ def test_a_directory_without_a_checkpoint_and_unknown_wishes_are_refused(run: Pa
         export.export(run, tmp_path / "x", format="tflite")
     with pytest.raises(UserError, match="--precision=int8 is for --format=onnx"):
         export.export(run, tmp_path / "x", format="stablehlo", precision="int8")
+
+
+def test_the_model_card_has_the_results_of_the_run(run: Path) -> None:
+    text = model_card.of_run(run, {"digits.onnx": "onnx"}, name="my digits")
+    summary = json.loads((run / "summary.json").read_text())
+    assert f"{100 * summary['test_accuracy']:.2f} %" in text
+    assert text.count("# my digits") == 1
+    recall = json.loads((run / "summary.json").read_text())["test_balanced_accuracy"]
+    rows = [line.split(" | ") for line in text.splitlines() if re.match(r"\| \d \| ", line)]
+    assert sum(float(row[2].split()[0]) for row in rows) / 10 == pytest.approx(100 * recall, abs=0.01)
+    assert "| `--test_fraction` | 0.8 |" in text
+    assert "`digits.onnx`: onnx" in text
+    with pytest.raises(UserError, match="is no run directory"):
+        model_card.of_run(run / "checkpoints")
 
 
 def test_images_of_the_run_are_those_its_network_sees(run: Path) -> None:

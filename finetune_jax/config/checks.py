@@ -12,6 +12,7 @@ from finetune_jax.config.choices import (
     FINDS_RATES,
     IN_PROPORTION,
     LOGGERS,
+    POLICIES,
     SETS_BLOCKS,
     WITHOUT_RATE,
 )
@@ -82,6 +83,22 @@ def _known_loggers(values: Mapping[str, Any]) -> None:
     unknown = [name for name in values.get("loggers", ()) if name not in LOGGERS]
     if unknown:
         raise UserError(f"--loggers={unknown[0]} is not known; choose some of {', '.join(LOGGERS)}")
+
+
+def _colours_are_of_three_channels(values: Mapping[str, Any]) -> None:
+    channels, augmentation = values.get("channels", 3), values.get("augmentation", "none")
+    if channels == 3:
+        return
+    colours = augmentation in POLICIES or (
+        augmentation == "random_resized_crop" and (values["color_jitter"] or values["hue_jitter"])
+    )
+    if colours:
+        instead = "give --color_jitter=0" if augmentation == "random_resized_crop" else "choose another one"
+        raise UserError(
+            f"--augmentation={augmentation} changes colours, which --channels={channels} have not; {instead}"
+        )
+    if values["pages"] == "channels" and channels == 1:
+        raise UserError("--pages=channels needs --channels, the number of pages of each file")
 
 
 def _fold_of_folds(values: Mapping[str, Any]) -> None:
@@ -287,6 +304,7 @@ def _head_comes_first(values: Mapping[str, Any]) -> None:
 
 
 _CONTRADICTIONS = (
+    _colours_are_of_three_channels,
     _known_loggers,
     _fold_of_folds,
     _weights_of_classes_are_known,

@@ -188,6 +188,31 @@ class DataConfig:
         range=ranges.BITS,
         reading=True,
     )
+    percentiles: tuple[int, ...] = setting(
+        (),
+        "Two percentiles of the values of an image with more than 8 bits that become black and white, such as 1,99, "
+        "instead of --bits; each image has its own.",
+        group=IMAGES,
+        range=ranges.PERCENTILES,
+        reading=True,
+    )
+    channels: int = setting(
+        3,
+        "Channels of the images that the network sees: 1 makes grey of colour, other numbers are those of TIFF files "
+        "or arrays. The first kernel of pretrained weights is summed or repeated, as timm does it.",
+        group=IMAGES,
+        range=ranges.CHANNELS,
+        reading=True,
+        aliases=("in_chans", "in_channels", "num_channels"),
+    )
+    pages: str = setting(
+        "first",
+        "Pages of TIFF files: the first one, all as channels of one image, or each as an image of its own, which "
+        "lie in one split.",
+        ("first", "channels", "images"),
+        group=IMAGES,
+        reading=True,
+    )
     max_pixels: int = setting(
         178_956_970,
         "Width times height up to which an image is read. Larger JPEGs are read at a reduced scale, other larger "

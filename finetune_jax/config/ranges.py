@@ -34,4 +34,9 @@ UP_TO_ONE = Range("a number from 0 to 1", lambda v: 0 <= v <= 1)
 UP_TO_HALF = Range("a number from 0 to 0.5", lambda v: 0 <= v <= 0.5)
 QUALITY = Range("a sorting quality in [0, 1]", lambda v: 0 <= v <= 1)
 SHARE = Range("a share between 0 and 1", lambda v: 0 < v < 1)
+CHANNELS = Range("a whole number from 1 to 13", lambda v: 1 <= v <= 13)
+PERCENTILES = Range(
+    "none, or two numbers from 0 to 100, the lower one first",
+    lambda v: not v or (len(v) == 2 and 0 <= v[0] < v[1] <= 100),
+)
 SHARE_OR_ZERO = Range("a share from 0 to below 1", lambda v: 0 <= v < 1)

@@ -6,6 +6,7 @@
 
 from finetune_jax.data.prepare import (
     cache_folder,
+    decoding,
     image_size,
     in_proportion,
     load_source,
@@ -19,6 +20,7 @@ from finetune_jax.data.prepare import (
 
 __all__ = [
     "cache_folder",
+    "decoding",
     "image_size",
     "in_proportion",
     "load_source",

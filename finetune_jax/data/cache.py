@@ -1,6 +1,6 @@
 """Every image decoded and resized once, kept on disk, memory-mapped from then on.
 
-``<cache_dir>/<key>/images.npy`` is uint8 ``[N, S, S, 3]``, ``sizes.npy`` int32 ``[N, 2]``: height and width
+``<cache_dir>/<key>/images.npy`` is uint8 ``[N, S, S, C]``, ``sizes.npy`` int32 ``[N, 2]``: height and width
 before resizing. ``digests.npy`` uint64 ``[N]`` are of their pixels, and ``meta.json`` says what is in them. The key
 is a digest of the content of the images and of the preprocessing, so a cache never has to be invalidated, moving a
 data set keeps it, and deleting the folder is always safe. Labels are not in it: they cost nothing.
@@ -49,7 +49,7 @@ class Arrays:
     """The images of one split, ready for the network but for normalisation.
 
     Attributes:
-      images: uint8 ``[M, S, S, 3]``, memory-mapped and read-only.
+      images: uint8 ``[M, S, S, C]``, memory-mapped and read-only.
       labels: int32 ``[M]``.
       kept: int64 ``[M]``, ascending: which of the N examples these are.
       sizes: int32 ``[M, 2]``, height and width of the images before they were resized.
@@ -104,14 +104,17 @@ def materialise(
     if len(examples) == 0:
         none = np.empty(0, np.int64)
         return Arrays(
-            np.empty((0, size, size, 3), np.uint8), examples.labels, none, np.empty((0, 2), np.int32)
+            np.empty((0, size, size, preprocessing.channels), np.uint8),
+            examples.labels,
+            none,
+            np.empty((0, 2), np.int32),
         )
-    settings = json.dumps(dataclasses.asdict(preprocessing), sort_keys=True)
+    settings = json.dumps(preprocessing.to_json(), sort_keys=True)
     key = fingerprint_of("images", str(_FORMAT), examples.fingerprint, str(len(examples)), settings)
     folder = Path(cache_dir).expanduser() / key
     content = {
         "format": _FORMAT,
-        "preprocessing": dataclasses.asdict(preprocessing),
+        "preprocessing": preprocessing.to_json(),
         "fingerprint": examples.fingerprint,
         "count": len(examples),
     }
@@ -169,7 +172,12 @@ def _read(folder: Path) -> _Stored:
     sizes = np.load(folder / "sizes.npy", allow_pickle=False)
     digests = np.load(folder / "digests.npy", allow_pickle=False)
     count, side = meta["count"] - len(unreadable), meta["preprocessing"]["image_size"]
-    if images.dtype != np.uint8 or images.shape != (count, side, side, 3):
+    if images.dtype != np.uint8 or images.shape != (
+        count,
+        side,
+        side,
+        meta["preprocessing"].get("channels", 3),
+    ):
         raise ValueError("images.npy has another shape")
     if digests.shape != (count,) or sizes.shape != (count, 2):
         raise ValueError("digests.npy or sizes.npy has another shape")
@@ -251,17 +259,20 @@ def _build(
             return _Prepared(preprocess(image, preprocessing), (image.shape[0], image.shape[1]))
         except UnreadableImage as error:
             return error
+        except ValueError as error:  # other channels than are wanted
+            return UnreadableImage(examples.names[i], str(error))
         except OSError as error:
             return UnreadableImage(examples.names[i], error.strerror or str(error))
 
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(cache_dir)
-        _check_free_space(cache_dir, len(examples) * preprocessing.image_size**2 * 3)
+        _check_free_space(cache_dir, len(examples) * preprocessing.image_size**2 * preprocessing.channels)
         temporary.mkdir()
         prepared = ordered_map(prepare, len(examples), workers=workers, progress=progress, title=title)
         with contextlib.closing(prepared):
-            unreadable, tables = _write_images(temporary, prepared, len(examples), preprocessing.image_size)
+            side, channels = preprocessing.image_size, preprocessing.channels
+            unreadable, tables = _write_images(temporary, prepared, len(examples), (side, side, channels))
         if (unreadable and not skip_unreadable) or len(unreadable) == len(examples):
             skipped = tuple((examples.names[i], reason) for i, reason in unreadable.items())
             raise _unreadable_error(skipped, len(examples))
@@ -289,7 +300,7 @@ class _Prepared(NamedTuple):
 
 
 def _write_images(
-    folder: Path, prepared: Iterable[_Prepared | UnreadableImage], count: int, size: int
+    folder: Path, prepared: Iterable[_Prepared | UnreadableImage], count: int, shape: tuple[int, int, int]
 ) -> tuple[dict[int, str], str]:
     """Writes .npy files of the images that could be read; returns the reasons of the others by index.
 
@@ -302,7 +313,7 @@ def _write_images(
     sizes: list[tuple[int, int]] = []
     digests: list[int] = []
     with open(folder / "images.npy", "wb") as file:
-        _write_header(file, (count, size, size, 3))
+        _write_header(file, (count, *shape))
         start = file.tell()
         for index, image in enumerate(prepared):
             if isinstance(image, UnreadableImage):
@@ -312,7 +323,7 @@ def _write_images(
                 sizes.append(image.size)
                 digests.append(_digest_of_pixels(image.pixels))
         file.seek(0)
-        _write_header(file, (count - len(unreadable), size, size, 3))
+        _write_header(file, (count - len(unreadable), *shape))
         if file.tell() != start:
             raise RuntimeError(f"the .npy header changed its length from {start} to {file.tell()}")
         file.flush()

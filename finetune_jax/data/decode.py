@@ -1,61 +1,33 @@
 """From encoded image to network input, on the host: uint8 RGB ``[h, w, 3]`` throughout."""
 
 import dataclasses
-import io
 import os
-import struct
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import Image
 
-from finetune_jax.data import formats, pixels
-from finetune_jax.data.containers import without_metadata
+from finetune_jax.data import opening, orientation, pixels, planes
+from finetune_jax.data.opening import MAX_CHANNELS as MAX_CHANNELS
+from finetune_jax.data.opening import MAX_PIXELS as MAX_PIXELS
+from finetune_jax.data.opening import Decoding as Decoding
+from finetune_jax.data.opening import UnreadableImage as UnreadableImage
 from finetune_jax.data.regular_file import read_regular
-from finetune_jax.errors import UserError, readable
+from finetune_jax.errors import readable
 
-MAX_PIXELS = 178_956_970  # where Pillow, left to itself, refuses an image
 # Memory that decoding takes beside the pixels themselves, in pixels: libwebp and libavif hold a copy, progressive
 # JPEGs their coefficients.
 _COSTS = {"WEBP": 2.0, "AVIF": 2.0, "HEIF": 2.0}
 _PROGRESSIVE_COST = 1.5
 _LONGEST_ASPECT = 16
-_EXIF_ORIENTATIONS = range(1, 9)
-
-T = TypeVar("T")
-
-
-class UnreadableImage(UserError):
-    """An image that cannot be decoded.
-
-    Attributes:
-      name: What a message calls it, e.g. its path.
-      reason: Why, in a few words.
-    """
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"cannot read the image {name}: {reason}")
-        self.name = name
-        self.reason = reason
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """What files alone do not tell about their pixels, and how much memory they may take.
-
-    Attributes:
-      bits: Of a sample of 16-bit grey images; ``2**bits - 1`` is white.
-      max_pixels: Larger images are refused, unless their format can be read at a reduced scale (JPEG).
-    """
-
-    bits: int = pixels.FULL_BITS
-    max_pixels: int = MAX_PIXELS
 
 
 def read_image(
-    path: str | os.PathLike[str], name: str | None = None, decoding: Decoding | None = None
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    decoding: Decoding | None = None,
+    page: int = 0,
 ) -> np.ndarray:
     """Decodes an image file.
 
@@ -63,6 +35,7 @@ def read_image(
       path: Of a regular file.
       name: For the error; the path unless given.
       decoding: See there.
+      page: Of a TIFF file, from 0.
 
     Returns:
       uint8 ``[h, w, 3]``, see `decode_image`.
@@ -77,10 +50,10 @@ def read_image(
         raise UnreadableImage(name, error.strerror or str(error)) from error
     except ValueError as error:  # a null byte in the name
         raise UnreadableImage(name, str(error)) from error
-    return decode_image(data, name, decoding)
+    return decode_image(data, name, decoding, page)
 
 
-def decode_image(data: bytes, name: str, decoding: Decoding | None = None) -> np.ndarray:
+def decode_image(data: bytes, name: str, decoding: Decoding | None = None, page: int = 0) -> np.ndarray:
     """Decodes a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM image (AVIF and HEIF where decoders are installed) to RGB.
 
     The first frame of an animation counts. Transparency is put on white. 16-bit grey is scaled to 8 bits.
@@ -91,15 +64,27 @@ def decode_image(data: bytes, name: str, decoding: Decoding | None = None) -> np
       data: The encoded image.
       name: For the error.
       decoding: See there.
+      page: Of a TIFF file, from 0.
 
     Returns:
-      uint8 ``[h, w, 3]``, the EXIF orientation applied.
+      uint8 ``[h, w, 3]``, the EXIF orientation applied; ``[h, w, C]`` where `Decoding.in_planes`.
 
     Raises:
       UnreadableImage: With the reason.
     """
     known = decoding or Decoding()
-    return _decoded(data, name, lambda image, file: _pixels(image, file, known))
+    if known.in_planes:
+        return planes.decode_image(data, name, known)
+    if page:
+
+        def of_page(image: Image.Image, file: bytes) -> np.ndarray:
+            image.seek(page)
+            _check_size(image, known.max_pixels, False)
+            image.load()
+            return pixels.to_rgb(image, b"", known.bits, known.percentiles)
+
+        return opening.opened(data, name, of_page)
+    return opening.opened(data, name, lambda image, file: _pixels(image, file, known))
 
 
 def from_pillow(image: Image.Image, decoding: Decoding | None = None) -> np.ndarray:
@@ -118,7 +103,9 @@ def from_pillow(image: Image.Image, decoding: Decoding | None = None) -> np.ndar
     known = decoding or Decoding()
     try:
         image.load()
-        return _upright(pixels.to_rgb(image, b"", known.bits), _orientation(image))
+        return orientation.upright(
+            pixels.to_rgb(image, b"", known.bits, known.percentiles), orientation.of_image(image)
+        )
     # Pillow's plugins answer damaged files with nearly every exception there is.
     except Exception as error:
         name = readable(getattr(image, "filename", "") or f"of mode {image.mode}")
@@ -147,9 +134,9 @@ def small_image(data: bytes, side: int) -> np.ndarray:
         scale = max(1, min(image.size) // side)
         image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
         image.load()
-        return _upright(pixels.to_rgb(image, file, pixels.FULL_BITS), _orientation(image))
+        return orientation.upright(pixels.to_rgb(image, file, pixels.FULL_BITS), orientation.of_image(image))
 
-    return _decoded(data, "", look)
+    return opening.opened(data, "", look)
 
 
 def bits_used(data: bytes, name: str) -> int | None:
@@ -158,48 +145,7 @@ def bits_used(data: bytes, name: str) -> int | None:
     Raises:
       UnreadableImage: It cannot be decoded.
     """
-    return _decoded(data, name, lambda image, file: pixels.bits_used(image, file))
-
-
-def _decoded(data: bytes, name: str, function: Callable[[Image.Image, bytes], T]) -> T:
-    """What `function` makes of the opened image, with and then without the metadata around the pixels."""
-    shorter = None
-    try:
-        try:
-            with _open(data) as image:
-                return function(image, data)
-        except Exception:
-            # Damaged or very large text beside sound pixels is no reason to refuse them.
-            shorter = without_metadata(data)
-            if shorter is None:
-                raise
-        with _open(shorter) as image:
-            return function(image, shorter)
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage(name, "empty file" if not data else "not a known image format") from error
-    except MemoryError as error:
-        raise UnreadableImage(name, "too large for the memory") from error
-    # Pillow's plugins answer damaged files with nearly every exception there is.
-    except Exception as error:
-        raise UnreadableImage(name, readable(" ".join(str(error).split())) or type(error).__name__) from error
-
-
-def _open(data: bytes) -> Image.Image:
-    """``Image.open`` with the limit on pixels left to `_check_size`, which knows what can be read in parts.
-
-    Raises:
-      UnidentifiedImageError: No decoder knows it.
-    """
-    for name in formats.decoders():
-        factory, accept = Image.OPEN[name]
-        file = io.BytesIO(data)
-        try:
-            if accept is None or accept(data[:16]) is True:
-                return factory(file, "")
-        # What Pillow's own loop takes for "not this format".
-        except (SyntaxError, IndexError, TypeError, struct.error):
-            continue
-    raise Image.UnidentifiedImageError
+    return opening.opened(data, name, lambda image, file: pixels.bits_used(image, file))
 
 
 def _pixels(image: Image.Image, data: bytes, decoding: Decoding) -> np.ndarray:
@@ -213,8 +159,10 @@ def _pixels(image: Image.Image, data: bytes, decoding: Decoding) -> np.ndarray:
             image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
         # Before the orientation is asked for: some plugins turn the image themselves while loading.
         image.load()
-    orientation = _orientation(image)
-    return _upright(pixels.to_rgb(image, data, decoding.bits) if array is None else array, orientation)
+    turned = orientation.of_image(image)
+    if array is None:
+        array = pixels.to_rgb(image, data, decoding.bits, decoding.percentiles)
+    return orientation.upright(array, turned)
 
 
 def _check_size(image: Image.Image, max_pixels: int, plain_jpeg: bool) -> None:
@@ -245,26 +193,6 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
         return None
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 … 8; 1 where there is none or the EXIF block is damaged."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # The pixels are fine all the same.
-        return 1
-    return value if value in _EXIF_ORIENTATIONS else 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes the EXIF orientation, 1 … 8 (TIFF 6.0 tag 274)."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the input of a network; `dataclasses.asdict` of it is plain JSON.
@@ -276,13 +204,16 @@ class Preprocessing:
       resize: Side after resizing, before the crop; at least `image_size`.
       mode: ``stretch`` resizes to ``resize × resize``, ``shorter_side`` keeps the aspect ratio and makes the
         shorter side `resize`.
-      bits: Of a sample of 16-bit grey images, see `Decoding`.
+      bits: Of a sample of 16-bit grey images, see `Decoding`; likewise `channels`, `percentiles` and `pages`.
     """
 
     image_size: int
     resize: int
     mode: Literal["stretch", "shorter_side"] = "stretch"
     bits: int = pixels.FULL_BITS
+    channels: int = 3
+    percentiles: tuple[int, ...] = ()
+    pages: str = "first"
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= self.resize:
@@ -291,20 +222,49 @@ class Preprocessing:
             raise ValueError(f"mode {self.mode!r} is neither 'stretch' nor 'shorter_side'")
         if not 1 <= self.bits <= pixels.FULL_BITS:
             raise ValueError(f"bits {self.bits} must lie in 1 … {pixels.FULL_BITS}")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise ValueError(f"channels {self.channels} must lie in 1 … {MAX_CHANNELS}")
+        # JSON knows no tuples.
+        object.__setattr__(self, "percentiles", tuple(self.percentiles))
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the pixels come that it takes."""
+        return Decoding(
+            bits=self.bits, channels=self.channels, percentiles=self.percentiles, pages=self.pages
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what was there before channels and pages looks as it did then."""
+        values = dataclasses.asdict(self) | {"percentiles": list(self.percentiles)}
+        for name, usual in (("channels", 3), ("percentiles", []), ("pages", "first")):
+            if values[name] == usual:
+                del values[name]
+        return values
 
 
 def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """Resizes and crops one image.
 
     Args:
-      image: uint8 ``[h, w, 3]``.
+      image: uint8 ``[h, w, 3]``, or ``[h, w, C]`` with the C channels of the preprocessing.
       preprocessing: See there; its `image_size` is S.
 
     Returns:
-      uint8 ``[S, S, 3]``.
+      uint8 ``[S, S, C]``.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image must be uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(f"image must be uint8 [h, w, C], not {image.dtype} {list(image.shape)}")
+    image = pixels.with_channels(image, preprocessing.channels)
+    if image.shape[2] != 3:
+        # Pillow would take four channels for colours and transparency.
+        planes = [_resized(image[..., number], preprocessing) for number in range(image.shape[2])]
+        return np.stack(planes, axis=2)
+    return _resized(image, preprocessing)
+
+
+def _resized(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """An image ``[h, w, 3]`` or ``[h, w]`` resized and cropped."""
     side = preprocessing.resize
     if preprocessing.mode == "stretch":
         width = height = side
@@ -312,7 +272,7 @@ def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
         image = _central_part(image)
         height, width = image.shape[:2]
         width, height = (side, side * height // width) if width <= height else (side * width // height, side)
-    resized = Image.fromarray(image)
+    resized = Image.fromarray(np.ascontiguousarray(image))
     if resized.size != (width, height):
         resized = resized.resize((width, height), Image.Resampling.BICUBIC)
     size = preprocessing.image_size

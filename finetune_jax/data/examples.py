@@ -54,6 +54,8 @@ class Examples:
       encoded: Index to the encoded image, where there is one; errors as of `read`.
       groups: Digest of the name of each image's group, uint8 ``[N, 16]``; splits that are made keep a group on one
         side. None where there are no groups.
+      read_page: As `read`, of a page of the file too (from 0); None where files have no pages.
+      owners: int ``[N]``, which file of those that were listed each image is a page of; None for files of their own.
     """
 
     labels: np.ndarray
@@ -64,6 +66,8 @@ class Examples:
     appearances: np.ndarray | None = None
     encoded: Callable[[int], bytes] | None = None
     groups: np.ndarray | None = None
+    read_page: Callable[[int, int], np.ndarray] | None = None
+    owners: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int32:
@@ -93,7 +97,13 @@ class Examples:
         )
 
     def grouped(self, names: Sequence[str]) -> "Examples":
-        """The same images with the name of each one's group."""
+        """The same images with the name of each one's group.
+
+        Args:
+          names: Of each image, or of each file where images are their pages.
+        """
+        if self.owners is not None and len(names) != len(self):
+            names = [names[owner] for owner in self.owners]
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         return dataclasses.replace(self, groups=as_digests([digest_of(name) for name in encoded]))
 

@@ -77,9 +77,9 @@ def with_fold(source: Source, folds: int, fold: int, seed: int) -> Source:
     note = f"test: {int(held_out.sum())} images, fold {fold} of {folds}, stratified, seed {seed}"
     if together:
         note += f"; groups and near-duplicates are in one fold ({len(np.unique(groups))} groups)"
-    left = (f"the {len(source.splits['test'])} test images that the data set brings are in no fold",) * (
-        "test" in source.splits
-    )
+    left = []
+    if "test" in source.splits:
+        left = [f"the {len(source.splits['test'])} test images that the data set brings are in no fold"]
     splits = {
         "train": train.subset(np.flatnonzero(~held_out)),
         "test": train.subset(np.flatnonzero(held_out)),

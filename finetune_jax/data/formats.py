@@ -10,6 +10,9 @@ _ALWAYS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pnm"),
 )
+TIFF = (".tif", ".tiff")
+"""Suffixes of files that may have several pages."""
+
 _HEIF = (".heic", ".heif", ".hif")
 _AVIF = (".avif",)
 # Images of other kinds, whose names one meets in folders of photographs.

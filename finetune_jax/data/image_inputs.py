@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from finetune_jax.data import pixels, planes
 from finetune_jax.data.decode import Decoding, UnreadableImage, decode_image, from_pillow, read_image
 
 _CHANNELS = (1, 3, 4)
@@ -69,6 +70,14 @@ def pixels_of(image: Any, decoding: Decoding) -> np.ndarray:
 
 
 def _of_array(array: np.ndarray, decoding: Decoding) -> np.ndarray:
+    if decoding.channels not in (1, 3):
+        if array.ndim != 3 or array.shape[2] != decoding.channels or 0 in array.shape:
+            raise ValueError(
+                f"an image must be an array [h, w, {decoding.channels}], not {array.dtype} {list(array.shape)}"
+            )
+        return planes.of_values(array, decoding)
+    if array.ndim == 2 and array.dtype != np.uint8 and decoding.percentiles:
+        return np.repeat(pixels.stretched(array, decoding.percentiles)[..., None], 3, axis=2)
     grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if not grey and not (array.ndim == 3 and array.shape[2] in _CHANNELS):
         raise ValueError(f"an image must be {_FORMS}, not {array.dtype} {list(array.shape)}")

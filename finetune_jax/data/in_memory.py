@@ -15,6 +15,7 @@ from finetune_jax.data.examples import Examples, Source, as_digests, digest_of, 
 from finetune_jax.data.file_tree import File
 from finetune_jax.data.near_duplicates import appearance_of_pixels
 from finetune_jax.data.parallel import ordered_map
+from finetune_jax.data.pixels import shown
 from finetune_jax.data.split_rules import BY_CONTENT
 from finetune_jax.errors import UserError, readable
 
@@ -143,7 +144,7 @@ def _examples(
 
     def look(index: int) -> tuple[bytes, bytes]:
         pixels = image_inputs.pixels_of(ready[index], decoding)
-        return _digest(ready[index], pixels), appearance_of_pixels(pixels)
+        return _digest(ready[index], pixels), appearance_of_pixels(shown(pixels))
 
     looks = list(ordered_map(look, len(ready), workers=workers))
     digests = as_digests([digest for digest, _ in looks])

@@ -26,17 +26,21 @@ def reduction(width: int, height: int) -> int:
     return max(1, math.ceil(math.sqrt(width * height / FULL_PIXELS)))
 
 
-def to_rgb(image: Image.Image, data: bytes, bits: int) -> np.ndarray:
+def to_rgb(image: Image.Image, data: bytes, bits: int, percentiles: tuple[int, ...] = ()) -> np.ndarray:
     """A loaded image as uint8 ``[h, w, 3]``, averaged over squares where it is very large.
 
     Args:
         image: loaded.
         data: its file, whose header tells what Pillow does not.
         bits: of a sample of grey images with 16 bits: ``2**bits - 1`` is white.
+        percentiles: two, of the values of a grey image with more than eight bits that become black and white, instead
+            of ``bits``; empty for none.
 
     Raises:
         ValueError: its values have no known range.
     """
+    if percentiles and image.mode in (*_WIDE_GREY, "F"):
+        return np.repeat(stretched(np.asarray(image), percentiles)[..., None], 3, axis=2)
     check_range(image, data, bits)
     correct_transparency(image, data)
     tags = getattr(image, "tag_v2", {})
@@ -54,6 +58,44 @@ def to_rgb(image: Image.Image, data: bytes, bits: int) -> np.ndarray:
             strip = np.asarray(Image.fromarray(strip).reduce(side))
         pixels[top // side : top // side + len(strip)] = strip
     return pixels
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """An image with so many channels: colour becomes grey by ITU-R 601, grey becomes equal colours.
+
+    Args:
+        image: uint8 ``[h, w, C]``.
+        channels: wanted.
+
+    Returns:
+        uint8 ``[h, w, channels]``.
+
+    Raises:
+        ValueError: they cannot be made of those that there are.
+
+    >>> with_channels(np.array([[[255, 0, 0]]], np.uint8), 1).tolist()
+    [[[76]]]
+    """
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if channels == 1 and found in (3, 4):
+        return np.asarray(Image.fromarray(np.ascontiguousarray(image[..., :3])).convert("L"))[..., None]
+    if found == 1 and channels == 3:
+        return np.repeat(image, 3, axis=2)
+    raise ValueError(f"it has {found} channels, and --channels={channels} are wanted")
+
+
+def shown(images: np.ndarray) -> np.ndarray:
+    """Images for people, uint8 ``[…, 3]``: grey where there is one channel or two, else the first three.
+
+    Args:
+        images: uint8 ``[…, C]``.
+    """
+    channels = images.shape[-1]
+    if channels == 3:
+        return images
+    return np.repeat(images[..., :1], 3, axis=-1) if channels < 3 else images[..., :3]
 
 
 def bits_used(image: Image.Image, data: bytes) -> int | None:
@@ -95,6 +137,26 @@ def correct_transparency(image: Image.Image, data: bytes) -> None:
     elif kind == 2 and isinstance(colour, tuple):
         # Of 16 bits, Pillow keeps the upper eight.
         image.info["transparency"] = tuple(value >> 8 if depth == 16 else value & 255 for value in colour)
+
+
+def stretched(values: np.ndarray, percentiles: tuple[int, ...]) -> np.ndarray:
+    """Values as grey levels of eight bits, two percentiles of them being black and white.
+
+    Args:
+        values: ``[h, w]``, of any type; what is no number is black.
+        percentiles: the lower and the upper one.
+
+    >>> stretched(np.array([[100, 200], [300, 1000]], np.uint16), (0, 100)).tolist()
+    [[0, 28], [57, 255]]
+    """
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = np.percentile(values[finite].astype(np.float64), percentiles)
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    scaled = (np.where(finite, values, low).astype(np.float64) - low) * (255 / (high - low))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
 def _strip(image: Image.Image, bits: int) -> np.ndarray:

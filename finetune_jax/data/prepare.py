@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,13 @@ def load_source(
 
 def decoding(config: DataConfig) -> Decoding:
     """How image files become pixels."""
-    return Decoding(bits=config.bits, max_pixels=config.max_pixels)
+    return Decoding(
+        bits=config.bits,
+        max_pixels=config.max_pixels,
+        channels=config.channels,
+        percentiles=config.percentiles,
+        pages=config.pages,
+    )
 
 
 def image_size(config: DataConfig, natural_size: int) -> int:
@@ -91,8 +97,11 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
     """
     cropping = config.augmentation in CROPPING
     stored = _stored_size(config, size)
+    values: dict[str, Any] = {
+        name: getattr(config, name) for name in ("bits", "channels", "percentiles", "pages")
+    }
     if train and cropping:
-        return Preprocessing(stored, stored, bits=config.bits)
+        return Preprocessing(stored, stored, **values)
     mode: Literal["stretch", "shorter_side"] = "stretch"
     usual = size if config.dataset == "digits" and not cropping else shorter_side(config, size)
     if in_proportion(config):
@@ -105,7 +114,7 @@ def preprocessing(config: DataConfig, size: int, *, train: bool) -> Preprocessin
         resize = config.test_resize
     if resize < size:
         raise UserError(f"--test_resize={resize} is smaller than the {size} pixels that the network sees")
-    return Preprocessing(size, resize, mode, config.bits)
+    return Preprocessing(size, resize, mode, **values)
 
 
 def _stored_size(config: DataConfig, size: int) -> int:

@@ -60,7 +60,10 @@ class Card:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        values = dataclasses.asdict(self) | {"class_names": list(self.class_names)}
+        values = dataclasses.asdict(self) | {
+            "class_names": list(self.class_names),
+            "preprocessing": self.preprocessing.to_json(),
+        }
         if not self.options:
             del values["options"]
         return values
@@ -84,12 +87,13 @@ class Card:
                 bool(own["class_names"]) and all(type(text) is str for text in own["class_names"]),
                 "class_names",
             )
+            preprocessing = own["preprocessing"] = Preprocessing(**own["preprocessing"])
             for name in ("mean", "std"):
                 numbers = [float(number) for number in own[name]]
-                _require(len(numbers) == 3 and all(map(math.isfinite, numbers)), name)
+                _require(len(numbers) == preprocessing.channels and all(map(math.isfinite, numbers)), name)
             _require(all(float(number) > 0 for number in own["std"]), "std")
             _require(own["blocks"] >= 0, "blocks")
-            preprocessing = own["preprocessing"] = Preprocessing(**own["preprocessing"])
+            _require(own["options"].get("channels", 3) == preprocessing.channels, "channels")
             for name in ("image_size", "resize"):
                 side = getattr(preprocessing, name)
                 _require(type(side) is int and 0 < side <= LARGEST_IMAGE, name)
@@ -129,9 +133,10 @@ class Card:
 
 def options_of(network: Network) -> dict[str, Any]:
     """A card's ``options`` of a network."""
+    channels = {} if network.channels == 3 else {"channels": network.channels}
     if network.tokens is None:
-        return {}
-    return {"image_size": network.image_size, "pool": network.options.pool}
+        return channels
+    return {"image_size": network.image_size, "pool": network.options.pool, **channels}
 
 
 _KINDS: dict[str, Any] = {

@@ -31,7 +31,7 @@ def of_network(network: Network, image_size: int) -> Cost:
         (18713, True)
     """
     shapes = network.shapes()
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, network.channels), jnp.float32)
     with convolution.countable():
         # A function of its own, for JAX would remember the trace of another.
         analysis = jax.jit(lambda *arguments: network.apply(*arguments)).lower(shapes, images).cost_analysis()

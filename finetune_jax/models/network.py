@@ -105,6 +105,7 @@ class Network:
         drop_path_rates: of stochastic depth in each block, those of the published depth; empty for none.
         with_part_below: what layer decay counts with the part below it, as timm does: ``block_NN``, or a layer of the
             head as ``head/LAYER``.
+        channels: of its images.
     """
 
     architecture: str
@@ -123,12 +124,13 @@ class Network:
     options: Options = dataclasses.field(default_factory=Options)
     drop_path_rates: tuple[float, ...] = ()
     with_part_below: tuple[str, ...] = ()
+    channels: int = 3
 
     @property
     def example_shape(self) -> tuple[int, int, int, int]:
-        """``(1, H, W, 3)`` of an image that it takes."""
+        """``(1, H, W, C)`` of an image that it takes."""
         side = self.image_size or _ANY_SIZE
-        return (1, side, side, 3)
+        return (1, side, side, self.channels)
 
     @property
     def block_names(self) -> tuple[str, ...]:

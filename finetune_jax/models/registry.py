@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from finetune_jax.data.decode import MAX_CHANNELS
 from finetune_jax.errors import UserError
 from finetune_jax.models import heads
 from finetune_jax.models.architectures import (
@@ -86,6 +87,7 @@ def create(
     pool: str = "",
     drop_path: float = 0.0,
     dropout: float = 0.0,
+    channels: int = 3,
 ) -> Network:
     """A network by name, without parameters.
 
@@ -105,6 +107,7 @@ def create(
         drop_path: rate of stochastic depth in the last block, to which it rises linearly; needs the random stream
             of that name in training mode.
         dropout: before the classifier; needs the random stream of that name in training mode.
+        channels: of the images, 1 to 13.
 
     Raises:
         UserError: no such network, a setting out of range, or one that the network does not have.
@@ -126,6 +129,10 @@ def create(
     for flag, value in (("drop_path", drop_path), ("dropout", dropout)):
         if not 0.0 <= value < 1.0:
             raise UserError(f"--{flag}={value:g} is out of range; give a value in [0, 1)")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise UserError(
+            f"--channels={channels} is out of range; give a whole number from 1 to {MAX_CHANNELS}"
+        )
     if image_size is not None and image_size < 1:
         raise UserError(f"--image_size={image_size} is out of range; give a number of pixels")
     numerics = Numerics(dtype, norm_momentum, norm_axis, rematerialise)
@@ -134,7 +141,7 @@ def create(
     for flag in ("pool", "drop_path", "dropout"):
         if getattr(options, flag) not in (Options.__dict__[flag], getattr(network.options, flag)):
             raise UserError(f"--{flag}={getattr(options, flag)} is not for {name}, which has no such thing")
-    network = dataclasses.replace(network, numerics=numerics)
+    network = dataclasses.replace(network, numerics=numerics, channels=channels)
     if head == heads.OWN:
         return network
     return dataclasses.replace(
@@ -165,6 +172,7 @@ def with_settings(network: Network, **changes: Any) -> Network:
     """
     numerics = dataclasses.asdict(network.numerics)
     options = {**dataclasses.asdict(network.options), "image_size": network.image_size}
-    settings = {"head": network.head_name, "width": network.width, **numerics, **options, **changes}
+    own = {"head": network.head_name, "width": network.width, "channels": network.channels}
+    settings = {**own, **numerics, **options, **changes}
     whole = create(network.architecture, settings.pop("num_classes", network.num_classes), **settings)
     return dataclasses.replace(whole, blocks=whole.blocks[: len(network.blocks)])

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.data.decode import Decoding, preprocess, read_image
+from finetune_jax.data.decode import preprocess, read_image
+from finetune_jax.data.pixels import shown
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
@@ -100,13 +101,13 @@ def _maps(
 
 
 def _images(card: Card, paths: Sequence[Path]) -> np.ndarray:
-    decoding = Decoding(bits=card.preprocessing.bits)
+    decoding = card.preprocessing.decoding
     return np.stack([preprocess(read_image(path, decoding=decoding), card.preprocessing) for path in paths])
 
 
 def _grid(card: Card, paths: Sequence[Path], maps: dict[str, np.ndarray]) -> bytes:
     named = {title.replace("block_", "block "): heat for title, heat in maps.items()}
-    return figures.grad_cam_grid(_images(card, paths), named)
+    return figures.grad_cam_grid(shown(_images(card, paths)), named)
 
 
 def _checked_blocks(run: Path, card: Card, blocks: Sequence[str]) -> tuple[str, ...]:

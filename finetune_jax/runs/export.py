@@ -92,11 +92,12 @@ def export(
     if card.head == "embedding":
         softmax = False
     size = card.preprocessing.image_size
+    shape = (size, size, card.preprocessing.channels)
     if images is None:
-        images = np.random.default_rng(0).integers(0, 256, (_COMPARED_IMAGES, size, size, 3), np.uint8)
-    if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+        images = np.random.default_rng(0).integers(0, 256, (_COMPARED_IMAGES, *shape), np.uint8)
+    if images.shape[1:] != shape or images.dtype != np.uint8:
         raise UserError(
-            f"--run={run} takes uint8 images [N, {size}, {size}, 3], not {images.dtype} {images.shape}"
+            f"--run={run} takes uint8 images [N, {', '.join(map(str, shape))}], not {images.dtype} {images.shape}"
         )
     function = _function(card, variables, softmax=softmax)
     expected = np.asarray(jax.jit(function)(images))

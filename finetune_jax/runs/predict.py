@@ -49,7 +49,7 @@ class Predictor:
         self.card = card
         self._viewed = evaluation.preprocessing_for(views, card.preprocessing)
         self.class_names = card.class_names
-        self.decoding = Decoding(bits=card.preprocessing.bits)
+        self.decoding: Decoding = card.preprocessing.decoding
         network = card.model(dtype=jnp.bfloat16 if card.bfloat16 else jnp.float32)
         normalize = normalizer(card.mean, card.std)
         logits = evaluation.over_views(

@@ -13,6 +13,8 @@ import numpy as np
 
 from finetune_jax.config.named_recipes import unchanged
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.data import pixels
+from finetune_jax.data.cache import Arrays
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.reports import examples, run_page
@@ -35,7 +37,7 @@ def begin(program: Program, settings: Settings) -> RunResult:
         rows=[],
         passes=[],
         seen=seen(program, settings.config),
-        training_images=program.images.augmented_examples,
+        training_images=pixels.shown(program.images.augmented_examples),
         command=command_of(settings.flags),
         versions=versions(),
         data_digest=str(recorded_data.resolved(program.images.source).get(recorded_data.DIGEST, "")),
@@ -84,18 +86,25 @@ def tested(
         gallery: outputs of what is searched, where that is another split.
     """
     images = program.images
-    test = images.splits["test"]
+    test = as_shown(images.splits["test"])
     if config.protocol != "classification":
-        searched = None if gallery is None else (gallery, images.splits["gallery"])
+        searched = None if gallery is None else (gallery, as_shown(images.splits["gallery"]))
         return Retrieved(outputs, test, images.source.class_names, searched)
     read = images.source.splits["test"]
     photos = {}
     for place in map(int, np.concatenate(examples.notable(outputs, test.labels))):
         # What cannot be read any more is shown as the network saw it.
         with contextlib.suppress(UserError, OSError):
-            photos[place] = read.read(int(test.kept[place]))
+            photos[place] = pixels.shown(read.read(int(test.kept[place])))
     names = [read.names[place] for place in test.kept]
     return Classified(outputs, test.labels, images.class_names, names, test.images, photos)
+
+
+def as_shown(arrays: Arrays) -> Arrays:
+    """Images of any channels as people see them."""
+    if arrays.images.shape[-1] == 3:
+        return arrays
+    return dataclasses.replace(arrays, images=pixels.shown(arrays.images))
 
 
 def seen(program: Program, config: FinetuneConfig) -> dict[str, str]:

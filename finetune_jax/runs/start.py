@@ -13,7 +13,7 @@ from finetune_jax.devices.replicas import AXIS
 from finetune_jax.errors import UserError
 from finetune_jax.models import pruning, registry
 from finetune_jax.models.network import Network, Variables
-from finetune_jax.models.weights import pretrained
+from finetune_jax.models.weights import channels, pretrained
 from finetune_jax.training.methods.registry import METHODS
 
 
@@ -52,8 +52,13 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         "dropout": config.dropout,
     }
     if config.pretrained == "none":
-        network = registry.create(config.network or "resnet26", **settings)
-        return pretrained.Pretrained(network, {})
+        network = registry.create(config.network or "resnet26", channels=config.channels, **settings)
+        usual = pretrained.Pretrained(network, {})
+        return dataclasses.replace(
+            usual,
+            mean=channels.numbers(usual.mean, config.channels),
+            std=channels.numbers(usual.std, config.channels),
+        )
     origin = pretrained.resolve(
         config.pretrained, architecture=config.network or None, entry=config.weights_entry, **settings
     )
@@ -73,9 +78,35 @@ def load_origin(config: Any) -> pretrained.Pretrained:
     if config.image_size and origin.network.tokens is not None:
         # A size that the patches do not divide is found now, and not when the images have been read.
         registry.with_settings(origin.network, image_size=config.image_size)
+    if origin.network.channels != config.channels:
+        origin = _for_channels(config, origin)
     if origin.description and jax.process_index() == 0:
         print(f"--pretrained={origin.description}", file=sys.stderr)
     return origin
+
+
+def _for_channels(config: Any, origin: pretrained.Pretrained) -> pretrained.Pretrained:
+    """The origin with its first kernel for the channels of the run."""
+    wanted = config.channels
+    if origin.network.channels != 3:
+        raise UserError(
+            f"--channels={wanted} contradicts --pretrained={config.pretrained}, which takes "
+            f"{origin.network.channels}"
+        )
+    if config.normalization == "pretrained" and wanted > 3 and jax.process_index() == 0:
+        print(
+            "note: mean and deviation of the weights' three channels are repeated; --normalization=dataset takes those "
+            "of your images",
+            file=sys.stderr,
+        )
+    network, variables = channels.adapted(origin.network, origin.variables, wanted)
+    return dataclasses.replace(
+        origin,
+        network=network,
+        variables=variables,
+        mean=channels.numbers(origin.mean, wanted),
+        std=channels.numbers(origin.std, wanted),
+    )
 
 
 def begin(

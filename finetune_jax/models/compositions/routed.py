@@ -222,6 +222,7 @@ def policy_for(network: Network, architecture: str, routed: int) -> Network:
     return registry.create(
         architecture,
         2 * routed,
+        channels=network.channels,
         width=network.width,
         dtype=numerics.dtype,
         norm_momentum=numerics.norm_momentum,

@@ -24,8 +24,7 @@ def names() -> tuple[str, ...]:
 
 def usage() -> str:
     """One line per command: its name and what it does."""
-    width = max(map(len, names())) + 2
-    lines = [f"  {name:<{width}}{_title(name)}" for name in names()]
+    lines = [f"  {name:<13}{_title(name)}" for name in names()]
     return "\n".join(
         ["usage: finetune-jax NAME --FLAG=VALUE …   (finetune-jax NAME --help: its flags)", *lines, ""]
     )

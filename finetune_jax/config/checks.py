@@ -101,6 +101,14 @@ def _colours_are_of_three_channels(values: Mapping[str, Any]) -> None:
         raise UserError("--pages=channels needs --channels, the number of pages of each file")
 
 
+def _streams_skip_nothing(values: Mapping[str, Any]) -> None:
+    if values.get("decode") == "stream" and values["skip_unreadable"]:
+        raise UserError(
+            "--skip_unreadable contradicts --decode=stream, which does not look at images before training; give "
+            "--decode=cache"
+        )
+
+
 def _fold_of_folds(values: Mapping[str, Any]) -> None:
     folds, fold = values.get("folds", 0), values.get("fold", 1)
     if folds == 1:
@@ -304,6 +312,7 @@ def _head_comes_first(values: Mapping[str, Any]) -> None:
 
 
 _CONTRADICTIONS = (
+    _streams_skip_nothing,
     _colours_are_of_three_channels,
     _known_loggers,
     _fold_of_folds,

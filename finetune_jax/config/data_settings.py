@@ -15,8 +15,9 @@ class DataConfig:
 
     dataset: str = setting(
         "digits",
-        "Data set: digits, folder:PATH for a folder of class folders, csv:FILE for a table of images and labels, or "
-        "tfds:NAME[:CONFIG]; the path of an existing folder or table is taken for folder:PATH or csv:FILE.",
+        "Data set: digits, folder:PATH for a folder of class folders, csv:FILE for a table of images and labels, "
+        "tfds:NAME[:CONFIG], hf:NAME or hf:FOLDER of the library datasets, webdataset:PATH for tar shards, or "
+        "arrayrecord:PATH; the path of an existing folder or table is taken for folder:PATH or csv:FILE.",
         group=DATA,
         important=1,
         spelling=data_set,
@@ -104,7 +105,7 @@ class DataConfig:
     )
     folds: int = setting(
         0,
-        "Number of parts of the training images, one of which is the test split (cross_validate trains with each); 0 "
+        "Number of parts of the training images, one of which is the test split (folds trains with each); 0 "
         "makes none.",
         group=DATA,
         range=ranges.NOT_NEGATIVE,
@@ -240,6 +241,15 @@ class DataConfig:
         "Size in GB up to which a data set is kept in the memory of the device; a larger one is streamed.",
         group=MACHINE,
         range=ranges.NOT_NEGATIVE,
+        reading=True,
+    )
+    decode: str = setting(
+        "cache",
+        "When images are decoded: once, into a cache on disk, or whenever a step needs them (stream), which takes no "
+        "disk and no preparation for the same batches, but the processor in every epoch.",
+        ("cache", "stream"),
+        group=MACHINE,
+        local=True,
         reading=True,
     )
     decode_workers: int = setting(

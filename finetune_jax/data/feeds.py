@@ -171,7 +171,9 @@ class StreamedFeed:
     def _read(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import grain
 
-        options = grain.ReadOptions(num_threads=_PREFETCHED_BATCHES, prefetch_buffer_size=_PREFETCHED_BATCHES)
+        # Images that are decoded on demand say how many threads shall do it.
+        threads = max(_PREFETCHED_BATCHES, getattr(self._arrays.images, "workers", 0))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         with contextlib.ExitStack() as files:
             rows = _Rows(self._arrays, self._replicas.local_columns(order), files)
             yield from grain.MapDataset.source(rows).to_iter_dataset(options)

@@ -68,9 +68,10 @@ def decode_image(data: bytes, name: str, decoding: Decoding) -> np.ndarray:
     try:
         found = opening.opened(data, name, lambda image, file: decode_planes(image, file, decoding))
     except UnreadableImage as error:
-        banded = _of_bands(data, name, decoding)
+        unknown = isinstance(error.__cause__, Image.UnidentifiedImageError)
+        banded = _of_bands(data, name, decoding) if unknown else None
         if banded is None:
-            raise error
+            raise
         found = banded
     if found.shape[2] != decoding.channels:
         raise UnreadableImage(

@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_jax.config.choices import CROPPING, IN_PROPORTION
 from finetune_jax.config.settings import DataConfig
-from finetune_jax.data import cache, sources
+from finetune_jax.data import cache, on_demand, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Decoding, Preprocessing
 from finetune_jax.data.examples import Examples, Source
@@ -162,6 +162,17 @@ def materialise_split(
     Raises:
         UserError: unreadable images (without ``--skip_unreadable``), or a cache that cannot be written.
     """
+    if config.decode == "stream" and len(examples):
+        return on_demand.arrays(
+            examples,
+            prepared,
+            # Only of training images that crops take out of a stretched square.
+            with_sizes=config.augmentation in CROPPING
+            and in_proportion(config)
+            and prepared.mode == "stretch",
+            workers=config.decode_workers or None,
+            progress=not silent,
+        )
     arrays = cache.materialise(
         examples,
         prepared,

@@ -45,7 +45,8 @@ def load(
     test split, then of what is left the validation split. Retrieval: see `for_retrieval`.
 
     Args:
-      dataset: ``digits``, ``folder:PATH``, ``csv:FILE`` or ``tfds:NAME[:CONFIG]``.
+      dataset: ``digits``, ``folder:PATH``, ``csv:FILE``, ``tfds:NAME[:CONFIG]``, ``hf:NAME``, ``webdataset:PATH`` or
+        ``arrayrecord:PATH``.
       protocol: ``classification`` or ``retrieval``.
       seed: Of the splits that are made up, at least 0.
       validation_fraction: Of the training split, in ``[0, 1)``; 0 leaves the validation split empty.
@@ -127,13 +128,21 @@ def load(
         from finetune_jax.data import tfds
 
         source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
+    elif kind in ("webdataset", "arrayrecord", "hf") and rest:
+        from finetune_jax.data import array_records, hugging_face, shards
+        from finetune_jax.data.image_files import Reading
+
+        readers = {"webdataset": shards.read, "arrayrecord": array_records.read, "hf": hugging_face.read}
+        reading = Reading(decoding or Decoding(), cache_dir, workers, progress, bool(made))
+        source = readers[kind](dataset, open_classes=retrieval, reading=reading)
     elif kind == "memory" and rest:
         from finetune_jax.data import in_memory
 
         source = in_memory.read(dataset)
     else:
         raise UserError(
-            f"--dataset={dataset} is none of digits, folder:PATH, csv:FILE and tfds:NAME[:CONFIG]"
+            f"--dataset={dataset} is none of digits, folder:PATH, csv:FILE, tfds:NAME[:CONFIG], hf:NAME, "
+            "webdataset:PATH and arrayrecord:PATH"
         )
     if split_rule is not None:
         source = dataclasses.replace(source, split_rule=split_rule)

@@ -1,5 +1,7 @@
 """Mean and spread of the pixels of a data set."""
 
+import math
+
 import numpy as np
 
 _CHUNK = 1024
@@ -26,7 +28,7 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         levels = np.arange(256)
         sums = sums + np.array([count @ levels for count in counts])
         squares = squares + np.array([count @ levels**2 for count in counts])
-    count = images[..., 0].size
+    count = math.prod(images.shape[:3])
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return tuple(map(float, mean / 255)), tuple(map(float, np.maximum(std / 255, _LEAST_STD)))

@@ -104,7 +104,9 @@ def as_shown(arrays: Arrays) -> Arrays:
     """Images of any channels as people see them."""
     if arrays.images.shape[-1] == 3:
         return arrays
-    return dataclasses.replace(arrays, images=pixels.shown(arrays.images))
+    if isinstance(arrays.images, np.ndarray):
+        return dataclasses.replace(arrays, images=pixels.shown(arrays.images))
+    return dataclasses.replace(arrays, images=arrays.images.mapped(pixels.shown))
 
 
 def seen(program: Program, config: FinetuneConfig) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_labels_of_another_type_or_shape_are_refused(labels):
     "dataset", ["", "digit", "digits:8x8", "folder:", "tfds:", "folder", "imagefolder:x"]
 )
 def test_an_unknown_data_set_is_named_with_what_there_is(dataset):
-    with pytest.raises(UserError, match="digits, folder:PATH, csv:FILE and tfds:NAME") as caught:
+    with pytest.raises(UserError, match="digits, folder:PATH, csv:FILE, tfds:NAME") as caught:
         sources.load(dataset)
     assert f"--dataset={dataset} " in str(caught.value)
 

@@ -1,7 +1,7 @@
 r"""Cross-validate: train on all folds of the images but one, test on that one, in turn.
 
-    finetune-jax cross_validate --dataset=folder:photos --folds=5 --workdir=runs/folds
-    finetune-jax cross_validate --dataset=csv:labels.csv --group_by=patient
+    finetune-jax folds --dataset=folder:photos --folds=5 --workdir=runs/folds
+    finetune-jax folds --dataset=csv:labels.csv --group_by=patient
 
 Prints mean and spread, and writes OUT_OF_FOLD.csv, every image as labelled by the run that had not seen it. Groups and
 near-duplicates never lie in two folds. Each fold is an ordinary run directory below --workdir; started again, none is
@@ -47,5 +47,5 @@ def main() -> int:
         return list(csv.DictReader(io.StringIO(content.decode("utf-8", "surrogateescape"))))
 
     result = study.run(dataclasses.replace(config, workdir=""), runs, predictions, progress=runs.progress)
-    study_output.finish(report.report(result), runs, "cross_validate")
+    study_output.finish(report.report(result), runs, "folds")
     return 0

@@ -1,0 +1,111 @@
+"""ArrayRecord files of ``tf.train.Example``, ``arrayrecord:PATH``; prepared TFDS data sets are ``tfds:NAME``."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_jax.data import records
+from finetune_jax.data.examples import Source, fingerprint_of
+from finetune_jax.data.image_files import Reading
+from finetune_jax.data.parallel import ordered_map
+from finetune_jax.data.records import Records
+from finetune_jax.errors import UserError, readable
+
+_IMAGES = ("image", "image/encoded", "jpg", "jpeg", "png")
+_LABELS = ("label_name", "image/class/text", "label", "image/class/label", "class", "cls")
+_SUFFIXES = (".array_record", ".arrayrecord", ".ar")
+
+
+def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
+    """Reads the labels of all records; decodes nothing.
+
+    Args:
+        dataset: ``arrayrecord:PATH``, a folder, a file, or a pattern. A file's split is in its name.
+        open_classes: see ``records.source``.
+        reading: how images are read.
+
+    Raises:
+        UserError: there are no such files, one is damaged, or a record has no image or label.
+    """
+    shown = readable(dataset)
+    files = _files(os.path.expanduser(dataset.partition(":")[2]), shown)
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        name = os.path.basename(file)
+        for suffix in _SUFFIXES:
+            name = name.replace(suffix, "")
+        by_split.setdefault(records.split_of(name, open_classes), []).append(file)
+    splits = {split: _records(paths, split, shown, reading) for split, paths in by_split.items()}
+    return records.source(dataset, splits, reading, open_classes=open_classes)
+
+
+def _files(pattern: str, shown: str) -> list[str]:
+    if os.path.isdir(pattern):
+        found = sorted(
+            str(path) for path in Path(pattern).rglob("*") if any(s in path.name for s in _SUFFIXES)
+        )
+    else:
+        found = sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        raise UserError(f"--dataset={shown}: there is no file that ends in .array_record")
+    return found
+
+
+def _records(files: Sequence[str], split: str, shown: str, reading: Reading) -> Records:
+    from grain.sources import ArrayRecordDataSource
+
+    try:
+        opened: Any = ArrayRecordDataSource(list(files))
+        count = len(opened)
+    # Its reader has exceptions of its own.
+    except Exception as error:
+        raise UserError(
+            f"--dataset={shown}: {readable(files[0])} cannot be read ({readable(error)})"
+        ) from error
+
+    def load(index: int) -> bytes:
+        image = _value(opened[index], _IMAGES)
+        if not isinstance(image, bytes):
+            raise ValueError("it has no encoded image")
+        return image
+
+    def label(index: int) -> str:
+        try:
+            record = opened[index]
+            found = _value(record, _LABELS)
+            if found is None or _value(record, _IMAGES) is None:
+                raise ValueError(f"it has the features {', '.join(_features(record)) or 'none'}")
+        except Exception as error:
+            raise UserError(
+                f"--dataset={shown}: record {index} of {split} is no tf.train.Example with an image "
+                f"({', '.join(_IMAGES)}) and a label ({', '.join(_LABELS)}): {readable(error)}"
+            ) from error
+        return found.decode(errors="backslashreplace") if isinstance(found, bytes) else str(found)
+
+    labels = list(
+        ordered_map(label, count, workers=reading.workers, progress=reading.progress, title="labels")
+    )
+    status = [os.stat(file) for file in files]
+    stamps = [f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(files, status, strict=True)]
+    names = [f"{split}[{index}]" for index in range(count)]
+    return Records(names, labels, load, fingerprint_of("array_record", split, *stamps))
+
+
+def _features(record: bytes) -> Any:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def _value(record: bytes, names: Sequence[str]) -> bytes | int | None:
+    """The first value of the first of some features that is there."""
+    features = _features(record)
+    for name in names:
+        if name in features:
+            feature = features[name]
+            values = list(feature.bytes_list.value) or list(feature.int64_list.value)
+            if values:
+                return values[0]
+    return None

@@ -1,0 +1,150 @@
+"""Encoded images in the records of larger files, such as tar shards, as a source; read in any order, on demand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune_jax.data import folder_layout, index
+from finetune_jax.data.decode import UnreadableImage, decode_image
+from finetune_jax.data.examples import (
+    DIGEST_BYTES,
+    Examples,
+    Source,
+    as_digests,
+    digest_of,
+    fingerprint_of,
+    fingerprint_of_digests,
+)
+from finetune_jax.data.image_files import Reading
+from finetune_jax.data.near_duplicates import APPEARANCE_BYTES, appearance
+from finetune_jax.data.parallel import ordered_map
+from finetune_jax.data.split_rules import BY_CONTENT
+from finetune_jax.errors import UserError, readable
+
+Load = Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one split.
+
+    Attributes:
+        names: what a message calls each of the N images.
+        labels: name of each one's class.
+        load: index to the encoded image; may be called from several threads. Raises OSError or ValueError.
+        stamp: changes whenever the files do; empty where that is not known.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[str]
+    load: Load
+    stamp: str = ""
+
+
+def source(
+    dataset: str,
+    splits: Mapping[str, Records],
+    reading: Reading,
+    *,
+    class_names: Sequence[str] | None = None,
+    open_classes: bool = False,
+    notes: Sequence[str] = (),
+) -> Source:
+    """The data set of some records.
+
+    Args:
+        dataset: its name, as on the command line.
+        splits: ``train`` among them.
+        reading: how images are read.
+        class_names: all of them in order; None takes the labels of the training split, sorted.
+        open_classes: whether other splits may have classes that training has not (retrieval).
+        notes: for the log.
+
+    Raises:
+        UserError: there is no training split, or a class is missing.
+    """
+    shown = readable(dataset)
+    if "train" not in splits:
+        raise UserError(f"--dataset={shown} has no training split, only {', '.join(splits) or 'no images'}")
+    names = list(class_names) if class_names is not None else sorted_names(set(splits["train"].labels))
+    for split, records in splits.items():
+        unknown = sorted_names(set(records.labels) - set(names))
+        if unknown and not open_classes:
+            raise UserError(
+                f"--dataset={shown}: the {split} split has classes that train has not ({folder_layout.some(unknown)})"
+            )
+        names += unknown
+    numbers = {name: number for number, name in enumerate(names)}
+    examples = {
+        split: _examples(records, np.array([numbers[label] for label in records.labels], np.int32), reading)
+        for split, records in splits.items()
+    }
+    return Source(dataset, tuple(map(readable, names)), examples, tuple(notes), split_rule=BY_CONTENT)
+
+
+def sorted_names(names: set[str]) -> list[str]:
+    """Numbers by their value, anything else by its letters."""
+    if names and all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def split_of(name: str, open_classes: bool) -> str:
+    """The split that the name of a file speaks of; ``train`` where it speaks of none."""
+    known = folder_layout.RETRIEVAL_SPLIT_NAMES if open_classes else folder_layout.SPLIT_NAMES
+    return folder_layout.split_of(name, known) or "train"
+
+
+def _examples(records: Records, labels: np.ndarray, reading: Reading) -> Examples:
+    names = list(records.names)
+
+    def load(index: int) -> bytes:
+        try:
+            return records.load(index)
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(names[index], getattr(error, "strerror", None) or str(error)) from error
+
+    digests, looks = _contents(records, load, reading)
+    return Examples(
+        labels=labels,
+        names=names,
+        read=lambda index: decode_image(load(index), names[index], reading.decoding),
+        fingerprint=fingerprint_of_digests(digests),
+        digests=digests,
+        appearances=looks,
+        encoded=load,
+    )
+
+
+def _contents(records: Records, load: Load, reading: Reading) -> tuple[np.ndarray, np.ndarray | None]:
+    """Digest and appearance of every image, remembered for files that have not changed."""
+    count = len(records.names)
+    key = fingerprint_of("records", records.stamp, str(count))
+    known = index.recall(reading.cache_dir, key) if records.stamp else {}
+    digests, looks = known.get("digests", ""), known.get("looks", "")
+    if len(digests) != 2 * DIGEST_BYTES * count or (
+        reading.looks and len(looks) != 2 * APPEARANCE_BYTES * count
+    ):
+
+        def look(number: int) -> tuple[bytes, bytes]:
+            try:
+                data = load(number)
+            except UnreadableImage:  # whoever decodes it will say why
+                return bytes(DIGEST_BYTES), bytes(APPEARANCE_BYTES)
+            seen = appearance(data) if reading.looks else None
+            return digest_of(data), seen or bytes(APPEARANCE_BYTES)
+
+        found = list(
+            ordered_map(
+                look, count, workers=reading.workers, progress=reading.progress, title="reading records"
+            )
+        )
+        digests = b"".join(digest for digest, _ in found).hex()
+        looks = b"".join(seen for _, seen in found).hex() if reading.looks else ""
+        if records.stamp:
+            index.remember(reading.cache_dir, key, {"digests": digests, "looks": looks})
+    every_digest = as_digests([bytes.fromhex(digests)])
+    if not reading.looks:
+        return every_digest, None
+    return every_digest, np.frombuffer(bytes.fromhex(looks), np.uint8).reshape(-1, APPEARANCE_BYTES)

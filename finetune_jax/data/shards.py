@@ -1,0 +1,142 @@
+"""Tar shards in the layout of webdataset, ``webdataset:PATH``: files of one name, up to its first dot, are a sample.
+
+``0001.jpg`` is the image, ``0001.cls`` or ``0001.txt`` its class, a number or a name, or ``label`` in ``0001.json``.
+The shards are read in place, in any order; nothing is unpacked.
+"""
+
+import glob
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finetune_jax.data import records
+from finetune_jax.data.examples import Source, fingerprint_of
+from finetune_jax.data.formats import suffixes
+from finetune_jax.data.image_files import Reading
+from finetune_jax.data.records import Records
+from finetune_jax.errors import DAMAGE, UserError, readable
+
+_LABELS = ("cls", "label", "txt", "json")
+_IN_JSON = ("label", "class", "cls", "class_name", "category")
+_LONGEST_LABEL = 1 << 16
+_DAMAGED: tuple[type[Exception], ...] = (OSError, tarfile.TarError, *DAMAGE)
+
+
+class _Place(NamedTuple):
+    """Where an image lies."""
+
+    shard: str
+    start: int
+    size: int
+
+
+def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
+    """Finds the images of all shards; decodes nothing.
+
+    Args:
+        dataset: ``webdataset:PATH``, a folder, a file, or a pattern such as ``shards/train-*.tar``. A shard's split is
+            in its name, or in that of its folder.
+        open_classes: see ``records.source``.
+        reading: how images are read.
+
+    Raises:
+        UserError: there are no shards, one is damaged or compressed, or a sample has no label.
+    """
+    pattern = os.path.expanduser(dataset.partition(":")[2])
+    shards = _shards(pattern, readable(dataset))
+    found: dict[str, list[tuple[str, str, _Place]]] = {}
+    for shard in shards:
+        folder = os.path.basename(os.path.dirname(shard))
+        split = records.split_of(os.path.basename(shard).split(".")[0], open_classes)
+        if split == "train" and os.path.dirname(shard) != pattern.rstrip(os.sep):
+            split = records.split_of(folder, open_classes)
+        found.setdefault(split, []).extend(_samples(shard, readable(dataset)))
+    status = [os.stat(shard) for shard in shards]
+    stamps = [
+        f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(shards, status, strict=True)
+    ]
+    splits = {
+        split: Records(
+            names=[name for name, _, _ in samples],
+            labels=[label for _, label, _ in samples],
+            load=_loader([place for _, _, place in samples]),
+            stamp=fingerprint_of("shards", split, *stamps),
+        )
+        for split, samples in found.items()
+    }
+    return records.source(
+        dataset, splits, reading, open_classes=open_classes, notes=[f"{len(shards)} tar shards"]
+    )
+
+
+def _shards(pattern: str, shown: str) -> list[str]:
+    if os.path.isdir(pattern):
+        found = sorted(map(str, Path(pattern).rglob("*.tar")))
+    else:
+        found = sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        raise UserError(f"--dataset={shown}: there is no .tar file")
+    for name in found:
+        if not name.endswith(".tar"):
+            raise UserError(
+                f"--dataset={shown}: {readable(name)} is no plain .tar file, which alone can be read in any order; "
+                "unpack it (gunzip)"
+            )
+    return found
+
+
+def _samples(shard: str, shown: str) -> list[tuple[str, str, _Place]]:
+    """Name, label and place of every image of a shard."""
+    images: dict[str, _Place] = {}
+    labels: dict[str, str] = {}
+    known = suffixes()
+    name = readable(os.path.basename(shard))
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                folder, base = os.path.split(member.name)
+                key, _, kind = base.partition(".")
+                key, kind = os.path.join(folder, key), kind.lower()
+                if f".{kind}" in known:
+                    images[key] = _Place(shard, member.offset_data, member.size)
+                elif kind in _LABELS and member.size <= _LONGEST_LABEL:
+                    opened = archive.extractfile(member)
+                    assert opened is not None
+                    label = _label(opened.read(), kind)
+                    if label is not None and (kind != "txt" or key not in labels):
+                        labels[key] = label
+    except _DAMAGED as error:
+        raise UserError(f"--dataset={shown}: the shard {name} is damaged ({readable(error)})") from error
+    missing = [key for key in images if key not in labels]
+    if missing:
+        raise UserError(
+            f"--dataset={shown}: {len(missing)} of {len(images)} images in {name} have no label, e.g. "
+            f"{readable(missing[0])}; put a .cls file of the same name beside each"
+        )
+    return [(f"{name}/{readable(key)}", labels[key], place) for key, place in images.items()]
+
+
+def _label(content: bytes, kind: str) -> str | None:
+    if kind != "json":
+        return content.decode().strip() or None
+    values: Any = json.loads(content)
+    if isinstance(values, dict):
+        values = next((values[key] for key in _IN_JSON if key in values), None)
+    return str(values) if isinstance(values, str | int) else None
+
+
+def _loader(places: Sequence[_Place]) -> records.Load:
+    def load(index: int) -> bytes:
+        shard, start, size = places[index]
+        with open(shard, "rb") as file:
+            data = os.pread(file.fileno(), size, start)
+        if len(data) != size:
+            raise ValueError(f"{os.path.basename(shard)} is cut short")
+        return data
+
+    return load

@@ -59,7 +59,8 @@ def markdown(facts: Facts) -> str:
         + (f", digest `{summary['data_digest']}`" if summary.get("data_digest") else "")
         + "."
         + "".join(f"\n- {_shown(note)}" for note in summary.get("notes", [])),
-        "Preprocessing": f"RGB of 0 to 255, {mode} {prepared['resize']} pixels (bicubic, antialiased){cut}; mean "
+        "Preprocessing": f"{_kind_of_images(prepared)} of 0 to 255, {mode} {prepared['resize']} pixels (bicubic, "
+        f"antialiased){cut}; mean "
         f"{_numbers(facts.card['mean'])} and deviation {_numbers(facts.card['std'])} of values scaled to [0, 1].",
         "Training": f"{summary['epochs_trained']} epochs, the one chosen on {summary['selected_on']} is "
         f"{summary['best_epoch']}; {summary['parameters_trained']:,} of {summary['parameters']:,} parameters trained; "
@@ -100,6 +101,11 @@ def header(facts: Facts) -> str:
     }
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _kind_of_images(prepared: Mapping[str, Any]) -> str:
+    channels = prepared.get("channels", 3)
+    return {1: "Grey images", 3: "RGB images"}.get(channels, f"Images of {channels} channels")
 
 
 def _task(summary: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ def _records(files: Sequence[str], split: str, shown: str, reading: Reading) -> 
             record = opened[index]
             found = _value(record, _LABELS)
             if found is None or _value(record, _IMAGES) is None:
-                raise ValueError(f"it has the features {', '.join(_features(record)) or 'none'}")
+                raise ValueError(f"it has the features {', '.join(sorted(_features(record))) or 'none'}")
         except Exception as error:
             raise UserError(
                 f"--dataset={shown}: record {index} of {split} is no tf.train.Example with an image "

@@ -49,10 +49,7 @@ def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
     shards = _shards(pattern, readable(dataset))
     found: dict[str, list[tuple[str, str, _Place]]] = {}
     for shard in shards:
-        folder = os.path.basename(os.path.dirname(shard))
-        split = records.split_of(os.path.basename(shard).split(".")[0], open_classes)
-        if split == "train" and os.path.dirname(shard) != pattern.rstrip(os.sep):
-            split = records.split_of(folder, open_classes)
+        split = _split_of(shard, pattern, open_classes)
         found.setdefault(split, []).extend(_samples(shard, readable(dataset)))
     status = [os.stat(shard) for shard in shards]
     stamps = [
@@ -69,6 +66,17 @@ def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
     }
     return records.source(
         dataset, splits, reading, open_classes=open_classes, notes=[f"{len(shards)} tar shards"]
+    )
+
+
+def _split_of(shard: str, root: str, open_classes: bool) -> str:
+    """By the shard's name, else by that of its folder within the data set."""
+    split = records.split_of(os.path.basename(shard).split(".")[0], open_classes)
+    inside = os.path.relpath(os.path.dirname(shard), root) if os.path.isdir(root) else "."
+    return (
+        records.split_of(os.path.basename(inside), open_classes)
+        if split == "train" and inside != "."
+        else split
     )
 
 

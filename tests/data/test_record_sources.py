@@ -107,7 +107,7 @@ def test_array_records_of_examples_are_read(tmp_path):
     assert_read(sources.load(f"arrayrecord:{tmp_path}", cache_dir=tmp_path / "cache"))
     write("b.array_record", range(2), image="pixels")
     with pytest.raises(
-        UserError, match=r"record 0 of train is no tf\.train\.Example .* features pixels, label_name"
+        UserError, match=r"record 0 of train is no tf\.train\.Example .* features label_name, pixels"
     ):
         sources.load(f"arrayrecord:{tmp_path / 'b.array_record'}")
 

@@ -35,8 +35,11 @@ def main() -> int:
     """Train, print and write the table."""
     values = flags.FLAGS
     command_line.refuse(("fold",), "is not for this study, which trains on every fold")
-    typed = {name: values[name].value for name in ("method", "optimizer") if values[name].present}
-    base = dataclasses.replace(starting_config(recipe=values.recipe, **typed), folds=_FOLDS)
+    method, optimizer = (
+        values[name].value if values[name].present else None for name in ("method", "optimizer")
+    )
+    start = starting_config(recipe=values.recipe, method=method, optimizer=optimizer)
+    base = dataclasses.replace(start, folds=_FOLDS)
     config = command_line.read_flags(FinetuneConfig, base=base)
     runs = command_line.start_study(config.workdir, "folds")
     from finetune_jax.reports import cross_validation as report

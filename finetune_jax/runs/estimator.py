@@ -53,7 +53,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(self, **settings: Any) -> None:
-        self.recipe = settings.pop("recipe", "paper")
+        self.recipe = settings.pop("recipe", None)
         self.workdir = settings.pop("workdir", None)
         for name in _SETTINGS:
             setattr(self, name, settings.pop(name, None))
@@ -118,7 +118,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 def _keywords() -> inspect.Signature:
     """The parameters of the constructor one by one, which scikit-learn reads."""
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    defaults = {"recipe": "paper", "workdir": None, **dict.fromkeys(_SETTINGS)}
+    defaults = {"recipe": None, "workdir": None, **dict.fromkeys(_SETTINGS)}
     given = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in defaults.items()

@@ -12,7 +12,7 @@ import numpy as np
 from finetune_jax import data as datasets
 from finetune_jax.config.checks import validate
 from finetune_jax.config.declaration import Setting, declared
-from finetune_jax.config.named_recipes import NAMED_RECIPES, starting_config
+from finetune_jax.config.named_recipes import NAMED_RECIPES, VERSION, starting_config
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import DataConfig, FinetuneConfig
 from finetune_jax.config.spelling import data_set
@@ -21,7 +21,7 @@ from finetune_jax.data.examples import Source
 from finetune_jax.data.in_memory import Held, Part
 from finetune_jax.devices.replicas import Replicas, local_replicas
 from finetune_jax.errors import UserError, readable
-from finetune_jax.files.run_directory import data_config_of
+from finetune_jax.files.run_directory import RunDirectory, data_config_of
 from finetune_jax.runs import evaluate as measuring
 from finetune_jax.runs import finetune
 from finetune_jax.runs.predict import Predictor, load
@@ -66,7 +66,7 @@ def fit(
     test: tuple[Any, Any] | None = None,
     groups: Sequence[Any] | None = None,
     workdir: str | Path = "",
-    recipe: str = "paper",
+    recipe: str | None = None,
     **settings: Any,
 ) -> Fitted:
     """Fine-tune a pretrained network, as the command ``finetune`` does.
@@ -82,7 +82,7 @@ def fit(
         test: images and labels that test the best epoch; None holds out a part of the training images.
         groups: N names, such as of patients; equal ones never lie on two sides of splits that are made.
         workdir: directory of the run; empty is a new one below ``runs/``.
-        recipe: set of settings for all that are not given, as ``--recipe``.
+        recipe: set of settings for all that are not given, as ``--recipe``; None is that of the method.
         **settings: of the run, the flags of ``finetune`` without their dashes (docs/reference/settings.md).
 
     Returns:
@@ -107,7 +107,8 @@ def fit(
         >>> run.class_names, probabilities.shape
         (('dark', 'light'), (3, 2))
     """
-    config = config_of(settings, recipe)
+    begun = RunDirectory(Path(workdir).expanduser()).starting_version if workdir else None
+    config = config_of(settings, recipe, version=begun or VERSION)
     held = None
     if isinstance(images, str | Path) or labels is None:
         if any(value is not None for value in (labels, validation, test, groups)):
@@ -157,8 +158,15 @@ def hold(
     return in_memory.hold(parts, decoding=datasets.decoding(config), workers=config.decode_workers or None)
 
 
-def config_of(settings: Mapping[str, Any], recipe: str = "paper") -> FinetuneConfig:
+def config_of(
+    settings: Mapping[str, Any], recipe: str | None = None, *, version: int = VERSION
+) -> FinetuneConfig:
     """The config of some settings; what is not given is as in the command.
+
+    Args:
+        settings: by name.
+        recipe: see :func:`fit`.
+        version: of the values that are not given, see ``named_recipes.starting_config``.
 
     Raises:
         UserError: a setting is not known, of another type, or out of range.
@@ -171,15 +179,15 @@ def config_of(settings: Mapping[str, Any], recipe: str = "paper") -> FinetuneCon
             raise UserError(
                 f"there is no setting {readable(name)}{hint} (docs/reference/settings.md lists all)"
             )
-    if recipe not in NAMED_RECIPES:
+    if recipe is not None and recipe not in NAMED_RECIPES:
         raise UserError(f"recipe={readable(recipe)} is not known; choose {', '.join(NAMED_RECIPES)}")
-    names = {name: settings[name] for name in ("method", "optimizer") if name in settings}
-    for name, value in names.items():
-        if value not in (known[name].choices or ()):
+    method, optimizer = settings.get("method"), settings.get("optimizer")
+    for name, value in (("method", method), ("optimizer", optimizer)):
+        if value is not None and value not in (known[name].choices or ()):
             raise UserError(
                 f"{name}={readable(value)} is not known; choose {', '.join(known[name].choices or ())}"
             )
-    base = starting_config(recipe=recipe, **names)
+    base = starting_config(recipe=recipe, method=method, optimizer=optimizer, version=version)
     values = {name: _of_kind(known[name], value) for name, value in settings.items()}
     config = changed(base, **values)
     validate(config)

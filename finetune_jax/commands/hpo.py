@@ -119,6 +119,7 @@ def main() -> int:
     seeds = command_line.numbers("seeds", int)
     runs = command_line.start_study(config.workdir, "hpo", shared=True)
     from finetune_jax.reports import sweep as sweep_report
+    from finetune_jax.runs import recorded_data
     from finetune_jax.studies.sweeps import sweep as hpo
     from finetune_jax.studies.sweeps.trial_queue import TrialQueue
 
@@ -130,6 +131,9 @@ def main() -> int:
         hpo.settings(base, search, seeds),
         warmup=config.epochs // 4,
     )
+    digest = recorded_data.digest_of(base)
+    if digest is not None:
+        queue.agree_on_data(digest)
     at_once = values.parallel_trials
     train = hpo.one_by_one(runs) if at_once == 1 else hpo.together(runs)
     report_progress = functools.partial(print, file=sys.stderr)

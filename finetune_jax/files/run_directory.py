@@ -21,6 +21,7 @@ from finetune_jax.errors import Stopped, UserError, message, readable
 from finetune_jax.files import causes, lock, readers
 from finetune_jax.files.event_log import EventLog
 from finetune_jax.files.loggers.opened import Loggers
+from finetune_jax.files.whole_file import replace_whole
 
 Config = TypeVar("Config")
 
@@ -305,11 +306,9 @@ class RunDirectory:
             self._lock.check()
         temporary = self.path / _temporary(name)
         with self._explained(name):
-            with temporary.open("wb") as file:
-                file.write(content if isinstance(content, bytes) else content.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path / name)
+            replace_whole(
+                self.path / name, content if isinstance(content, bytes) else content.encode(), temporary
+            )
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:

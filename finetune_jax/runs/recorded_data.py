@@ -29,6 +29,8 @@ DIVIDING = (
     "fold",
 )
 """Settings on which the division of a data set into splits depends."""
+_FILES = ("folder:", "csv:")
+"""Data sets of files that may change."""
 
 _UNREADABLE: tuple[type[Exception], ...] = (OSError, *DAMAGE)
 
@@ -111,17 +113,29 @@ def check_finished(config: FinetuneConfig, directory: RunDirectory) -> None:
     Raises:
         UserError: says how many images were added, removed and changed, and names some.
     """
-    if not config.dataset.startswith("folder:"):
-        return
     earlier = before(directory.path)
     if earlier.digest is None and earlier.record is None:
         return
+    source = _files_of(config, earlier.split_rule)
+    if source is not None:
+        earlier.check(source)
+
+
+def digest_of(config: FinetuneConfig) -> str | None:
+    """Digest of the files that a config names; None for prepared data sets and for files that are gone."""
+    source = _files_of(config, None)
+    now = None if source is None else record.record_of(source)
+    return None if now is None else now.digest
+
+
+def _files_of(config: FinetuneConfig, split_rule: int | None) -> Source | None:
+    if not config.dataset.startswith(_FILES):
+        return None
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(DataConfig)}
     try:
-        source = _opened_once(DataConfig(**fields), earlier.split_rule)
+        return _opened_once(DataConfig(**fields), split_rule)
     except UserError:
-        return
-    earlier.check(source)
+        return None
 
 
 @functools.lru_cache(maxsize=2)

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.files.whole_file import replace_whole
 from finetune_jax.runs import finetune, recorded_data
 from finetune_jax.studies.progress import Progress
 from finetune_jax.training.plan import AfterEpoch
@@ -197,10 +197,7 @@ class Runs:
             return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            # Several workers of a study may write their results at the same moment.
-            temporary = self.root / f".{name}.{uuid.uuid4().hex}.tmp"
-            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-            temporary.replace(self.root / name)
+            replace_whole(self.root / name, content if isinstance(content, bytes) else content.encode())
         except OSError as error:
             raise UserError(f"{self.root / name} cannot be written: {error.strerror}") from error
 

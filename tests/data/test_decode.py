@@ -7,7 +7,7 @@ import pytest
 from encoded_images import encoded, exif_with_orientation, smooth_photo
 from PIL import Image, ImageOps
 
-from finetune_jax.data import decode, pixels
+from finetune_jax.data import decode, formats, pixels
 from finetune_jax.data.decode import Decoding, Preprocessing, UnreadableImage, decode_image, preprocess
 
 
@@ -245,3 +245,15 @@ def test_a_crop_larger_than_the_image_is_refused(arguments):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="squeeze"):
         Preprocessing(8, 8, mode="squeeze")
+
+
+def test_photographs_of_telephones_are_read_as_their_maintained_plugin_reads_them(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    assert {".heic", ".heif", ".hif"} <= formats.suffixes()
+    image = Image.fromarray(smooth_photo(48, 64))
+    file = tmp_path / "1.heic"
+    pillow_heif.from_pillow(image).save(file, quality=95)
+    expected = np.asarray(pillow_heif.read_heif(file).to_pillow().convert("RGB"))
+    decoded = decode_image(file.read_bytes(), "1.heic")
+    np.testing.assert_array_equal(decoded, expected)
+    assert np.abs(decoded.astype(int) - np.asarray(image)).mean() < 8  # it loses colours of single pixels

@@ -135,6 +135,32 @@ def test_a_study_with_other_settings_is_refused_and_stays_as_it_was(storage):
     assert len(storage.read_bytes()) - len(before) < 1000
 
 
+def test_a_worker_with_other_images_is_refused_before_it_takes_a_trial(storage):
+    with queue_of(storage) as first, queue_of(storage) as same, queue_of(storage) as other:
+        first.agree_on_data("a" * 64)
+        assert first.take(1)
+        same.agree_on_data("a" * 64)
+        assert same.take(1)
+        with pytest.raises(
+            UserError, match=r"other images: their digest is a{12}, here it is b{12}; give all"
+        ):
+            other.agree_on_data("b" * 64)
+        with pytest.raises(UserError, match="other images"):
+            other.take(1)
+
+
+def test_of_workers_that_begin_together_with_different_images_one_takes_trials(storage):
+    with queue_of(storage) as one, queue_of(storage) as another:
+        one.agree_on_data("a" * 64)
+        one._study.set_user_attr(
+            "data_digest", "b" * 64
+        )  # written between the look and the writing of the other
+        another.agree_on_data("b" * 64)
+        assert another.take(1)
+        with pytest.raises(UserError, match="other images"):
+            one.take(1)
+
+
 def test_a_record_cut_short_by_a_full_disk_costs_nothing_else(storage):
     train = MadeUp()
     with queue_of(storage) as queue:

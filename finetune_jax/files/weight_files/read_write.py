@@ -24,6 +24,7 @@ from finetune_jax.files.weight_files.onnx_file import read_onnx
 from finetune_jax.files.weight_files.refusals import BadFile
 from finetune_jax.files.weight_files.safetensors import read_safetensors
 from finetune_jax.files.weight_files.torch_file import read_torch
+from finetune_jax.files.whole_file import replace_whole
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".onnx", ".pth.tar", ".pt.tar")
 """Of files that are read. What is in them decides how, but for `.npz`, `.onnx` and `.safetensors`."""
@@ -164,17 +165,8 @@ def write(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None
     if path.suffix.lower() not in encoders:
         raise UserError(f"{path}: weights are written to .npz or .safetensors; choose one of these suffixes.")
     content = encoders[path.suffix.lower()](writable(state))
-    # In the same directory, because os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_whole(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -12,7 +12,7 @@ from finetune_jax.studies.sweeps.search import Point, Search
 # Attributes of a trial. Everything else about it are Optuna's own fields.
 RUN, WORKER, BEAT = "run", "worker", "beat"
 SCORES, DIVERGED, EQUAL = "scores", "diverged", "equal_to"
-SETTINGS = "settings"
+SETTINGS, DATA = "settings", "data_digest"
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 

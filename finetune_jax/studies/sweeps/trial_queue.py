@@ -22,6 +22,7 @@ from finetune_jax.errors import DAMAGE, UserError, readable
 from finetune_jax.files.workers import Worker
 from finetune_jax.studies.sweeps.records import (
     BEAT,
+    DATA,
     DIVERGED,
     DONE,
     EQUAL,
@@ -90,6 +91,7 @@ class TrialQueue:
         self._now = time.monotonic
         self._held: dict[int, Taken] = {}
         self._seen: dict[int, tuple[Any, float]] = {}
+        self._data: str | None = None
         self._changes = threading.Lock()
         self._stop = threading.Event()
         self._beats = 0
@@ -118,14 +120,40 @@ class TrialQueue:
             with contextlib.suppress(UserError):
                 self.give_back(taken)
 
+    def agree_on_data(self, digest: str) -> None:
+        """Refuse to work with other images than the workers before, now and whenever trials are taken.
+
+        Args:
+            digest: of the data that this worker has.
+
+        Raises:
+            UserError: the storage cannot be used, or the workers have other images.
+        """
+        with self._explained():
+            if DATA not in self._study.user_attrs:
+                self._study.set_user_attr(DATA, digest)
+            self._data = digest
+            self._check_data()
+
+    def _check_data(self) -> None:
+        # Workers that begin at the same moment may both have found no digest: the first one to take trials after the
+        # last one has written its own sees it.
+        first = self._study.user_attrs[DATA] if self._data else None
+        if first != self._data:
+            raise UserError(
+                f"{self._name} holds a study of other images: their digest is {str(first)[:12]}, here it is "
+                f"{str(self._data)[:12]}; give all workers the same images, or begin another --study or --workdir"
+            )
+
     def take(self, count: int) -> list[Taken]:
         """Up to ``count`` trials to train now; none where all are done or in the hands of other workers.
 
         Raises:
-            UserError: the storage cannot be used.
+            UserError: the storage cannot be used, or another worker has other images.
         """
         taken: list[Taken] = []
         with self._explained():
+            self._check_data()
             self._recover()
             if self._search.kind == "grid":
                 self._fill()

@@ -46,7 +46,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         >>> noise = np.random.default_rng(0).integers(0, 100, (64, 16, 16, 3))
         >>> images = (noise + 150 * classes[:, None, None, None]).astype(np.uint8)
         >>> classifier = finetune_jax.ImageClassifier(
-        ...     method="feature_extractor", image_size=16, epochs=3, batch_size=8, learning_rate=0.1
+        ...     method="feature_extractor", image_size=16, epochs=3, batch_size=12, learning_rate=0.1
         ... )
         >>> cross_val_score(classifier, images, classes, cv=2).shape
         (2,)

@@ -17,7 +17,7 @@ IMAGES[LABELS == 1, :, :, 4] += 150
 def run(tmp_path_factory):
     return finetune_jax.fit(
         IMAGES, LABELS, workdir=tmp_path_factory.mktemp("channels") / "run", channels=5, image_size=16, epochs=2,
-        batch_size=8, learning_rate=0.05, normalization="dataset", method="last_k", k=1,
+        batch_size=12, learning_rate=0.05, normalization="dataset", method="last_k", k=1,
     )  # fmt: skip
 
 

@@ -25,8 +25,8 @@ IMAGES = (
 SETTINGS = {
     "method": "feature_extractor",
     "image_size": 16,
-    "epochs": 2,
-    "batch_size": 8,
+    "epochs": 4,
+    "batch_size": 12,
     "learning_rate": 0.1,
 }
 CHECKS_FOR_IMAGES = (
@@ -142,7 +142,7 @@ def test_the_estimator_passes_a_check_of_scikit_learn(check):
 
 def test_cross_validation_predicts_every_image_once_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 4}, cache_dir=str(tmp_path / "cache"))
+    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 8}, cache_dir=str(tmp_path / "cache"))
     predicted = cross_val_predict(classifier, IMAGES, LABELS, cv=2)
     assert (predicted == LABELS).mean() > 0.9
     assert [path.name for path in Path(tmp_path).iterdir()] == ["cache"]

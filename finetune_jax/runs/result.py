@@ -152,9 +152,10 @@ def label_unlabelled(program: Program, variables: Variables, directory: RunDirec
 
 def write_tested(program: Program, settings: Settings, outputs: np.ndarray, directory: RunDirectory) -> None:
     """Write ``predictions-test.csv`` of a classifier: every test image with its class and the probabilities."""
-    if settings.config.protocol != "classification":
-        return
     images, test = program.images, program.images.splits["test"]
+    of_classes = test.labels.ndim == 1 and outputs.shape[1:] == (len(images.class_names),)
+    if settings.config.protocol != "classification" or not of_classes:
+        return
     names = [images.source.splits["test"].names[place] for place in test.kept]
     table = predictions.tested_csv(names, test.labels, softmax(outputs, axis=1), images.class_names)
     directory.write_file("predictions-test.csv", table.encode("utf-8", "surrogateescape"))

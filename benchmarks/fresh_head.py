@@ -7,7 +7,7 @@ Protocol, written before the first run. Arms: the head at 1, 3 and 10 times ``--
 of 10 kinds of clothes, 300 images of CIFAR-10 (whose 32 pixels the bundled network was pretrained on: a source that
 equals the target), 323 digits. Bundled network at 32 pixels, 20 epochs, everything else as ``finetune`` has it by
 default; each arm at the default rate 0.01 and at 0.03, seeds 0, 1 and 2, which draw the head, the order and the
-augmentation, and for photographs and digits the split too.
+augmentation, and for digits the split too.
 
 Reported: test accuracy per data set and arm at the default rate, mean and deviation over seeds; the same at the rate
 that validation prefers; and the difference to factor 1, seed by seed. An arm becomes the default only if its mean is

@@ -5,7 +5,7 @@
 Protocol, written before the first run. Arms: the head at 1, 3 and 10 times ``--learning_rate``
 (``--rate_factors=head=…``), and alone for the first tenth of the epochs (``--head_epochs``). Data: 300 photographs
 of 10 kinds of clothes, 300 images of CIFAR-10 (whose 32 pixels the bundled network was pretrained on: a source that
-equals the target), 323 digits. Bundled network at 32 pixels, 20 epochs, everything else as ``finetune`` has it by
+equals the target), 323 digits. Bundled network at 32 pixels, 10 epochs, everything else as ``finetune`` has it by
 default; each arm at the default rate 0.01 and at 0.03, seeds 0, 1 and 2, which draw the head, the order and the
 augmentation, and for digits the split too.
 
@@ -23,7 +23,7 @@ import itertools
 import json
 import statistics
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.runs import finetune
 
-EPOCHS, PER_CLASS, TESTED_PER_CLASS = 20, 30, 100
+EPOCHS, PER_CLASS, TESTED_PER_CLASS = 10, 30, 37
 RATES, SEEDS = (0.01, 0.03), (0, 1, 2)
 ARMS: dict[str, dict[str, Any]] = {
     "factor 1": {},
@@ -58,21 +58,29 @@ def cells(names: list[str]) -> Iterator[Cell]:
         yield Cell(data, arm, rate, seed)
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """The first images of each class of a zip of ``SPLIT/CLASS/NAME``; those that are there stay."""
-    wanted = {"train": PER_CLASS + 10, "test": TESTED_PER_CLASS}
+def unpack(source: Path, folder: Path) -> Path:
+    """The first images of each class of ``SPLIT/CLASS/NAME``, a folder or a zip; those that are there stay."""
+    wanted = {"train": PER_CLASS + 4, "test": TESTED_PER_CLASS}
     taken: dict[str, int] = {}
-    with zipfile.ZipFile(archive) as packed:
-        for name in sorted(packed.namelist()):
-            parts = Path(name).parts
-            if len(parts) != 3 or taken.get(key := "/".join(parts[:2]), 0) >= wanted.get(parts[0], 0):
-                continue
-            taken[key] = taken.get(key, 0) + 1
-            target = folder / "/".join(parts[:2]) / Path(parts[2]).name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(packed.read(name))
+    names, read = _opened(source)
+    for name in sorted(names):
+        parts = Path(name).parts
+        if len(parts) != 3 or taken.get(key := "/".join(parts[:2]), 0) >= wanted.get(parts[0], 0):
+            continue
+        taken[key] = taken.get(key, 0) + 1
+        target = folder / "/".join(parts[:2]) / Path(parts[2]).name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read(name))
     return folder
+
+
+def _opened(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    if source.is_dir():
+        files = [str(path.relative_to(source)) for path in source.rglob("*.jpg")]
+        return files, lambda name: (source / name).read_bytes()
+    packed = zipfile.ZipFile(source)
+    return packed.namelist(), packed.read
 
 
 def config_of(cell: Cell, settings: dict[str, Any], runs: Path) -> FinetuneConfig:
@@ -122,15 +130,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, help="folder of train, validation and test photographs")
+    parser.add_argument(
+        "--photos", type=Path, help="folder of train and test photographs, a folder per class in each"
+    )
     parser.add_argument("--thumbnails", type=Path, help="zip of CIFAR-10 as images")
     arguments = parser.parse_args()
     data: dict[str, dict[str, Any]] = {"digits": {"dataset": "digits", "test_fraction": 0.8}}
-    if arguments.photos:
-        data["clothes"] = {"dataset": f"folder:{arguments.photos}", "images_per_class": PER_CLASS}
-    if arguments.thumbnails:
-        folder = unpack(arguments.thumbnails, arguments.runs / "thumbnails")
-        data["CIFAR-10"] = {"dataset": f"folder:{folder}", "images_per_class": PER_CLASS}
+    for name, source in (("clothes", arguments.photos), ("CIFAR-10", arguments.thumbnails)):
+        if source:
+            folder = unpack(source, arguments.runs / name)
+            data[name] = {"dataset": f"folder:{folder}", "images_per_class": PER_CLASS}
     replicas, results = Replicas(jax.devices()[:1]), {}
     for cell in cells(list(data)):
         summary = finetune.run(config_of(cell, data[cell.data], arguments.runs / "runs"), replicas)

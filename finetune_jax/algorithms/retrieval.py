@@ -171,10 +171,47 @@ def map_at_r(
         >>> retrieval.map_at_r(features, ["cat", "cat", "dog", "dog"])
         1.0
     """
+    chunks = _average_precisions(queries, query_labels, gallery, gallery_labels, chunk_size, devices)
+    total, count = 0.0, 0
+    for values in chunks:
+        total += float(values.sum())
+        count += len(values)
+    return total / count
+
+
+def average_precisions(
+    queries: ArrayLike,
+    query_labels: ArrayLike,
+    *,
+    gallery: ArrayLike | None = None,
+    gallery_labels: ArrayLike | None = None,
+    chunk_size: int = 4096,
+    devices: Sequence[jax.Device] | None = None,
+) -> np.ndarray:
+    """The score of each query of which `map_at_r` is the mean, float64 ``[Q]``; arguments and errors as there.
+
+    Examples:
+        >>> from finetune_jax import retrieval
+        >>> features = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]]
+        >>> retrieval.average_precisions(features, ["cat", "cat", "dog", "cat"]).round(2).tolist()
+        [1.0, 1.0, 0.0, 0.25]
+    """
+    chunks = _average_precisions(queries, query_labels, gallery, gallery_labels, chunk_size, devices)
+    return np.concatenate(list(chunks))
+
+
+def _average_precisions(
+    queries: ArrayLike,
+    query_labels: ArrayLike,
+    gallery: ArrayLike | None,
+    gallery_labels: ArrayLike | None,
+    chunk_size: int,
+    devices: Sequence[jax.Device] | None,
+) -> Iterator[np.ndarray]:
     query_labels, labels = _checked_labels(queries, query_labels, gallery, gallery_labels)
     counts = Counter(labels.tolist())
     relevant = np.array([counts[label] for label in query_labels.tolist()], int) - (gallery is None)
-    total, start = 0.0, 0
+    start = 0
     # At least one neighbour, even where no query has a partner: bad features must not pass unseen.
     most = int(relevant.max(initial=1))
     for indices, _ in _nearest_chunks(queries, most, gallery, chunk_size, devices):
@@ -182,9 +219,8 @@ def map_at_r(
         position = np.arange(1, indices.shape[1] + 1)
         correct = (labels[indices] == query_labels[rows, None]) & (position <= relevant[rows, None])
         precision = np.cumsum(correct, axis=1) / position
-        total += float(((precision * correct).sum(axis=1) / np.maximum(relevant[rows], 1)).sum())
+        yield (precision * correct).sum(axis=1) / np.maximum(relevant[rows], 1)
         start += len(indices)
-    return total / len(query_labels)
 
 
 def _nearest_chunks(

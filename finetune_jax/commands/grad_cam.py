@@ -23,6 +23,9 @@ flags.DEFINE_list("blocks", [], "Blocks to show; empty is the first, the last an
 flags.DEFINE_integer(
     "trials_of_epoch", 0, "Epoch whose trials are compared (needs --keep_trials).", lower_bound=0
 )
+flags.DEFINE_string(
+    "class", "", "Class whose places are shown; empty is the one that each image is taken for."
+)
 flags.DEFINE_string("output", "", "Folder of the figures; empty is the first run's directory.")
 
 
@@ -34,6 +37,11 @@ def main(arguments: list[str]) -> int:
     runs = [Path(run).expanduser() for run in values.runs]
     if len(runs) > 1 and (values.blocks or values.trials_of_epoch):
         raise UserError("--blocks and --trials_of_epoch are for a single run; give one of --runs")
+    class_name = values["class"].value or None
+    if class_name and values.trials_of_epoch:
+        raise UserError(
+            "--class has no meaning with --trials_of_epoch, whose classes change from trial to trial"
+        )
     command_line.start_jax()
     from finetune_jax.data import folder
     from finetune_jax.runs import explain
@@ -49,9 +57,9 @@ def main(arguments: list[str]) -> int:
             for name, png in explain.of_trials(runs[0], paths, epoch, values.blocks).items()
         }
     elif len(runs) > 1:
-        found = {"grad_cam-runs.png": explain.of_runs(runs, paths)}
+        found = {"grad_cam-runs.png": explain.of_runs(runs, paths, class_name)}
     else:
-        found = {"grad_cam.png": explain.of_blocks(runs[0], paths, values.blocks)}
+        found = {"grad_cam.png": explain.of_blocks(runs[0], paths, values.blocks, class_name)}
     output = Path(values.output).expanduser() if values.output else runs[0]
     for name, png in found.items():
         try:

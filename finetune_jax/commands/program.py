@@ -11,8 +11,18 @@ from finetune_jax import commands
 from finetune_jax.commands import command_line, parsing
 from finetune_jax.commands.slips import unknown_command
 
-_SHARED = ("command_line", "flag_file", "help", "interruption", "parsing", "program", "slips", "study_output")
-_USUAL = ("demo", "check_data", "finetune", "predict", "evaluate")
+_SHARED = (
+    "command_line",
+    "flag_file",
+    "help",
+    "interruption",
+    "parsing",
+    "program",
+    "slips",
+    "study_output",
+    "web",
+)
+_USUAL = ("demo", "check_data", "finetune", "predict", "evaluate", "app")
 """The commands that are needed first, in that order; all others follow in alphabetical order."""
 
 

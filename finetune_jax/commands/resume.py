@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             f"{workdir.absolute()} is no run directory: flags.json cannot be read ({error})"
         ) from error
-    changed = {name: getattr(flags.FLAGS, name) for name in _HERE if flags.FLAGS[name].present}
+    typed = command_line.read_flags(FinetuneConfig)
+    changed = {name: getattr(typed, name) for name in _HERE if flags.FLAGS[name].present}
     config = dataclasses.replace(config, workdir=str(workdir), **changed)
     replicas = command_line.start_jax()
     from finetune_jax.runs import finetune

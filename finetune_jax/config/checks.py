@@ -8,6 +8,7 @@ from finetune_jax.config import methods, object_stores
 from finetune_jax.config.choices import (
     ALTERNATIVES,
     AUTO,
+    FIGURES,
     FIND,
     FINDS_RATES,
     IN_PROPORTION,
@@ -191,6 +192,14 @@ def _where_similarity_says_nothing(values: Mapping[str, Any]) -> None:
         raise UserError(f"--learning_rate=auto has no meaning with {why}; give a number")
 
 
+def _formats_of_figures(values: Mapping[str, Any]) -> None:
+    names = values.get("figures", ())
+    if unknown := [name for name in names if name not in FIGURES]:
+        raise UserError(
+            f"--figures={','.join(names)}: {unknown[0]} is no format; give some of {', '.join(FIGURES)}"
+        )
+
+
 def both_given(plain: str, effective: str) -> str:
     """What to say of two :data:`ALTERNATIVES`."""
     return f"--{plain} and --{effective} say the same in two units; give one of them"
@@ -316,6 +325,7 @@ _CONTRADICTIONS = (
     _colours_are_of_three_channels,
     _known_loggers,
     _fold_of_folds,
+    _formats_of_figures,
     _weights_of_classes_are_known,
     _something_is_mixed,
     _averages_of_weights,

@@ -53,6 +53,9 @@ VARIATIONS = ("mean", "rms", "relative")
 SPACINGS = ("linear", "geometric")
 """Spacings of AutoLR's first targets."""
 SELECTION = ("validation", "test", "last")
+FIGURES = ("png", "svg", "pdf")
+"""Formats of figures."""
+
 AUTO = "auto"
 """The learning rate that the similarity of source and target recommends."""
 FIND = "find"

@@ -176,6 +176,13 @@ class FinetuneConfig(
         range=ranges.NOT_NEGATIVE,
         aliases=("random_seed", "manual_seed", "random_state"),
     )
+    figures: tuple[str, ...] = setting(
+        ("png",),
+        "Formats in which figures are written beside the page: png, svg, pdf.",
+        group=RUN,
+        local=True,
+        aliases=("figure_format", "figure_formats"),
+    )
     checkpoint_steps: int = setting(
         0,
         "Also save every this many steps; 0 saves at the end of epochs only.",

@@ -178,6 +178,16 @@ class RunDirectory:
         found = {name: value for name, value in found.items() if name != _RESOLVED}
         before = recorded.lasting(recorded.completed(found))
         differing = sorted(name for name in {*now, *found} if now.get(name) != before.get(name))
+        if (
+            differing == ["epochs"]
+            and (self.path / "summary.json").exists()
+            and now["epochs"] > before["epochs"]
+        ):
+            raise UserError(
+                f"--workdir={readable(self.path)} holds a run that has finished its {before['epochs']} epochs, and its "
+                "schedule with them; to train its result further, begin a new run: --pretrained="
+                f"{readable(self.path)} --keep_head --epochs={now['epochs'] - before['epochs']} and another --workdir"
+            )
         if differing:
             changes = ", ".join(f"--{name}={now.get(name)} (was {before.get(name)})" for name in differing)
             raise UserError(

@@ -30,6 +30,14 @@ def render(template: str, **values: Any) -> str:
 
 
 @functools.cache
+def source(template: str) -> str:
+    """A file of ``reports/templates`` as it is."""
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), template)[0]
+
+
+@functools.cache
 def _environment() -> "Environment":
     import jinja2
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from finetune_jax.algorithms import retrieval
 from finetune_jax.algorithms.metrics import balanced_accuracy
 from finetune_jax.algorithms.uncertainty import bootstrap_interval, calibration
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.reports import class_scores, examples, figures, pages, run_figures
 from finetune_jax.reports.figures import curves
-from finetune_jax.reports.run_result import Classified, Rows, RunResult
+from finetune_jax.reports.run_result import Classified, Retrieved, Rows, RunResult
 from finetune_jax.reports.study_report import Picture, pictures_as_files
 from finetune_jax.reports.tables import (
     Files,
@@ -145,7 +146,7 @@ def _page(
         "title": f"{dataset}, fine-tuned ({flags.get('method', 'standard')})",
         "refresh": _REFRESH_SECONDS if summary is None else None,
         "status": _status(result),
-        "notes": [] if summary is None else summary["notes"],
+        "notes": [] if summary is None else [*summary["notes"], *summary.get("remarks", ())],
         "seen": Table(["", ""], [*result.seen.items()]),
         "scores": None if summary is None else _score_table(summary, result.test),
         "panels": [pages.inline(picture.figure) for picture in pictures.panels],
@@ -200,6 +201,8 @@ def _score_table(summary: Mapping[str, Any], test: Any) -> Table:
         ends, way = interval_of(name, value, images), "Wilson"
         if name == "test_balanced_accuracy" and isinstance(test, Classified):
             ends, way = _bootstrapped_balance(test), "bootstrap"
+        elif name == "test_map_at_r" and isinstance(test, Retrieved):
+            ends, way = _bootstrapped_precision(test), "bootstrap over the queries"
         rows.append([spoken(name), percent(value), "" if ends is None else f"{between(ends)} ({way})"])
     return Table(["score", "value", "95 % interval"], rows)
 
@@ -216,6 +219,16 @@ def _bootstrapped_balance(test: Classified) -> tuple[float, float] | None:
         return balanced_accuracy(matrix)
 
     return bootstrap_interval(statistic, len(labels), samples=samples)
+
+
+def _bootstrapped_precision(test: Retrieved) -> tuple[float, float]:
+    gallery, searched = test.gallery or (None, None)
+    labels = None if searched is None else searched.labels
+    values = retrieval.average_precisions(
+        test.embeddings, test.images.labels, gallery=gallery, gallery_labels=labels
+    )
+    samples = max(100, min(1000, _BOOTSTRAP_CELLS // len(values)))
+    return bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), samples=samples)
 
 
 def _batch(images: np.ndarray) -> list[dict[str, Any]]:

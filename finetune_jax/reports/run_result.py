@@ -73,6 +73,9 @@ class RunResult:
         versions: ``{library: version}``.
         data_digest: a digest of the images that were read; empty where it is not known.
         formats: in which figures are written beside the page.
+        image_size: side of the images as the network sees them; 0 is not known.
+        photo_size: median of the shorter side of the training images as they were read; 0 is not known.
+        larger_weights: what ``--pretrained`` could name without a download, for larger images.
     """
 
     flags: Mapping[str, Any]
@@ -89,3 +92,6 @@ class RunResult:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     data_digest: str = ""
     formats: Sequence[Format] = ("png",)
+    image_size: int = 0
+    photo_size: int = 0
+    larger_weights: Sequence[str] = ()

@@ -8,6 +8,7 @@ from finetune_jax.config import resolution
 from finetune_jax.config.choices import AUTO, FIND, FINDS_RATES
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import UserError
 from finetune_jax.models.weights.pretrained import Pretrained
 from finetune_jax.runs import domains, references
 from finetune_jax.runs.images import Images
@@ -48,6 +49,23 @@ class Settings:
 def settings_of(flags: FinetuneConfig, images: Images) -> Settings:
     """The settings of a run whose flags give a rate."""
     return Settings(flags, resolution.resolve(flags, steps_per_epoch=images.steps_per_epoch))
+
+
+def refuse_a_guess(
+    flags: FinetuneConfig, origin: Pretrained, chosen_before: Mapping[str, Any] | None
+) -> None:
+    """Refuse ``--learning_rate=auto`` where nothing is known that the network's features could be compared with.
+
+    A run that began before goes on with the rate that it has; a column of Table 4 that is named is taken.
+
+    Raises:
+        UserError: says why, and what to give instead.
+    """
+    if flags.learning_rate != AUTO or flags.reference != "auto" or chosen_before is not None:
+        return
+    known = references.load(flags.reference, origin.network.architecture)
+    if known.remark:
+        raise UserError(f"--learning_rate=auto: {known.remark}; leave it out for the usual rate")
 
 
 def chosen_settings(

@@ -1,55 +1,187 @@
 """Grad-CAM of finished runs: at several blocks, over several runs, and from trial to trial of AutoLR."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_jax.data.decode import preprocess, read_image
+from finetune_jax.data.decode import Preprocessing, preprocess, read_image
 from finetune_jax.data.pixels import shown
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models import grad_cam
 from finetune_jax.models.card import Card, read_best, variables_of
-from finetune_jax.models.network import Variables
+from finetune_jax.models.compositions.adapted import AdaptedNetwork
+from finetune_jax.models.compositions.routed import RoutedNetwork
+from finetune_jax.models.network import Network, Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.reports import figures
+from finetune_jax.reports.figures.activation_maps import Part
 
 _BLOCKS_SHOWN = 4
 
 
-def of_blocks(run: Path, paths: Sequence[Path], blocks: Sequence[str] = ()) -> bytes:
+class Route(NamedTuple):
+    """Which copy of a block an image takes.
+
+    Attributes:
+        block: its name.
+        tuned: whether the fine-tuned one.
+        chance: of that, as the policy gives it; None where it is drawn without looking.
+    """
+
+    block: str
+    tuned: bool
+    chance: float | None
+
+
+class Explainer:
+    """A trained network that says which places of an image speak for a class."""
+
+    def __init__(self, card: Card, variables: Variables) -> None:
+        """Take it into use.
+
+        Args:
+            card: of the checkpoint.
+            variables: what it says.
+
+        Raises:
+            UserError: it is not one network but several side by side.
+        """
+        model = card.model()
+        if not isinstance(model, Network | RoutedNetwork | AdaptedNetwork):
+            raise UserError(
+                f"Grad-CAM looks into one network, and a {card.composition['kind']} one is more than one; give a "
+                "--run of another method"
+            )
+        self.card = card
+        self._routed = model if isinstance(model, RoutedNetwork) else None
+        self._network = model if isinstance(model, Network) else model.network
+        self._variables = model.merged(variables) if isinstance(model, AdaptedNetwork) else variables
+        self._normalize = normalizer(card.mean, card.std)
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The first block, the last, and two in between."""
+        known = self._network.block_names
+        places = np.unique(np.linspace(0, len(known) - 1, min(_BLOCKS_SHOWN, len(known))).round().astype(int))
+        return tuple(known[place] for place in places)
+
+    def maps(
+        self, images: np.ndarray, blocks: Sequence[str], of_class: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """``{block: [N, h, w] in [0, 1]}``.
+
+        Args:
+            images: uint8 ``[N, S, S, 3]`` as the network sees them.
+            blocks: names.
+            of_class: whose logit is explained; by default that of the predicted one. Embeddings have no classes.
+        """
+        single = self._routed is not None  # every image has a network of its own
+        rows = [images[i : i + 1] for i in range(len(images))] if single else [images]
+        function = self._function(tuple(blocks), of_class is not None)
+        found = [function(self._plain(row), jnp.asarray(row), of_class or 0) for row in rows]
+        return {name: np.concatenate([np.asarray(one[name]) for one in found]) for name in blocks}
+
+    def routes(self, image: np.ndarray) -> list[Route]:
+        """Which copies an image uint8 ``[S, S, 3]`` takes, block by block; empty for other methods than SpotTune's."""
+        routed = self._routed
+        if routed is None:
+            return []
+        ready = self._normalize(jnp.asarray(image[None]))
+        tuned = np.asarray(routed.decisions(self._variables, ready))[0]
+        chances: Any = [None] * len(tuned)
+        if routed.policy is not None and not routed.all_tuned:
+            logits, _ = routed.policy_logits(self._variables, ready)
+            chances = map(float, np.asarray(jax.nn.softmax(logits))[0, :, 1])
+        return [
+            Route(name, bool(decision), chance)
+            for name, decision, chance in zip(routed.routed, tuned, chances, strict=True)
+        ]
+
+    def _plain(self, image: np.ndarray) -> Variables:
+        """Variables of the plain network that the image goes through."""
+        if self._routed is None:
+            return self._variables
+        chosen = [route.block for route in self.routes(image[0]) if route.tuned]
+        return self._routed.compact(self._variables, chosen)
+
+    def _function(self, blocks: tuple[str, ...], given: bool) -> Any:
+        key = (blocks, given)
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(functools.partial(self._explain, blocks, given))
+        return self._compiled[key]
+
+    def _explain(
+        self, blocks: tuple[str, ...], given: bool, variables: Any, images: jax.Array, number: jax.Array
+    ) -> dict[str, jax.Array]:
+        # A retrieval network's classifier knows other classes than those of the images.
+        score: grad_cam.Score = grad_cam.embedding_norm
+        if self.card.head == "classifier":
+            score = grad_cam.logit_of(number) if given else grad_cam.predicted_logit
+        return grad_cam.grad_cams(self._network, variables, self._normalize(images), blocks, score)
+
+
+def seen_part(preprocessing: Preprocessing, height: int, width: int) -> Part:
+    """The part of an image of that size that the network sees.
+
+    >>> seen_part(Preprocessing(224, 256), 100, 400)
+    (0.0625, 0.0625, 0.9375, 0.9375)
+    >>> seen_part(Preprocessing(50, 50, "shorter_side"), 100, 200)
+    (0.25, 0.0, 0.75, 1.0)
+    """
+    across = down = preprocessing.image_size / preprocessing.resize
+    if preprocessing.mode == "shorter_side":
+        shorter = min(height, width)
+        across, down = across * shorter / width, down * shorter / height
+    return (0.5 - across / 2, 0.5 - down / 2, 0.5 + across / 2, 0.5 + down / 2)
+
+
+def of_blocks(
+    run: Path, paths: Sequence[Path], blocks: Sequence[str] = (), class_name: str | None = None
+) -> bytes:
     """A row per image and a column per block, of a run's best checkpoint, as PNG.
 
     Args:
         run: its directory.
         paths: of the images.
         blocks: names; by default the first, the last and two in between.
+        class_name: whose logit is explained; by default that of the class that each image is taken for.
 
     Raises:
-        UserError: no such run or block, or an image cannot be read.
+        UserError: no such run, block or class, or an image cannot be read.
     """
     card, variables = read_best(run)
-    maps = _maps(card, variables, paths, _checked_blocks(run, card, blocks))
-    return _grid(card, paths, maps)
+    explainer = Explainer(card, variables)
+    number = _class_number(run, card, class_name)
+    photos = _photos(card, paths)
+    ready = _prepared(card, photos)
+    maps = explainer.maps(ready, _checked_blocks(run, card, explainer, blocks), number)
+    return _grid(card, photos, maps, _row_names(card, variables, paths, ready))
 
 
-def of_runs(runs: Sequence[Path], paths: Sequence[Path]) -> bytes:
+def of_runs(runs: Sequence[Path], paths: Sequence[Path], class_name: str | None = None) -> bytes:
     """A row per image and a column per run, each at its last block, as PNG: Figure 5 of AutoLR.
 
     Raises:
         UserError: as of :func:`of_blocks`.
     """
-    maps = {}
+    maps, photos = {}, []
     for run in runs:
         card, variables = read_best(run)
-        (last,) = _maps(card, variables, paths, card.network().block_names[-1:]).values()
+        explainer = Explainer(card, variables)
+        photos = _photos(card, paths)
+        (last,) = explainer.maps(
+            _prepared(card, photos), explainer.blocks[-1:], _class_number(run, card, class_name)
+        ).values()
         maps[f"{run.name}\n{card.blocks} blocks"] = last
-    return _grid(card, paths, maps)
+    return _grid(card, photos, maps, [path.name for path in paths])
 
 
 def of_trials(run: Path, paths: Sequence[Path], epoch: int, blocks: Sequence[str] = ()) -> dict[str, bytes]:
@@ -64,9 +196,11 @@ def of_trials(run: Path, paths: Sequence[Path], epoch: int, blocks: Sequence[str
     Raises:
         UserError: the weights of these trials were not kept, or as of :func:`of_blocks`.
     """
-    card, _ = read_best(run)
-    names = _checked_blocks(run, card, blocks)
+    card, variables = read_best(run)
+    names = _checked_blocks(run, card, Explainer(card, variables), blocks)
     directory = RunDirectory(run)
+    photos = _photos(card, paths)
+    ready = _prepared(card, photos)
     columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
     for number, row in enumerate(directory.read_passes()):
         if int(row["epoch"]) != epoch:
@@ -75,47 +209,58 @@ def of_trials(run: Path, paths: Sequence[Path], epoch: int, blocks: Sequence[str
         if saved is None:
             raise UserError(f"--run={run} kept no weights of its trials; train with --keep_trials")
         title = f"trial {row['trial']}\nquality {float(row['sorting_quality']):.2f}"
-        for name, heat in _maps(card, variables_of(card, saved), paths, names).items():
+        for name, heat in Explainer(card, variables_of(card, saved)).maps(ready, names).items():
             columns[name][title] = heat
     if not columns[names[0]]:
         raise UserError(f"--run={run} has no epoch {epoch}")
-    return {name: _grid(card, paths, maps) for name, maps in columns.items()}
+    file_names = [path.name for path in paths]
+    return {name: _grid(card, photos, maps, file_names) for name, maps in columns.items()}
 
 
-def _maps(
-    card: Card, variables: Variables, paths: Sequence[Path], blocks: Sequence[str]
-) -> dict[str, np.ndarray]:
-    if card.composition:
-        raise UserError(
-            f"Grad-CAM looks into one network, and a {card.composition['kind']} one is more than one; give a --run "
-            "of another method"
-        )
-    network, normalize = card.network(), normalizer(card.mean, card.std)
-    # A retrieval network's classifier knows other classes than those of the images.
-    score = grad_cam.predicted_logit if card.head == "classifier" else grad_cam.embedding_norm
-
-    def explain(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        return grad_cam.grad_cams(network, variables, normalize(images), blocks, score)
-
-    return jax.device_get(jax.jit(explain)(variables, jnp.asarray(_images(card, paths))))
+def _photos(card: Card, paths: Sequence[Path]) -> list[np.ndarray]:
+    return [read_image(path, decoding=card.preprocessing.decoding) for path in paths]
 
 
-def _images(card: Card, paths: Sequence[Path]) -> np.ndarray:
-    decoding = card.preprocessing.decoding
-    return np.stack([preprocess(read_image(path, decoding=decoding), card.preprocessing) for path in paths])
+def _prepared(card: Card, photos: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([preprocess(photo, card.preprocessing) for photo in photos])
 
 
-def _grid(card: Card, paths: Sequence[Path], maps: dict[str, np.ndarray]) -> bytes:
+def _grid(
+    card: Card, photos: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], row_names: Sequence[str]
+) -> bytes:
     named = {title.replace("block_", "block "): heat for title, heat in maps.items()}
-    return figures.grad_cam_grid(shown(_images(card, paths)), named)
+    parts = [seen_part(card.preprocessing, *photo.shape[:2]) for photo in photos]
+    return figures.grad_cam_grid([shown(photo) for photo in photos], named, row_names=row_names, parts=parts)
 
 
-def _checked_blocks(run: Path, card: Card, blocks: Sequence[str]) -> tuple[str, ...]:
+def _row_names(card: Card, variables: Variables, paths: Sequence[Path], ready: np.ndarray) -> list[str]:
+    """File, predicted class with its probability, and the true one where the image lies in a folder of its name."""
+    if card.head != "classifier":
+        return [path.name for path in paths]
+    normalize, model = normalizer(card.mean, card.std), card.model()
+    logits = jax.jit(lambda variables, images: model.apply(variables, normalize(images)))(variables, ready)
+    chances = np.asarray(jax.nn.softmax(logits))
+    names = []
+    for path, row in zip(paths, chances, strict=True):
+        name = f"{path.name}\n{card.class_names[int(row.argmax())]} {100 * row.max():.0f} %"
+        truth = path.absolute().parent.name
+        names.append(f"{name}\ntrue: {truth}" if truth in card.class_names else name)
+    return names
+
+
+def _class_number(run: Path, card: Card, class_name: str | None) -> int | None:
+    if class_name is None:
+        return None
+    if card.head != "classifier":
+        raise UserError(f"--class={class_name}: {run} learned embeddings and no classes; leave it out")
+    if class_name not in card.class_names:
+        raise UserError(f"--class={class_name}: {run} knows {', '.join(card.class_names[:20])}")
+    return card.class_names.index(class_name)
+
+
+def _checked_blocks(run: Path, card: Card, explainer: Explainer, blocks: Sequence[str]) -> tuple[str, ...]:
     known = card.network().block_names
-    if not blocks:
-        places = np.unique(np.linspace(0, len(known) - 1, min(_BLOCKS_SHOWN, len(known))).round().astype(int))
-        return tuple(known[place] for place in places)
     for name in blocks:
         if name not in known:
             raise UserError(f"--blocks: {run} has no {name}, only {known[0]} to {known[-1]}")
-    return tuple(blocks)
+    return tuple(blocks) or explainer.blocks

@@ -21,7 +21,7 @@ from finetune_jax.runs import about, rate_search, recorded_data, report, same_ru
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
 from finetune_jax.runs import start as run_start
-from finetune_jax.runs.chosen_rate import Settings, chosen_settings, settings_of
+from finetune_jax.runs.chosen_rate import Settings, chosen_settings, refuse_a_guess, settings_of
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.result import finish
 from finetune_jax.training import lockstep, loop, tables, tasks
@@ -185,6 +185,7 @@ def prepare(
     """
     task = tasks.create(flags)
     origin = run_start.load_origin(flags)
+    refuse_a_guess(flags, origin, chosen_before)
     images = run_images.load(flags, task, origin.image_size, replicas, data_before)
     settings = chosen_settings(flags, images, origin, chosen_before)
     config = settings.config

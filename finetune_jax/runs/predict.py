@@ -1,6 +1,7 @@
 """Using a finished (or running) run: its best checkpoint as a callable."""
 
 import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,32 @@ class Predictor:
         """Embeddings, float32 ``[N, D]``: pooled output of the last block, image and mirror image summed."""
         return self._map(self._embed, images, self.card.preprocessing)
 
+    def of_prepared(self, images: np.ndarray, *, embed: bool = False) -> np.ndarray:
+        """Class probabilities, or embeddings, of images that are prepared already.
+
+        Args:
+            images: uint8 ``[N, S, S, 3]``, as ``card.preprocessing`` makes them; may be mapped from a file.
+            embed: give what :meth:`embed` does.
+        """
+        function = self._embed if embed else self._probabilities
+        return self._run(
+            function, (images[i : i + _BATCHES[-1]] for i in range(0, len(images), _BATCHES[-1]))
+        )
+
     def _map(self, function: Any, images: Any, preprocessing: Preprocessing) -> np.ndarray:
-        outputs = []
         rest = one_by_one(images)
-        while chunk := list(itertools.islice(rest, _BATCHES[-1])):
-            ready = np.stack([preprocess(pixels_of(image, self.decoding), preprocessing) for image in chunk])
+
+        def batches() -> Iterator[np.ndarray]:
+            while chunk := list(itertools.islice(rest, _BATCHES[-1])):
+                yield np.stack(
+                    [preprocess(pixels_of(image, self.decoding), preprocessing) for image in chunk]
+                )
+
+        return self._run(function, batches())
+
+    def _run(self, function: Any, batches: Iterable[np.ndarray]) -> np.ndarray:
+        outputs = []
+        for ready in batches:
             size = next(size for size in _BATCHES if size >= len(ready))
             filled = np.zeros((size, *ready.shape[1:]), np.uint8)
             filled[: len(ready)] = ready

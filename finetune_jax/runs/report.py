@@ -17,6 +17,7 @@ from finetune_jax.data import pixels
 from finetune_jax.data.cache import Arrays
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.models.weights import installed
 from finetune_jax.reports import examples, run_page
 from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
 from finetune_jax.runs import recorded_data
@@ -41,6 +42,10 @@ def begin(program: Program, settings: Settings) -> RunResult:
         command=command_of(settings.flags),
         versions=versions(),
         data_digest=str(recorded_data.resolved(program.images.source).get(recorded_data.DIGEST, "")),
+        formats=settings.flags.figures,  # type: ignore[arg-type]
+        image_size=program.images.image_size,
+        photo_size=int(np.median(program.images.splits["train"].sizes.min(1))),
+        larger_weights=installed.present(),
     )
 
 

@@ -15,7 +15,7 @@ from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import Card
 from finetune_jax.models.network import Variables
-from finetune_jax.reports import predictions, run_page, tables
+from finetune_jax.reports import predictions, remarks, run_page, tables
 from finetune_jax.reports.run_result import RunResult
 from finetune_jax.runs import report
 from finetune_jax.runs.chosen_rate import Settings
@@ -66,6 +66,9 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
             print(f"warning: {note}", file=sys.stderr)
         passes = directory.read_passes()
         result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings)
+        summary["remarks"] = remarks.remarks(result)
+        for remark in summary["remarks"]:
+            print(f"remark: {remark}", file=sys.stderr)
         for name, content in run_page.files(result).items():
             directory.write_file(name, content)
         directory.note(tables.result_line(summary))

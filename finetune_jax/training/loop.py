@@ -32,6 +32,7 @@ import numpy as np
 
 from finetune_jax.algorithms import optimizers
 from finetune_jax.data.feeds import Training
+from finetune_jax.devices.compile_clock import CompileClock
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Stopped, UserError, readable
 from finetune_jax.files import checkpoints
@@ -41,7 +42,7 @@ from finetune_jax.training import saving
 from finetune_jax.training.divergence import check_finite, measure_pass, refuse_if_not_finite
 from finetune_jax.training.plan import Plan, Start, Steps
 from finetune_jax.training.progress import Progress
-from finetune_jax.training.rows import RATES_OF_NETWORK, pass_row, shown, trial_line
+from finetune_jax.training.rows import RATES_OF_NETWORK, pass_row, shown, spent, trial_line
 from finetune_jax.training.state import TrainState
 from finetune_jax.training.stopping import Stop, StopRequest
 from finetune_jax.training.tuning import Pass, TunerState, Verdict
@@ -116,11 +117,14 @@ class Loop:
         self._best_epoch = -1
         self._progress = progress
         self._name = f"{name}  " if name else ""
+        self._clock = CompileClock()
 
     def __enter__(self) -> "Loop":
+        self._clock.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._clock.__exit__(kind, *_)
         # Also after an error what was handed over for saving is still written, but the first error is the one
         # to tell. Stopped promises that all is saved; afterwards the other processes read it.
         if kind in (None, Stopped):
@@ -164,6 +168,7 @@ class Loop:
                 self._say(f"stopped early: no better {plan.score} for {plan.patience} epochs")
                 break
             began = time.monotonic()
+            self._clock.lap()
             while True:
                 if start is None:
                     state, start = self._begin_pass(state)
@@ -233,7 +238,11 @@ class Loop:
         dispatches = 0
         request: Steps | None = Steps(epoch, step_in_epoch, state, order[step_in_epoch:])
         while step_in_epoch < self._steps_per_epoch:
-            state, taken = yield request
+            self._progress.wait_for("compiling the training step")
+            try:
+                state, taken = yield request
+            finally:
+                self._progress.go_on()
             request = None
             step_in_epoch, dispatches = step_in_epoch + taken, dispatches + 1
             if self._progress.advance(taken * plan.batch_size):
@@ -314,7 +323,7 @@ class Loop:
             self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
         self._save(host, score, steps_trained)
-        self._say(f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {row['seconds']:.1f} s")
+        self._say(f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {spent(row['seconds'], self._clock.lap())}")
         if plan.after_epoch is not None:
             plan.after_epoch(row)
         return state

@@ -52,3 +52,13 @@ def shown(row: Mapping[str, Any]) -> str:
         if numbers:
             parts.append(f"{split} {numbers}")
     return "  ".join(parts)
+
+
+def spent(seconds: float, compiling: float) -> str:
+    """The time of an epoch; what the making of its programs took stands apart where it can be seen.
+
+    >>> spent(10.6, 8.94), spent(1.7, 0.02)
+    ('10.6 s, of which 8.9 s compiling', '1.7 s')
+    """
+    shown = f"{seconds:.1f} s"
+    return f"{shown}, of which {compiling:.1f} s compiling" if compiling >= 0.1 else shown

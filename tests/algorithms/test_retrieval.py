@@ -96,6 +96,17 @@ def test_map_at_r_agrees_with_a_loop():
     assert actual == pytest.approx(loop_map_at_r(queries, labels, gallery, gallery_labels), rel=1e-12)
 
 
+def test_map_at_r_is_the_mean_of_what_each_query_scores():
+    rng = np.random.default_rng(5)
+    queries, labels = rng.normal(size=(30, 4)), rng.integers(6, size=30)
+    gallery, gallery_labels = rng.normal(size=(40, 4)), rng.integers(6, size=40)
+    values = retrieval.average_precisions(queries, labels, gallery=gallery, gallery_labels=gallery_labels)
+    alone = [loop_map_at_r(queries[i : i + 1], labels[i : i + 1], gallery, gallery_labels) for i in range(30)]
+    np.testing.assert_allclose(values, alone, rtol=1e-12)
+    chunks = retrieval.average_precisions(queries, labels, chunk_size=1)
+    assert chunks.mean() == pytest.approx(retrieval.map_at_r(queries, labels), rel=1e-12)
+
+
 def test_map_at_r_of_a_hand_worked_ranking():
     # One query; by falling similarity the gallery reads right, wrong, right, right: R = 3, so three count.
     gallery = np.array([[1, 0.1], [1, 0.2], [1, 0.3], [1, 0.4]])

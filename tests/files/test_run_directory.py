@@ -98,6 +98,18 @@ def test_other_flags_are_refused_with_both_values(
     assert contents(directory.path) == before
 
 
+def test_more_epochs_for_a_finished_run_are_answered_with_the_way(directory: RunDirectory) -> None:
+    directory.write_summary({"score": "test_accuracy"})
+    with pytest.raises(UserError) as caught:
+        directory.claim(FLAGS | {"epochs": 5})
+    assert "has finished its 3 epochs" in str(caught.value)
+    assert f"--pretrained={directory.path} --keep_head --epochs=2 and another --workdir" in str(caught.value)
+    with pytest.raises(UserError, match=r"other flags: --epochs=2 \(was 3\)"):  # fewer
+        directory.claim(FLAGS | {"epochs": 2})
+    with pytest.raises(UserError, match="other flags"):  # and something else
+        directory.claim(FLAGS | {"epochs": 5, "learning_rate": 0.5})
+
+
 @pytest.mark.parametrize("content", ["photo.jpg", "metrics.csv", ".hidden", "checkpoints/1/x"])
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
     file = tmp_path / content

@@ -46,6 +46,25 @@ def test_heat_maps_cover_the_photographs_whatever_their_size():
             assert heat.get_clim() == (0, 1)  # colours mean the same in every cell
 
 
+def test_a_map_of_a_part_lies_on_that_part_of_a_photograph_of_any_size():
+    photos = [PHOTOS[0], np.zeros((40, 20, 3), np.uint8)]
+    maps = {"a": np.ones((2, 2, 2))}
+    figure = figures.draw_grad_cam_grid(photos, maps, parts=[(0, 0, 1, 1), (0.25, 0.5, 0.75, 1)])
+    whole, part = (figure.axes[i].images[1] for i in (1, 3))
+    assert list(whole.get_extent()) == [-0.5, 11.5, 7.5, -0.5]
+    assert list(part.get_extent()) == [4.5, 14.5, 39.5, 19.5]
+    assert figure.axes[3].get_xlim() == (-0.5, 19.5)  # the rest of the photograph is still shown
+
+
+def test_heat_over_a_photograph_is_grey_outside_of_the_part_and_where_there_is_none():
+    photo = PHOTOS[0]
+    over = figures.heat_over(photo, np.array([[0.0, 1.0]]), (0.5, 0.0, 1.0, 1.0)).astype(int)
+    grey = np.repeat(photo.mean(2, keepdims=True), 3, 2).round()
+    np.testing.assert_array_equal(over[:, :6], grey[:, :6])
+    np.testing.assert_array_equal(over[:, 6], grey[:, 6])  # bilinear, so the first column is 0
+    assert (np.abs(over[:, -1] - grey[:, -1]).max(1) > 20).all()
+
+
 def test_where_a_map_is_zero_the_photograph_shows_through():
     figure = figures.draw_grad_cam_grid(PHOTOS[:1], {"a": np.zeros((1, 2, 2))})
     below, heat = figure.axes[1].images

@@ -3,14 +3,16 @@
 import dataclasses
 import html.parser
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from finetune_jax.algorithms import retrieval
 from finetune_jax.algorithms.uncertainty import wilson_interval
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.reports import class_scores, examples, run_figures, run_page
-from finetune_jax.reports.run_result import Classified, RunResult
+from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
 from finetune_jax.reports.tables import between
 
 NAMES = ("cat", "dog", "<i>bird</i>")
@@ -203,6 +205,20 @@ def test_nothing_that_was_not_measured_has_an_empty_chart():
     page = page_of(summary=None, test=None, rows=rows, score="recall_at_1")
     assert page.count("<svg") == 1
     assert page.count("<svg") < page_of(summary=None, test=None).count("<svg")
+
+
+def test_map_at_r_has_an_interval_over_the_queries():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 10).astype(np.int32)
+    embeddings = rng.normal(size=(40, 8)) + 2 * np.eye(8)[labels]
+    images = SimpleNamespace(labels=labels, images=np.zeros((40, 8, 8, 3), np.uint8))
+    value = retrieval.map_at_r(embeddings, labels)
+    summary = {**SUMMARY, "score": "test_map_at_r", "test_map_at_r": value, "images": {"test": 40}}
+    page = page_of(test=Retrieved(embeddings, images, (*NAMES, "eel")), summary=summary, score="map_at_r")
+    low, high = map(float, re.search(r"([\d.]+) to ([\d.]+) % \(bootstrap over the queries\)", page).groups())
+    spread = 1.96 * retrieval.average_precisions(embeddings, labels).std() / 40**0.5
+    assert low == pytest.approx(100 * (value - spread), abs=3)
+    assert high == pytest.approx(100 * (value + spread), abs=3)
 
 
 def test_figures_are_written_in_the_formats_that_are_asked_for():

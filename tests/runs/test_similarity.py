@@ -252,7 +252,9 @@ def base(root):
 
 
 def test_the_rate_that_similarity_recommends_trains_as_if_given_by_hand(base, root, monkeypatch):
-    config = changed(base, learning_rate="auto", workdir=str(root / "automatic"))
+    config = changed(
+        base, learning_rate="auto", reference="imagenet/resnet101", workdir=str(root / "automatic")
+    )
     probes = []
     opened = Prober.opened
     monkeypatch.setattr(Prober, "opened", lambda *args, **more: probes.append(1) or opened(*args, **more))

@@ -1,5 +1,6 @@
 """Weights that come as Python packages: a file among those installed. Their code is never imported."""
 
+import contextlib
 import importlib.metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,16 @@ _PACKAGES = {
 def names() -> tuple[str, ...]:
     """Weights that can be installed; all but one are of ImageNet and called as their architecture."""
     return tuple(_PACKAGES)
+
+
+def present() -> tuple[str, ...]:
+    """Those of :func:`names` whose packages are installed."""
+    found = []
+    for name in _PACKAGES:
+        with contextlib.suppress(UserError):
+            weight_file(name)
+            found.append(name)
+    return tuple(found)
 
 
 def architecture(name: str) -> str:

@@ -11,7 +11,7 @@ b'PNG'
 'true'
 """
 
-from finetune_jax.reports.figures.activation_maps import draw_grad_cam_grid, grad_cam_grid
+from finetune_jax.reports.figures.activation_maps import draw_grad_cam_grid, grad_cam_grid, heat_over
 from finetune_jax.reports.figures.alpha_beta import alpha_beta_grid, draw_alpha_beta_grid
 from finetune_jax.reports.figures.block_variations import draw_trials, draw_variations, trials, variations
 from finetune_jax.reports.figures.canvas import FORMATS, Format, encode
@@ -53,6 +53,7 @@ __all__ = [
     "encode",
     "error_curves",
     "grad_cam_grid",
+    "heat_over",
     "policy_counts",
     "policy_usage",
     "pruning_curve",

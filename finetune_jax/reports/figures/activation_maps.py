@@ -11,20 +11,28 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+Part = tuple[float, float, float, float]
+"""Left, top, right and bottom in an image, as shares of its width and height."""
+
+WHOLE: Part = (0.0, 0.0, 1.0, 1.0)
+
 
 def grad_cam_grid(
-    images: np.ndarray,
+    images: Sequence[np.ndarray],
     maps: Mapping[str, np.ndarray],
     *,
     row_names: Sequence[str] | None = None,
+    parts: Sequence[Part] | None = None,
     format: canvas.Format = "png",
 ) -> bytes:
     """Each image beside its heat maps as a file, the AutoLR paper's Figures 5 and 6.
 
     Args:
-        images: uint8 ``[N, H, W, C]``, ``C`` 1 or 3.
+        images: ``N`` of them, uint8 ``[H, W, C]`` of any size, ``C`` 1 or 3.
         maps: title of a column (a block, a pruning depth, a trial) to ``[N, h, w]`` in [0, 1], of any size.
         row_names: ``N`` names, for instance classes.
+        parts: of each image, the part that its maps are of, as shares of width and height (left, top, right,
+            bottom); by default all of it.
         format: of the file.
 
     Examples:
@@ -34,11 +42,15 @@ def grad_cam_grid(
         >>> figures.grad_cam_grid(photos, {"block_01": np.ones((1, 2, 2))})[1:4]
         b'PNG'
     """
-    return canvas.encode(draw_grad_cam_grid(images, maps, row_names=row_names), format)
+    return canvas.encode(draw_grad_cam_grid(images, maps, row_names=row_names, parts=parts), format)
 
 
 def draw_grad_cam_grid(
-    images: np.ndarray, maps: Mapping[str, np.ndarray], *, row_names: Sequence[str] | None = None
+    images: Sequence[np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    *,
+    row_names: Sequence[str] | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> "Figure":
     """The figure of :func:`grad_cam_grid`.
 
@@ -51,17 +63,22 @@ def draw_grad_cam_grid(
         ['image', 'block_01']
     """
     rows, columns = len(images), len(maps) + 1
-    height, width = images.shape[1:3]
+    shapes = np.array([image.shape[:2] for image in images])
     side = float(np.clip(18 / columns, 0.8, 1.6))
-    size = (side * columns + 1.2, side * rows * height / width + 0.5)
+    height = sum(side * float(np.clip(h / w, 0.4, 2.0)) for h, w in shapes)
+    size = (side * columns + 1.2 + (0.8 if row_names is not None else 0.0), height + 0.5)
     figure, axes = canvas.new(rows, columns, size, squeeze=False)
     colors = _heat()
     for row, image in enumerate(images):
         canvas.show_photo(axes[row, 0], image)
         if row_names is not None:
-            axes[row, 0].set_ylabel(row_names[row], fontsize=8)
+            axes[row, 0].set_ylabel(
+                row_names[row], fontsize=8, rotation=0, ha="right", va="center", labelpad=4
+            )
         # Grey, for the colours to be those of the map alone.
         grey = np.broadcast_to(image.mean(2, keepdims=True), image.shape).astype(np.uint8)
+        left, top, right, bottom = WHOLE if parts is None else parts[row]
+        height, width = image.shape[:2]
         for axis, column in zip(axes[row, 1:], maps.values(), strict=True):
             canvas.show_photo(axis, grey)
             heat = axis.imshow(
@@ -69,9 +86,11 @@ def draw_grad_cam_grid(
                 cmap=colors,
                 vmin=0,
                 vmax=1,
-                extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+                extent=(left * width - 0.5, right * width - 0.5, bottom * height - 0.5, top * height - 0.5),
                 interpolation="bilinear",
             )
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
     for axis, title in zip(axes[0], ("image", *maps), strict=True):
         axis.set_title(title, fontsize=8)
     bar = figure.colorbar(
@@ -85,6 +104,39 @@ def draw_grad_cam_grid(
     )
     bar.ax.tick_params(labelsize=8, length=0)
     return figure
+
+
+def heat_over(photo: np.ndarray, heat: np.ndarray, part: Part = WHOLE) -> np.ndarray:
+    """A heat map over a grey photograph, uint8 ``[H, W, 3]``, in the colours of :func:`grad_cam_grid`.
+
+    Args:
+        photo: uint8 ``[H, W, C]``, ``C`` 1 or 3.
+        heat: ``[h, w]`` in [0, 1], enlarged bilinearly.
+        part: of the photograph, which the map is of.
+
+    Examples:
+        >>> import numpy as np
+        >>> from finetune_jax import figures
+        >>> photo = np.full((8, 8, 3), 100, np.uint8)
+        >>> over = figures.heat_over(photo, np.ones((2, 2)), (0.0, 0.0, 0.5, 1.0))
+        >>> bool((over[:, :4] != 100).any()), bool((over[:, 4:] == 100).all())
+        (True, True)
+    """
+    from PIL import Image
+
+    height, width = photo.shape[:2]
+    left, top, right, bottom = (
+        round(share * length) for share, length in zip(part, (width, height) * 2, strict=True)
+    )
+    grey = np.repeat(photo.mean(2, keepdims=True), 3, 2)
+    size = (max(1, right - left), max(1, bottom - top))
+    large = Image.fromarray(np.asarray(heat, np.float32)).resize(size, Image.Resampling.BILINEAR)
+    colours = _heat()(np.clip(np.asarray(large), 0, 1))
+    inside = grey[top:bottom, left:right]
+    colours = colours[: inside.shape[0], : inside.shape[1]]
+    weight = colours[..., 3:]
+    grey[top:bottom, left:right] = (1 - weight) * inside + weight * 255 * colours[..., :3]
+    return grey.round().astype(np.uint8)
 
 
 def _heat() -> "Colormap":

@@ -1,0 +1,203 @@
+"""What the app answers to which address.
+
+Runs and files are looked up by comparing the address with what the catalogue has found; no address becomes a path.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_jax.commands.web.answers import Answer, Request, as_json, html
+from finetune_jax.commands.web.server import LARGEST_BODY
+from finetune_jax.commands.web.workbench import Workbench
+from finetune_jax.config.invocation import as_started
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import UserError, readable
+from finetune_jax.files.run_directory import RunDirectory, config_of_run
+from finetune_jax.reports import app_pages, trial_frames
+from finetune_jax.runs import label_check
+from finetune_jax.runs.catalogue import Catalogue
+from finetune_jax.runs.listing import RunRow
+from finetune_jax.runs.photo import Viewer, smaller
+
+_PER_PAGE = 24
+_SPLITS = ("validation", "test", "train")
+_THUMBNAIL = 320
+
+
+class Site:
+    """The pages over one folder of runs; may be asked from several threads."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        """Over what the catalogue finds."""
+        self._catalogue = catalogue
+        self._workbench = Workbench()
+
+    def respond(self, request: Request) -> Answer:
+        """The answer to a request.
+
+        Raises:
+            UserError: a sentence for whoever asked.
+        """
+        runs = self._catalogue.runs()
+        match (request.method, *request.path):
+            case ("GET", ""):
+                return html(
+                    app_pages.of_runs(str(self._catalogue.folder.absolute()), runs, self._catalogue.studies())
+                )
+            case ("GET", "live", "runs"):
+                return html(app_pages.list_of_runs(runs, self._catalogue.studies()), stands=True)
+            case ("GET", "app.js"):
+                return Answer(app_pages.script().encode(), "text/javascript; charset=utf-8", stands=True)
+            case ("GET", "file", *parts):
+                return self._file("/".join(parts))
+            case (_, "run", key, *rest) if key in runs:
+                return self._of_run(request, key, runs[key], tuple(rest))
+        return html(
+            app_pages.stop("No such page", "There is nothing at this address; see the list of runs."), 404
+        )
+
+    def _file(self, place: str) -> Answer:
+        found = self._catalogue.file(place)
+        if found is None:
+            return html(app_pages.stop("No such file", "There is no such file of a run or a study."), 404)
+        path, kind = found
+        kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+        # Others may have made it: it runs no program here.
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+        return Answer(path.read_bytes(), kind, headers={"Content-Security-Policy": policy})
+
+    def _of_run(self, request: Request, key: str, row: RunRow, rest: tuple[str, ...]) -> Answer:
+        match (request.method, *rest):
+            case ("GET",):
+                return html(as_started(self._state(key, row, app_pages.of_run)))
+            case ("GET", "live"):
+                return html(as_started(self._state(key, row, app_pages.state_of_run)), stands=True)
+            case ("GET", "photo"):
+                return self._photo_page(key, row)
+            case ("POST", "photo", "labels"):
+                return self._photo(request, row, _labels)
+            case ("POST", "photo", "map"):
+                number = _number(request.query, "class")
+                return self._photo(request, row, lambda viewer, photo: _maps(viewer, photo, number))
+            case ("POST", "photo", "neighbours"):
+                return self._photo(request, row, _neighbours)
+            case ("GET", "mistakes"):
+                return self._mistakes_page(key, row)
+            case ("GET", "mistakes", "list"):
+                return self._mistakes(request, row)
+            case ("POST", "corrections"):
+                return self._corrections(request, row)
+            case ("GET", "trials"):
+                return html(app_pages.of_trials(key))
+            case ("GET", "trials.json"):
+                return as_json(trial_frames.frames(RunDirectory(row.path).read_passes()), stands=True)
+        return html(app_pages.stop("No such page", "The run has no such page."), 404)
+
+    def _state(self, key: str, row: RunRow, page: Callable[..., str]) -> str:
+        directory = RunDirectory(row.path)
+        summary = directory.summary or {}
+        remarks = [*summary.get("notes", []), *summary.get("remarks", [])]
+        flags = {"epochs": _config(row).epochs}
+        report = (row.path / "report.html").is_file()
+        return page(key, row, directory.read_metrics(), flags, remarks, report=report)
+
+    def _photo_page(self, key: str, row: RunRow) -> Answer:
+        with self._workbench.viewer(row.path) as viewer:
+            names: Sequence[str] = viewer.card.class_names if viewer.classifies else ()
+            note = (
+                f"It is labelled as one of {len(names)} classes."
+                if names
+                else "The run finds images of the same class; a photo gets no label."
+            )
+        return html(app_pages.for_photos(key, names, note, LARGEST_BODY))
+
+    def _photo(self, request: Request, row: RunRow, answer: Callable[[Viewer, np.ndarray], str]) -> Answer:
+        with self._workbench.viewer(row.path) as viewer:
+            photo = viewer.read(request.body, readable(request.file_name or "photo", 80))
+            return html(answer(viewer, photo))
+
+    def _mistakes_page(self, key: str, row: RunRow) -> Answer:
+        with self._workbench.viewer(row.path) as viewer:
+            _require_classifier(viewer)
+            return html(app_pages.of_mistakes(key, viewer.card.class_names, _SPLITS))
+
+    def _mistakes(self, request: Request, row: RunRow) -> Answer:
+        split = _split(request.query)
+        viewer, found = self._workbench.mistakes(row.path, split)
+        _require_classifier(viewer)
+        page = _number(request.query, "page") or 0
+        shown = found.findings[page * _PER_PAGE : (page + 1) * _PER_PAGE]
+        photos = [smaller(found.split.examples.read(finding.place), _THUMBNAIL) for finding in shown]
+        return html(
+            app_pages.list_of_mistakes(
+                found.findings,
+                photos,
+                viewer.card.class_names,
+                split=split,
+                images=len(found.split.labels),
+                page=page,
+                per_page=_PER_PAGE,
+            )
+        )
+
+    def _corrections(self, request: Request, row: RunRow) -> Answer:
+        split = _split(request.query)
+        try:
+            chosen = {int(number): str(name) for number, name in json.loads(request.body).items()}
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise UserError("these corrections cannot be read; load the page again") from error
+        viewer, found = self._workbench.mistakes(row.path, split)
+        text = label_check.corrections_csv(found.findings, chosen, viewer.card.class_names, split)
+        headers = {"Content-Disposition": f'attachment; filename="corrections-{split}.csv"'}
+        return Answer(text.encode("utf-8", "surrogateescape"), "text/csv; charset=utf-8", headers=headers)
+
+
+def _labels(viewer: Viewer, photo: np.ndarray) -> str:
+    prepared = viewer.card.preprocessing
+    how = "stretched" if prepared.mode == "stretch" else "in their proportions"
+    seen = f"{prepared.image_size} × {prepared.image_size} of them, {how}"
+    chances = viewer.top(photo) if viewer.classifies else []
+    return app_pages.photo_labels(photo, seen, chances, viewer.routes(photo))
+
+
+def _maps(viewer: Viewer, photo: np.ndarray, number: int | None) -> str:
+    maps = viewer.maps(photo, number)
+    if not viewer.classifies:
+        of = "what the photo is like"
+    else:
+        of = viewer.card.class_names[number] if number is not None else viewer.top(photo, 1)[0][0]
+    return app_pages.photo_maps(maps, of)
+
+
+def _neighbours(viewer: Viewer, photo: np.ndarray) -> str:
+    found = viewer.neighbours(photo)
+    return app_pages.photo_neighbours(found, *viewer.gallery_size)
+
+
+def _require_classifier(viewer: Viewer) -> None:
+    if not viewer.classifies:
+        raise UserError(
+            "The run finds images of the same class and labels none, so it takes none for another one."
+        )
+
+
+def _config(row: RunRow) -> FinetuneConfig:
+    try:
+        return config_of_run(row.path, FinetuneConfig)
+    except UserError:
+        return FinetuneConfig()  # a damaged run is shown as far as it can be read
+
+
+def _split(query: Mapping[str, Any]) -> str:
+    split = str(query.get("split", _SPLITS[0]))
+    if split not in _SPLITS:
+        raise UserError(f"there is no split of that name, only {', '.join(_SPLITS)}")
+    return split
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

@@ -25,13 +25,15 @@ class Suspects(NamedTuple):
     margins: np.ndarray
 
 
-def suspects(probabilities: np.ndarray, labels: np.ndarray) -> Suspects:
+def suspects(probabilities: np.ndarray, labels: np.ndarray, *, at_least: float = 0.0) -> Suspects:
     """The suspected labels of Northcutt et al., section 3.1, ordered by the normalised margin.
 
     Args:
         probabilities: ``[N, C]`` of images that the network has not been trained on: of training images it has learned
             the wrong labels too.
         labels: int ``[N]`` in ``0 … C-1``.
+        at_least: probability that the suggested class must have; the paper asks for none, and then a network that knows
+            little suspects nearly all that it gets wrong.
 
     Returns:
         None of a class with a single image, whose threshold is its own probability, and none where another class is
@@ -63,7 +65,7 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> Suspects:
     confident = np.where(chances >= thresholds, chances, -1.0)
     likeliest = confident.argmax(1)
     largest = confident.max(1, initial=-1.0)
-    places = np.flatnonzero((largest >= 0) & (likeliest != labels) & (largest > own))
+    places = np.flatnonzero((largest >= max(at_least, 0.0)) & (likeliest != labels) & (largest > own))
     margins = largest[places] - own[places]
     order = np.argsort(-margins, kind="stable")
     return Suspects(places[order], likeliest[places][order], margins[order])

@@ -14,6 +14,11 @@ from finetune_jax.reports.tables import Table, percent, spoken
 
 _EPOCHS_SHOWN = 12
 _THUMBNAIL = 320
+_TRUSTED = 0.8
+"""Accuracy from which on what a network says against a label means something."""
+
+TABS = {"Overview": (), "Try a photo": ("photo",), "Mistakes": ("mistakes",), "Trials": ("trials",)}
+"""``{tab of a run: the end of its address}``."""
 
 
 def address(key: str, *more: str) -> str:
@@ -51,7 +56,14 @@ def list_of_runs(runs: Mapping[str, Row], studies: Sequence[Any]) -> str:
 
 
 def of_run(
-    key: str, row: Row, rows: Rows, flags: Mapping[str, Any], remarks: Sequence[str], *, report: bool
+    key: str,
+    row: Row,
+    rows: Rows,
+    flags: Mapping[str, Any],
+    remarks: Sequence[str],
+    *,
+    report: bool,
+    tabs: Sequence[str],
 ) -> str:
     """How a run stands.
 
@@ -62,10 +74,11 @@ def of_run(
         flags: its settings.
         remarks: on its result.
         report: whether it has a page of its own.
+        tabs: of :data:`TABS`, those that it has.
     """
     return pages.render(
         "app_run.html",
-        **_frame(key, "Overview"),
+        **_frame(key, "Overview", tabs),
         live=address(key, "live"),
         **_state(key, row, rows, flags, remarks, report),
     )
@@ -78,18 +91,19 @@ def state_of_run(
     return pages.render("app_run_state.html", **_state(key, row, rows, flags, remarks, report))
 
 
-def for_photos(key: str, class_names: Sequence[str], note: str, most: int) -> str:
+def for_photos(key: str, tabs: Sequence[str], class_names: Sequence[str], note: str, most: int) -> str:
     """The page that takes photos.
 
     Args:
         key: of the run.
+        tabs: of :data:`TABS`, those that it has.
         class_names: that can be explained.
         note: on the run.
         most: bytes of a file.
     """
     return pages.render(
         "app_photo.html",
-        **_frame(key, "Try a photo"),
+        **_frame(key, "Try a photo", tabs),
         place=address(key, "photo"),
         classes=class_names,
         note=note,
@@ -141,11 +155,11 @@ def photo_neighbours(neighbours: Sequence[Any], compared: int, of: int) -> str:
     return pages.render("app_photo_neighbours.html", neighbours=cards, compared=compared, all=of)
 
 
-def of_mistakes(key: str, class_names: Sequence[str], splits: Sequence[str]) -> str:
-    """The page of what a run gets wrong."""
+def of_mistakes(key: str, tabs: Sequence[str], class_names: Sequence[str], splits: Sequence[str]) -> str:
+    """The page of what a run gets wrong; ``tabs`` as of :func:`of_run`."""
     return pages.render(
         "app_mistakes.html",
-        **_frame(key, "Mistakes"),
+        **_frame(key, "Mistakes", tabs),
         place=address(key, "mistakes", "list"),
         corrections=address(key, "corrections"),
         classes=class_names,
@@ -160,6 +174,7 @@ def list_of_mistakes(
     *,
     split: str,
     images: int,
+    right: float,
     page: int,
     per_page: int,
 ) -> str:
@@ -171,6 +186,7 @@ def list_of_mistakes(
         class_names: of the run.
         split: name of the split.
         images: how many it has.
+        right: share of them that are taken for their label.
         page: from 0.
         per_page: how many are shown.
     """
@@ -196,14 +212,16 @@ def list_of_mistakes(
         wrong=len(findings),
         images=f"{images:,}",
         split=split,
+        right=right,
+        weak=images > 0 and right < _TRUSTED,
         page=page,
         pages=-(-len(findings) // per_page),
     )
 
 
-def of_trials(key: str) -> str:
-    """The page of AutoLR's trials."""
-    return pages.render("app_trials.html", **_frame(key, "Trials"), place=address(key, "trials.json"))
+def of_trials(key: str, tabs: Sequence[str]) -> str:
+    """The page of AutoLR's trials; ``tabs`` as of :func:`of_run`."""
+    return pages.render("app_trials.html", **_frame(key, "Trials", tabs), place=address(key, "trials.json"))
 
 
 def problem(message: str) -> str:
@@ -221,9 +239,13 @@ def script() -> str:
     return pages.source("app.js")
 
 
-def _frame(key: str, tab: str) -> dict[str, Any]:
-    tabs = {"Overview": (), "Try a photo": ("photo",), "Mistakes": ("mistakes",), "Trials": ("trials",)}
-    addresses = [(name, address(key, *parts)) for name, parts in tabs.items()]
+def stop_in_run(key: str, tab: str, tabs: Sequence[str], message: str) -> str:
+    """A sentence in the place of a page of a run; arguments as of :func:`of_run`."""
+    return pages.render("app_stop.html", **_frame(key, tab, tabs), message=message)
+
+
+def _frame(key: str, tab: str, tabs: Sequence[str]) -> dict[str, Any]:
+    addresses = [(name, address(key, *parts)) for name, parts in TABS.items() if name in tabs]
     return {"title": f"{key}: {tab.lower()}", "tab": tab, "run": key, "tabs": addresses}
 
 

@@ -11,6 +11,8 @@ from finetune_jax.algorithms import label_errors
 from finetune_jax.errors import UserError
 from finetune_jax.runs.photo import Labelled
 
+_AT_LEAST = 0.5  # more likely than all other classes together
+
 COLUMNS = ("image", "label", "was", "split", "probability")
 """Of the table of corrections: the first two are those that ``--dataset=csv:FILE`` reads."""
 
@@ -47,7 +49,7 @@ def findings(split: Labelled) -> list[Finding]:
     chances, labels = split.probabilities, split.labels
     if not len(labels):
         return []
-    suspects = label_errors.suspects(chances, labels)
+    suspects = label_errors.suspects(chances, labels, at_least=_AT_LEAST)
     suggested = dict(zip(suspects.places.tolist(), suspects.suggested.tolist(), strict=True))
     predicted = chances.argmax(1)
     wrong = np.flatnonzero(predicted != labels)

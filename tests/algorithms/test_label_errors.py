@@ -55,6 +55,13 @@ def test_most_of_the_labels_that_were_changed_are_found_and_few_others():
     assert (found.suggested[hit] == true[found.places[hit]]).mean() > 0.9
 
 
+def test_what_is_less_likely_than_asked_for_is_not_suspected():
+    chances, labels, _, _ = made_up(0)
+    found = label_errors.suspects(chances, labels, at_least=0.5)
+    expected = {place for place, best in by_loops(chances, labels).items() if chances[place, best] >= 0.5}
+    assert set(found.places.tolist()) == expected
+
+
 def test_a_class_without_images_is_suggested_for_none():
     chances = np.array([[0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1]])
     assert label_errors.suspects(chances, np.array([0, 0, 1])).suggested.tolist() == []

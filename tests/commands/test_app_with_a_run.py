@@ -130,6 +130,15 @@ def test_what_is_no_photo_is_answered_by_a_sentence(site):
             post(site, "photo", "labels", body=content)
 
 
+def test_a_page_of_a_run_that_cannot_be_shown_keeps_the_way_to_the_others(site):
+    answer = site.respond(Request("GET", ("run", "going", "photo")))
+    assert answer.status == 422
+    text = answer.body.decode()
+    assert "no run directory with an evaluated checkpoint" in text
+    assert 'href="/run/going"' in text
+    assert 'href="/run/going/trials"' not in text  # which only AutoLR has
+
+
 def test_mistakes_are_those_of_the_network_and_corrections_come_as_csv(site, folder):
     viewer = Viewer(folder / "runs" / "spottune")
     split = viewer.labelled("test")

@@ -14,7 +14,7 @@ from finetune_jax.commands.web.server import LARGEST_BODY
 from finetune_jax.commands.web.workbench import Workbench
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.errors import UserError, readable
+from finetune_jax.errors import UserError, message, readable
 from finetune_jax.files.run_directory import RunDirectory, config_of_run
 from finetune_jax.reports import app_pages, trial_frames
 from finetune_jax.runs import label_check
@@ -70,13 +70,18 @@ class Site:
         return Answer(path.read_bytes(), kind, headers={"Content-Security-Policy": policy})
 
     def _of_run(self, request: Request, key: str, row: RunRow, rest: tuple[str, ...]) -> Answer:
+        config = _config(row)
+        tabs = [name for name in app_pages.TABS if _has(config, name)]
         match (request.method, *rest):
-            case ("GET",):
-                return html(as_started(self._state(key, row, app_pages.of_run)))
+            case ("GET", *parts) if tuple(parts) in app_pages.TABS.values():
+                try:
+                    return html(as_started(self._page(key, row, config, tabs, tuple(parts))))
+                except UserError as error:
+                    tab = next(name for name, end in app_pages.TABS.items() if end == tuple(parts))
+                    return html(app_pages.stop_in_run(key, tab, tabs, as_started(message(error))), 422)
             case ("GET", "live"):
-                return html(as_started(self._state(key, row, app_pages.state_of_run)), stands=True)
-            case ("GET", "photo"):
-                return self._photo_page(key, row)
+                state = app_pages.state_of_run(key, row, *self._state(row, config), report=_has_report(row))
+                return html(as_started(state), stands=True)
             case ("POST", "photo", "labels"):
                 return self._photo(request, row, _labels)
             case ("POST", "photo", "map"):
@@ -84,27 +89,35 @@ class Site:
                 return self._photo(request, row, lambda viewer, photo: _maps(viewer, photo, number))
             case ("POST", "photo", "neighbours"):
                 return self._photo(request, row, _neighbours)
-            case ("GET", "mistakes"):
-                return self._mistakes_page(key, row)
             case ("GET", "mistakes", "list"):
                 return self._mistakes(request, row)
             case ("POST", "corrections"):
                 return self._corrections(request, row)
-            case ("GET", "trials"):
-                return html(app_pages.of_trials(key))
             case ("GET", "trials.json"):
                 return as_json(trial_frames.frames(RunDirectory(row.path).read_passes()), stands=True)
         return html(app_pages.stop("No such page", "The run has no such page."), 404)
 
-    def _state(self, key: str, row: RunRow, page: Callable[..., str]) -> str:
+    def _page(
+        self, key: str, row: RunRow, config: FinetuneConfig, tabs: Sequence[str], parts: tuple[str, ...]
+    ) -> str:
+        if parts == ("photo",):
+            return self._photo_page(key, row, tabs)
+        if parts == ("mistakes",):
+            with self._workbench.viewer(row.path) as viewer:
+                _require_classifier(viewer)
+                return app_pages.of_mistakes(key, tabs, viewer.card.class_names, _SPLITS)
+        if parts == ("trials",):
+            return app_pages.of_trials(key, tabs)
+        return app_pages.of_run(key, row, *self._state(row, config), report=_has_report(row), tabs=tabs)
+
+    def _state(self, row: RunRow, config: FinetuneConfig) -> tuple[Any, dict[str, Any], list[str]]:
+        """Rows of ``metrics.csv``, flags and remarks."""
         directory = RunDirectory(row.path)
         summary = directory.summary or {}
         remarks = [*summary.get("notes", []), *summary.get("remarks", [])]
-        flags = {"epochs": _config(row).epochs}
-        report = (row.path / "report.html").is_file()
-        return page(key, row, directory.read_metrics(), flags, remarks, report=report)
+        return directory.read_metrics(), {"epochs": config.epochs}, remarks
 
-    def _photo_page(self, key: str, row: RunRow) -> Answer:
+    def _photo_page(self, key: str, row: RunRow, tabs: Sequence[str]) -> str:
         with self._workbench.viewer(row.path) as viewer:
             names: Sequence[str] = viewer.card.class_names if viewer.classifies else ()
             note = (
@@ -112,17 +125,12 @@ class Site:
                 if names
                 else "The run finds images of the same class; a photo gets no label."
             )
-        return html(app_pages.for_photos(key, names, note, LARGEST_BODY))
+        return app_pages.for_photos(key, tabs, names, note, LARGEST_BODY)
 
     def _photo(self, request: Request, row: RunRow, answer: Callable[[Viewer, np.ndarray], str]) -> Answer:
         with self._workbench.viewer(row.path) as viewer:
             photo = viewer.read(request.body, readable(request.file_name or "photo", 80))
             return html(answer(viewer, photo))
-
-    def _mistakes_page(self, key: str, row: RunRow) -> Answer:
-        with self._workbench.viewer(row.path) as viewer:
-            _require_classifier(viewer)
-            return html(app_pages.of_mistakes(key, viewer.card.class_names, _SPLITS))
 
     def _mistakes(self, request: Request, row: RunRow) -> Answer:
         split = _split(request.query)
@@ -138,6 +146,9 @@ class Site:
                 viewer.card.class_names,
                 split=split,
                 images=len(found.split.labels),
+                right=float((found.split.probabilities.argmax(1) == found.split.labels).mean())
+                if len(found.split.labels)
+                else 0.0,
                 page=page,
                 per_page=_PER_PAGE,
             )
@@ -182,6 +193,17 @@ def _require_classifier(viewer: Viewer) -> None:
         raise UserError(
             "The run finds images of the same class and labels none, so it takes none for another one."
         )
+
+
+def _has(config: FinetuneConfig, tab: str) -> bool:
+    """Whether a run can have what a tab shows."""
+    if tab == "Mistakes":
+        return config.protocol == "classification"
+    return tab != "Trials" or config.method == "autolr"
+
+
+def _has_report(row: RunRow) -> bool:
+    return (row.path / "report.html").is_file()
 
 
 def _config(row: RunRow) -> FinetuneConfig:

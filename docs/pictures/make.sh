@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 run=$(mktemp -d)/digits
-./launch.sh finetune --dataset=digits --test_fraction=0.8 --epochs=8 --workdir="$run"
+./launch.sh finetune --dataset=digits --test_fraction=0.8 --epochs=10 --workdir="$run"
 chromium --headless --no-sandbox --hide-scrollbars --window-size=1040,1500 --screenshot="$run/page.png" "file://$run/report.html"
-# 64 colours are enough for a page, and a fifth of the bytes.
+# 128 colours are enough for a page, and a fifth of the bytes.
 .venv/bin/python -c 'import sys; from PIL import Image
-Image.open(sys.argv[1]).convert("RGB").quantize(64).save(sys.argv[2], optimize=True)' "$run/page.png" docs/pictures/report.png
+Image.open(sys.argv[1]).convert("RGB").quantize(128).save(sys.argv[2], optimize=True)' "$run/page.png" docs/pictures/report.png

@@ -127,7 +127,9 @@ class Viewer:
         for index, similarity in zip(nearest[0], similarities[0], strict=True):
             place = int(arrays.kept[index])
             name = self._source.class_names[int(arrays.labels[index])]
-            found.append(Neighbour(pixels.shown(examples.read(place)), name, float(similarity), examples.names[place]))
+            found.append(
+                Neighbour(pixels.shown(examples.read(place)), name, float(similarity), examples.names[place])
+            )
         return found
 
     @property

@@ -323,7 +323,9 @@ class Loop:
             self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
         self._save(host, score, steps_trained)
-        self._say(f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {spent(row['seconds'], self._clock.lap())}")
+        self._say(
+            f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {spent(row['seconds'], self._clock.lap())}"
+        )
         if plan.after_epoch is not None:
             plan.after_epoch(row)
         return state

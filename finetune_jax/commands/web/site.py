@@ -14,6 +14,7 @@ from finetune_jax.commands.web.server import LARGEST_BODY
 from finetune_jax.commands.web.workbench import Workbench
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.data import pixels
 from finetune_jax.errors import UserError, message, readable
 from finetune_jax.files.run_directory import RunDirectory, config_of_run
 from finetune_jax.reports import app_pages, trial_frames
@@ -138,7 +139,9 @@ class Site:
         _require_classifier(viewer)
         page = _number(request.query, "page") or 0
         shown = found.findings[page * _PER_PAGE : (page + 1) * _PER_PAGE]
-        photos = [smaller(found.split.examples.read(finding.place), _THUMBNAIL) for finding in shown]
+        photos = [
+            smaller(pixels.shown(found.split.examples.read(finding.place)), _THUMBNAIL) for finding in shown
+        ]
         return html(
             app_pages.list_of_mistakes(
                 found.findings,
@@ -171,7 +174,7 @@ def _labels(viewer: Viewer, photo: np.ndarray) -> str:
     how = "stretched" if prepared.mode == "stretch" else "in their proportions"
     seen = f"{prepared.image_size} × {prepared.image_size} of them, {how}"
     chances = viewer.top(photo) if viewer.classifies else []
-    return app_pages.photo_labels(photo, seen, chances, viewer.routes(photo))
+    return app_pages.photo_labels(pixels.shown(photo), seen, chances, viewer.routes(photo))
 
 
 def _maps(viewer: Viewer, photo: np.ndarray, number: int | None) -> str:

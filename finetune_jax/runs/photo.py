@@ -1,5 +1,6 @@
 """One photo before a run: what it is taken for, where the network looks, which training images are like it."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,8 @@ class Viewer:
         """
         self.run = run
         self.card, self._variables = read_best(run)
-        self.config = config_of_run(run, FinetuneConfig)
+        # Images that are looked at again and again are decoded once, however the run did it.
+        self.config = dataclasses.replace(config_of_run(run, FinetuneConfig), decode="cache")
         self.predictor = Predictor(self.card, self._variables)
 
     @property

@@ -5,6 +5,7 @@ apart; where colour means right or wrong, a line style or a mark says it too.
 """
 
 import io
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,9 @@ ON_PALE, ON_DARK = "#000001", "#fffffe"
 
 HOVER = "title:"
 """What the ``gid`` of an artist begins with that shows the rest of it as a tooltip in a page."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Settings of Matplotlib, also those within a context, are of the whole process, and not of a thread."""
 
 _WIDE_RANGE = 30  # largest to smallest value
 _SAVE_AS: dict[str, dict[str, Any]] = {
@@ -81,6 +85,7 @@ def encode(
         glyphs.make_readable(figure)
     outlines = "none" if text else "path"
     with (
+        _ONE_AT_A_TIME,
         matplotlib.rc_context({"svg.fonttype": outlines, "svg.hashsalt": "figure", "pdf.fonttype": 42}),
         warnings.catch_warnings(),
     ):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from photos import write_photos
 
+from finetune_jax.config.named_recipes import starting_config
 from finetune_jax.config.recipes import recipe
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
@@ -74,7 +75,8 @@ def test_the_command_holds_what_differs_from_the_recipe_of_the_method():
     assert "--balanced_sampling" in words
     assert "--learning_rate=0.5" in words
     assert "--alpha" not in words  # as the recipe has it
-    assert report.command_of(recipe("standard")) == "finetune-jax finetune"
+    assert report.command_of(starting_config()) == "finetune-jax finetune"
+    assert report.command_of(recipe("standard")) == "finetune-jax finetune --learning_rate=0.01"
 
 
 def test_pages_do_not_take_more_than_a_share_of_the_time(monkeypatch):

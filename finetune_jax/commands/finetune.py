@@ -2,9 +2,9 @@ r"""Fine-tune a pretrained network.
 
     finetune-jax finetune --dataset=folder:photos --workdir=runs/photos
 
-Started again with the same flags it goes on where it stopped. Flags that are not given have the values that were
-best on photographs, or with ``--method=NAME`` those of the method's paper: ``--method=autolr`` starts its blocks at
-1e-3 and trains 50 epochs with batches of 40. ``--recipe=NAME`` gives them others, and ``--print_flags`` shows them:
+Started again with the same flags it goes on where it stopped. Flags that are not given have values that suit
+photographs, or with ``--method=NAME`` those of the method's paper: ``--method=autolr`` starts its blocks at 1e-3
+and trains 50 epochs with batches of 40. ``--recipe=NAME`` gives others, and ``--print_flags`` shows them:
 
     finetune-jax finetune --dataset=folder:photos --recipe=autogluon --epochs=10 --print_flags
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from absl import flags
 
-from finetune_jax.commands import command_line, flag_file
+from finetune_jax.commands import command_line
+from finetune_jax.config import flag_file
 from finetune_jax.config.named_recipes import NAMED_RECIPES, VERSION, starting_config, unchanged
 from finetune_jax.config.settings import FinetuneConfig
 

@@ -4,6 +4,7 @@ A run from before a setting existed did what ``before`` of the setting says, whi
 declared with another value.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -28,6 +29,23 @@ def completed(flags: Mapping[str, Any], config_class: type = FinetuneConfig) -> 
     """
     before = {name: setting.before for name, setting in declared(config_class).items()}
     return _as_json({**before, **flags})
+
+
+def as_begun(config: Config, flags: Mapping[str, Any]) -> Config:
+    """The config for going on with a run: settings that did not exist when it began do what runs did then.
+
+    Args:
+        config: of the start that goes on; a setting that has its default counts as not given.
+        flags: of the run, as they were recorded.
+    """
+    values = {
+        name: setting.before
+        for name, setting in declared(type(config)).items()
+        if name not in flags
+        and getattr(config, name) == setting.default
+        and setting.before != setting.default
+    }
+    return dataclasses.replace(config, **values) if values else config  # type: ignore[type-var]
 
 
 def config_of(flags: Mapping[str, Any], config_class: type[Config]) -> Config:

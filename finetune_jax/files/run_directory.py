@@ -101,6 +101,11 @@ class RunDirectory:
         found = self._flags()
         return None if found is None else int((found.get(_RESOLVED) or {}).get(STARTING_VERSION, 1))
 
+    def as_begun(self, config: Config) -> Config:
+        """The config for going on with the run that lives here, see ``recorded.as_begun``; else as it is."""
+        found = self._flags()
+        return config if found is None else recorded.as_begun(config, found)
+
     def claim(self, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> None:
         """Make the directory the home of a run with these flags, or go on with the one that lives there.
 

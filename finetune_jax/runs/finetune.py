@@ -67,7 +67,7 @@ def run(
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     with replicas.fail_together():
-        directory = _directory(config, replicas)
+        config, directory = _begun(config, replicas)
     same_run.agree_on_progress(directory)
     if directory.summary is not None:
         recorded_data.check_finished(config, directory)
@@ -114,7 +114,7 @@ def train_in_lockstep(
     """
     _check_group(configs)
     with replicas.fail_together():
-        directories = [_directory(config, replicas) for config in configs]
+        configs, directories = zip(*[_begun(config, replicas) for config in configs], strict=True)
     for directory in directories:
         same_run.agree_on_progress(directory)
     results: list[Any] = [directory.summary for directory in directories]
@@ -229,16 +229,17 @@ def _claim(prepared: Prepared) -> None:
             directory.note(line)
 
 
-def _directory(config: FinetuneConfig, replicas: Replicas) -> RunDirectory:
-    """The directory of a run, checked with its flags and not yet made."""
+def _begun(config: FinetuneConfig, replicas: Replicas) -> tuple[FinetuneConfig, RunDirectory]:
+    """The config of a run as it began, and its directory, checked with the flags and not yet made."""
     validate(config)
     if not config.workdir:
         raise UserError("--workdir is empty; name a directory for the run")
     recorded_data.refuse_workdir_among_images(config)
     replicas.check_batch_size(config.batch_size)
     directory = RunDirectory(Path(config.workdir).expanduser(), primary=replicas.is_primary)
+    config = directory.as_begun(config)
     directory.check(dataclasses.asdict(config))
-    return directory
+    return config, directory
 
 
 def _check_group(configs: Sequence[FinetuneConfig]) -> None:

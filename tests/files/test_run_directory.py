@@ -321,3 +321,21 @@ def raising(error: OSError) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_what_runs_did_then(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "old")
+    config = FinetuneConfig(swa_epochs=2, workdir=str(directory.path))
+    assert directory.as_begun(config) == config  # nothing has begun
+    flags = dataclasses.asdict(config)
+    directory.claim(flags)
+    assert directory.as_begun(config) == config
+    file = directory.path / "flags.json"
+    recorded = json.loads(file.read_text())
+    del recorded["average_statistics"]
+    file.write_text(json.dumps(recorded))
+    begun = directory.as_begun(config)
+    assert begun == dataclasses.replace(config, average_statistics="kept")
+    directory.check(dataclasses.asdict(begun))
+    with pytest.raises(UserError, match="average_statistics"):
+        directory.check(flags)

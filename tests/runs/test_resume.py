@@ -21,6 +21,8 @@ from child_processes import FAST_COMPILATION, SECONDS
 from PIL import Image
 from weights import write_weights
 
+from finetune_jax.config.named_recipes import starting_config
+
 REPOSITORY = Path(__file__).parents[2]
 EPOCHS = 6
 KILLS = 6
@@ -218,7 +220,8 @@ def test_a_finished_run_answers_at_once_and_refuses_other_flags(
     assert (status, out) == (1, "")
     assert err == (
         f"{DEVICES}error: --workdir={workdir} holds a run with other flags: --batch_size=32 (was 16), "
-        "--learning_rate=0.5 (was 0.01); give the same flags to go on with it, or another --workdir\n"
+        f"--learning_rate=0.5 (was {starting_config().learning_rate}); give the same flags to go on with it, "
+        "or another --workdir\n"
     )
     assert contents(workdir) == before
 

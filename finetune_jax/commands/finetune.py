@@ -2,9 +2,9 @@ r"""Fine-tune a pretrained network.
 
     finetune-jax finetune --dataset=folder:photos --workdir=runs/photos
 
-Started again with the same flags it goes on where it stopped. Flags that are not given have values that suit
-photographs, or with ``--method=NAME`` those of the method's paper: ``--method=autolr`` starts its blocks at 1e-3
-and trains 50 epochs with batches of 40. ``--recipe=NAME`` gives others, and ``--print_flags`` shows them:
+Started again with the same flags it goes on where it stopped. Flags that are not given have the values of the
+method's paper: ``--method=autolr`` starts its blocks at 1e-3 and trains 50 epochs with batches of 40. ``--recipe=NAME``
+gives them others, and ``--print_flags`` shows them:
 
     finetune-jax finetune --dataset=folder:photos --recipe=autogluon --epochs=10 --print_flags
 """
@@ -22,10 +22,9 @@ from finetune_jax.config.settings import FinetuneConfig
 command_line.define_flags(FinetuneConfig)
 flags.DEFINE_enum(
     "recipe",
-    None,
+    "paper",
     list(NAMED_RECIPES),
-    "Set of settings for all flags that are not given, see docs/guides/recipes.md; without it --method=standard takes "
-    "photographs and every other method its paper's.",
+    "Set of settings for all flags that are not given: what others fine-tune with, see docs/guides/recipes.md.",
 )
 flags.DEFINE_bool(
     "print_flags", False, "Print the flags of the run as a flag file, defaults left out, and train nothing."

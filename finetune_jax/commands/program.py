@@ -13,7 +13,6 @@ from finetune_jax.commands.slips import unknown_command
 
 _SHARED = (
     "command_line",
-    "flag_file",
     "help",
     "interruption",
     "parsing",

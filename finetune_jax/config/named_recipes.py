@@ -195,7 +195,7 @@ VERSION = 2
 
 def starting_config(
     *,
-    recipe: str = "paper",
+    recipe: str | None = None,
     method: str | None = None,
     optimizer: str | None = None,
     version: int = VERSION,
@@ -205,12 +205,12 @@ def starting_config(
     The method's paper comes first, then the optimiser's own rates, then the recipe.
 
     Args:
-        recipe: of :data:`NAMED_RECIPES`.
+        recipe: of :data:`NAMED_RECIPES`; None is ``paper``.
         method: None takes that of the recipe.
         optimizer: None takes that of the recipe.
         version: 1 stands for runs of before version 2, in which AdamW started at SGD's rate.
     """
-    settings = dict(NAMED_RECIPES[recipe].settings)
+    settings = dict(NAMED_RECIPES[recipe or "paper"].settings)
     of_recipe = settings.get("optimizer", "sgd")
     chosen = method or settings.get("method", "standard")
     if optimizer not in (None, of_recipe):

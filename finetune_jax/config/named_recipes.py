@@ -50,7 +50,8 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
     ),
     "autogluon": NamedRecipe(
         "AutoGluon's defaults for images: AdamW with rates that fall by layers, warm-up over a tenth of the training, "
-        "cosine by step, clipping, TrivialAugment. A good start for a few hundred to some thousand photographs.",
+        "cosine by step, clipping, TrivialAugment. For ImageNet weights, some hundred to some thousand photographs and "
+        "at least its 20 epochs.",
         {
             "optimizer": "adamw",
             "learning_rate": 1e-4,

@@ -13,8 +13,10 @@ from benchmarks import (
     accelerator,
     augmentations,
     folder_epochs,
+    recipes,
     spottune_step,
     step_memory,
+    step_pieces,
     streaming_memory,
     train_step,
 )
@@ -214,3 +216,45 @@ def test_memory_of_a_step_is_measured():
     assert 0 < found["start"] <= found["peak"]
     assert found["cpu_seconds"] > 0
     assert found["temporary"] > 0
+
+
+@pytest.mark.parametrize(("best", "start"), [(0, 0), (3, 0), (-4, 2)])
+def test_a_walk_over_rates_ends_where_both_neighbours_are_worse(best, start):
+    asked = []
+
+    def scores_of(places):
+        asked.extend(places)
+        return [-abs(place - best) for place in places]
+
+    found, tried = recipes.walk(start, scores_of)
+    assert found == best
+    assert {best - 1, best, best + 1} <= set(tried)
+    assert len(asked) == len(set(asked))
+
+
+def test_a_walk_goes_down_until_training_does_not_diverge():
+    found, tried = recipes.walk(
+        0, lambda places: [np.nan if place > -4 else float(place) for place in places]
+    )
+    assert found == -4
+    assert min(tried) == -5
+
+
+def test_a_recipe_is_compared_with_the_plain_one_by_the_larger_spread():
+    def result(name, *tests):
+        outcomes = [{"test": test} for test in tests]
+        return {"name": name, "tried": {"0.1": 0.5}, "rate": 0.1, "outcomes": outcomes}
+
+    lines = recipes.table(
+        [result("plain", 0.5, 0.52), result("near", 0.49, 0.55), result("far", 0.3, 0.32)]
+    ).splitlines()
+    assert lines[2].endswith("|  |")
+    assert lines[3].endswith("| tie |")
+    assert lines[4].endswith("| 31.0 ± 1.4 | -20.0 |")
+
+
+def test_pieces_of_a_step_are_measured_by_name(capsys):
+    tiny = ["--network=resnet26_policy", "--image_size=8", "--batch=4", "--rounds=1"]
+    step_pieces.main([*tiny, "--pieces", "erasing", "lion"])
+    rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert rows == ["| erasing", "| lion"]

@@ -3,7 +3,7 @@ r"""Cross-validate: train on all folds of the images but one, test on that one, 
     finetune-jax folds --dataset=folder:photos --folds=5 --workdir=runs/folds
     finetune-jax folds --dataset=csv:labels.csv --group_by=patient
 
-Prints mean and spread, and writes OUT_OF_FOLD.csv, every image as labelled by the run that had not seen it. Groups and
+Prints mean and spread, and writes out_of_fold.csv, every image as labelled by the run that had not seen it. Groups and
 near-duplicates never lie in two folds. Each fold is an ordinary run directory below --workdir; started again, none is
 trained twice.
 """

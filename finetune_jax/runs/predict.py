@@ -150,7 +150,7 @@ def load(run_directory: str | Path, *, views: str = "one") -> Predictor:
         >>> import tempfile
         >>> import finetune_jax
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     settings = {"method": "feature_extractor", "epochs": 1, "test_fraction": 0.9, "batch_size": 12}
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "test_fraction": 0.85, "batch_size": 12}
         ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
         ...     classify = finetune_jax.load(folder)
         >>> classify.class_names

@@ -30,6 +30,7 @@ from typing import Any
 GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01)}
 DEFAULT = {"sgd": 0.01, "adamw": 0.001}
 CHOOSING, REPORTING = 100, (0, 1, 2)
+PROMISED = 7 / 4  # runs: a quarter of a grid of seven rates
 CONTESTANTS = (
     "grid", "single", "default", "auto", "find", "layer_decay", "auto_rgn", "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
@@ -240,34 +241,105 @@ def run_cell(cell: Callable[[], Cell], log: Log, contestants: list[str], seeds: 
                 timed(name, seed, lambda of, name=name: contest(name, of, best))
 
 
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A contestant in a cell.
+
+    Attributes:
+        name: of the contestant.
+        scores: test accuracy of each seed.
+        rates: of each seed, empty where there is not one.
+        cost: images forward and backward for one run, with all that it took to choose its rate.
+    """
+
+    name: str
+    scores: list[float]
+    rates: list[float]
+    cost: float
+
+    @property
+    def mean(self) -> float:
+        """Of the scores."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation; 0 of a single score."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+
+def results(log: Log) -> tuple[float, list[Result]]:
+    """Images of one run, and the contestants that have runs."""
+    grid = [_cost(row) for row in log.rows if row["contestant"] == "grid"]
+    whole, found = sum(grid), []
+    for name in CONTESTANTS[1:]:
+        rows = [row for row in log.rows if row["contestant"] == name]
+        if rows:
+            own = statistics.fmean(map(_cost, rows))
+            rates = [row["rate"] for row in rows if "rate" in row]
+            # The best of the grid has been trained in it.
+            cost = {"single": whole, "layer_decay": whole + own, "auto_rgn": whole + own}.get(name, own)
+            found.append(Result(name, [row["test"] for row in rows], rates, cost))
+    return grid[0], found
+
+
 def table(logs: list[Log]) -> str:
     """Markdown of all cells."""
-    lines = [
-        "| cell | contestant | rate | test | regret | cost | of the grid's |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("contestant", "rates", "test accuracy", "regret", "", "images", "in runs", "promise")
+    lines = []
     for log in logs:
-        grid = [row for row in log.rows if row["contestant"] == "grid"]
-        whole = sum(map(_cost, grid))
-        single = [row["test"] for row in log.rows if row["contestant"] == "single"]
-        reference, spread = statistics.fmean(single), statistics.stdev(single) if len(single) > 1 else 0.0
-        for name in CONTESTANTS[1:]:
-            rows = [row for row in log.rows if row["contestant"] == name]
-            if not rows:
-                continue
-            scores = [row["test"] for row in rows]
-            mean = statistics.fmean(scores)
-            own = statistics.stdev(scores) if len(scores) > 1 else 0.0
-            cost = statistics.fmean(map(_cost, rows))
-            if name in ("single", "layer_decay", "auto_rgn"):
-                cost += whole
-            tie = "tie" if reference - mean <= max(spread, own) else "behind"
-            rates = ", ".join(f"{row['rate']:.2g}" for row in rows if "rate" in row)
-            lines.append(
-                f"| {log.file.stem} | {name} | {rates} | {100 * mean:.2f} ± {100 * own:.2f} | "
-                f"{100 * (reference - mean):+.2f} {tie} | {cost:,.0f} | {cost / whole:.2f} |"
-            )
+        of_run, contestants = results(log)
+        single = next((found for found in contestants if found.name == "single"), None)
+        lines += ["", f"### {log.file.stem}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for found in contestants:
+            cells = [
+                found.name,
+                ", ".join(f"{rate:.2g}" for rate in dict.fromkeys(found.rates)),
+                f"{100 * found.mean:.2f} ± {100 * found.spread:.2f} ({len(found.scores)})",
+            ]
+            if single is not None:
+                regret = single.mean - found.mean
+                tie = regret <= max(single.spread, found.spread)
+                kept = tie and found.cost <= PROMISED * of_run
+                cells += [f"{100 * regret:+.2f}", "tie" if tie else "behind", f"{found.cost:,.0f}"]
+                cells += [f"{found.cost / of_run:.2f}", "kept" if kept else ""]
+            lines.append(f"| {' | '.join(cells)} |")
+        tried = sorted((row["rate"], row["validation"]) for row in log.rows if row["contestant"] == "grid")
+        lines += ["", "Grid: " + ", ".join(f"{rate:g}: {100 * score:.2f}" for rate, score in tried)]
     return "\n".join(lines)
+
+
+def figure(logs: list[Log]) -> bytes:
+    """Cost against score, a panel for each cell; SVG."""
+    from finetune_jax.reports.figures import canvas
+
+    columns = min(3, len(logs))
+    rows = -(-len(logs) // columns)
+    drawn, axes = canvas.new(rows, columns, (4.2 * columns, 3.4 * rows), squeeze=False)
+    for axis, log in zip(axes.flat, logs, strict=False):
+        of_run, contestants = results(log)
+        axis.axvspan(0.8, PROMISED, color=canvas.GREY, alpha=0.12, lw=0)
+        for number, found in enumerate(contestants):
+            color = canvas.COLORS[number % len(canvas.COLORS)]
+            cost = found.cost / of_run
+            axis.errorbar(cost, 100 * found.mean, 100 * found.spread, fmt="o", color=color, capsize=3)
+            axis.annotate(
+                found.name,
+                (cost, 100 * found.mean),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        axis.set_xscale("log")
+        axis.set_xlim(0.8, 12)
+        axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axis.minorticks_off()
+        axis.set_title(log.file.stem, fontsize=9)
+        axis.set_xlabel("cost, in runs")
+        axis.set_ylabel("test accuracy, %")
+    for axis in axes.flat[len(logs) :]:
+        axis.set_visible(False)
+    return canvas.encode(drawn, "svg")
 
 
 def _cost(row: Mapping[str, Any]) -> float:
@@ -283,12 +355,14 @@ def main() -> int:
     parser.add_argument("--cell", default="")
     parser.add_argument("--contestants", default=",".join(CONTESTANTS))
     parser.add_argument("--seeds", default=",".join(map(str, REPORTING)))
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print what there is, and write costs.svg")
     parser.add_argument("settings", nargs="*", help="FinetuneConfig fields, NAME=VALUE")
     given = parser.parse_args()
     given.workdir.mkdir(parents=True, exist_ok=True)
     if given.table:
-        print(table([Log(file) for file in sorted(given.workdir.glob("*.jsonl"))]))
+        logs = [Log(file) for file in sorted(given.workdir.glob("*.jsonl"))]
+        print(table(logs))
+        (given.workdir / "costs.svg").write_bytes(figure(logs))
         return 0
     from finetune_jax.config.declaration import declared
     from finetune_jax.config.settings import FinetuneConfig

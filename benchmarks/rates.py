@@ -80,11 +80,12 @@ class Started:
 
     def __init__(self, cell: Cell, program: Any, settings: Any) -> None:
         from finetune_jax.runs import rate_search
+        from finetune_jax.training.rehearsal import Cost
 
         self.program, self.settings, self.config = program, settings, settings.config
         self.rehearsals = rate_search.rehearsals_of(program, settings)
         self.whole = dataclasses.replace(
-            self.rehearsals, held_out=self.rehearsals.held_out[:0], loss=self._measure, log=[]
+            self.rehearsals, held_out=self.rehearsals.held_out[:0], loss=self._measure, log=[], cost=Cost()
         )
         self.scores: dict[str, float] = {}
 
@@ -212,8 +213,8 @@ def run_cell(cell: Callable[[], Cell], log: Log, contestants: list[str], seeds: 
     def timed(contestant: str, seed: int, train: Callable[[Started], dict[str, Any]]) -> dict[str, Any]:
         began, of_seed = time.monotonic(), started(seed)
         row = {"contestant": contestant, "seed": seed, **train(of_seed)}
-        row["trained"] = of_seed.whole.images_trained + of_seed.rehearsals.images_trained
-        row["judged"] = of_seed.rehearsals.images_judged
+        row["trained"] = of_seed.whole.cost.images_trained + of_seed.rehearsals.cost.images_trained
+        row["judged"] = of_seed.rehearsals.cost.images_judged
         return log.add({**row, "seconds": round(time.monotonic() - began, 1)})
 
     def validation(rate: float) -> float:

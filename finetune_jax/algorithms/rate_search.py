@@ -131,36 +131,22 @@ def climb(loss: Callable[[float], float], start: float, *, factor: float, most: 
     return dict(sorted(losses.items()))
 
 
-def lowest_between(losses: Mapping[float, float]) -> float:
-    """Where a parabola through the best rate and its neighbours is lowest, over the logarithm of the rate.
+def smallest_within(losses: Mapping[float, float], share: float) -> float:
+    """The smallest rate whose loss is nearly the lowest.
 
     Args:
-        losses: ``{rate: loss}``; at least one is finite.
-
-    Returns:
-        A rate between the two neighbours; the best one itself where it has none on a side, or an infinite one.
+        losses: ``{rate: loss}``, losses above 0; at least one is finite.
+        share: of the lowest loss, by which another may be larger; 0 is the smallest of the best rates.
 
     Raises:
         ValueError: no loss is finite.
 
     Examples:
         >>> from finetune_jax.algorithms import rate_search
-        >>> rate_search.lowest_between({0.01: 3.0, 0.1: 1.0, 1.0: 3.0})
+        >>> rate_search.smallest_within({0.01: 1.2, 0.1: 1.01, 1.0: 1.0}, 0.05)
         0.1
-        >>> rate_search.lowest_between({0.01: 2.0, 0.1: 1.0, 1.0: 9.0})
-        0.06
     """
-    rates = sorted(losses)
-    values = [losses[rate] for rate in rates]
-    if not any(map(math.isfinite, values)):
+    lowest = min(losses.values())
+    if not math.isfinite(lowest):
         raise ValueError("training diverged at every rate")
-    place = int(np.argmin(values))
-    best = rates[place]
-    if place in (0, len(rates) - 1) or not all(map(math.isfinite, values[place - 1 : place + 2])):
-        return best
-    x = np.log(rates[place - 1 : place + 2]) - math.log(best)
-    curvature, slope, _ = np.polyfit(x, values[place - 1 : place + 2], 2)
-    if curvature <= 0:
-        return best
-    lowest = float(np.clip(-slope / (2 * curvature), x[0], x[2]))
-    return float(f"{best * math.exp(lowest):.2g}")
+    return min(rate for rate, loss in losses.items() if loss <= (1 + share) * lowest)

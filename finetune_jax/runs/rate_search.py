@@ -47,8 +47,8 @@ def searched(program: Program, settings: Settings, chosen_before: Mapping[str, A
                 for name, value in found.settings.items()
             },
             "rehearsals": [_row(rehearsed) for rehearsed in rehearsals.log],
-            "images_trained": rehearsals.images_trained,
-            "images_judged": rehearsals.images_judged,
+            "images_trained": rehearsals.cost.images_trained,
+            "images_judged": rehearsals.cost.images_judged,
             "seconds": round(time.monotonic() - began, 3),
         }
         reason = found.reason

@@ -45,6 +45,19 @@ class Rehearsed(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
+class Cost:
+    """What rehearsals have taken so far.
+
+    Attributes:
+        images_trained: images that went forward and backward.
+        images_judged: images that went forward alone.
+    """
+
+    images_trained: int = 0
+    images_judged: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Rehearsals:
     """Short trainings from one start.
 
@@ -56,8 +69,7 @@ class Rehearsals:
         replicas: where.
         held_out: indices of the held-out images, see :func:`held_out`.
         blocks: whose movements are measured.
-        images_trained: images that went forward and backward so far.
-        images_judged: images that went forward alone so far.
+        cost: of the rehearsals so far.
         log: the rehearsals so far.
     """
 
@@ -68,8 +80,7 @@ class Rehearsals:
     replicas: Replicas
     held_out: np.ndarray
     blocks: tuple[str, ...]
-    images_trained: int = 0
-    images_judged: int = 0
+    cost: Cost = dataclasses.field(default_factory=Cost)
     log: list[Rehearsed] = dataclasses.field(default_factory=list)
 
     @property
@@ -86,18 +97,30 @@ class Rehearsals:
         """
         state = self.begin()
         start = Start(*self.replicas.replicate((self.state.params, self.state.batch_stats)))
-        for number, row in enumerate(self._rows(steps)):
+        for number, row in enumerate(self._rows(int(self.state.step), steps)):
             factor = 0.5 * (1 + math.cos(math.pi * number / steps))
             state = self.step(state, {name: rate * factor for name, rate in rates.items()}, row)
         movements, finite = jax.device_get(measure_pass(self.blocks, "relative")(start, state))
         loss = math.inf
         if finite:
             loss = self.loss(state)
-            self.images_judged += len(self.held_out)
+            self.cost.images_judged += len(self.held_out)
         moved = dict(zip(self.blocks, map(float, movements), strict=True))
         done = math.isfinite(loss)
         self.log.append(Rehearsed(rates, steps, loss if done else math.inf, moved if done else {}))
         return self.log[-1]
+
+    def after(self, rates: Rates, steps: int) -> "Rehearsals":
+        """Rehearsals from a later start, with the same log and cost.
+
+        Args:
+            rates: of all steps up to there.
+            steps: how many there are.
+        """
+        state = self.begin()
+        for row in self._rows(int(self.state.step), steps):
+            state = self.step(state, rates, row)
+        return dataclasses.replace(self, state=jax.device_get(state.replace(tables=self.state.tables)))
 
     def losses(self, rates: list[Rates], worst: Callable[[list[float]], bool]) -> list[float]:
         """Training loss of the batch of each step, before the step, at rates that differ from step to step.
@@ -110,7 +133,7 @@ class Rehearsals:
             Of the steps that were taken.
         """
         state, losses, before = self.begin(), list[float](), 0.0
-        for of_step, row in zip(rates, self._rows(len(rates)), strict=True):
+        for of_step, row in zip(rates, self._rows(int(self.state.step), len(rates)), strict=True):
             state = self.step(state, of_step, row)
             total = float(jax.device_get(state.totals["loss"]))
             losses.append((total - before) / self.plan.batch_size)
@@ -138,18 +161,18 @@ class Rehearsals:
         state = state.replace(opt_state=optimizers.set_learning_rates(state.opt_state, rates))
         for after, _ in self.training(state, row[None]):
             state = after
-        self.images_trained += row.size
+        self.cost.images_trained += row.size
         return state
 
-    def _rows(self, steps: int) -> np.ndarray:
-        """Batches of the run's own order without the held-out images, ``[steps, B]``."""
+    def _rows(self, first: int, steps: int) -> np.ndarray:
+        """Batches of the run's own order without the held-out images, from the step ``first`` on, ``[steps, B]``."""
         width = self.plan.order(0).shape[1]
-        wanted, chosen, epoch = steps * width, list[np.ndarray](), 0
+        wanted, chosen, epoch = (first + steps) * width, list[np.ndarray](), 0
         while sum(map(len, chosen)) < wanted:
             order = self.plan.order(epoch).ravel()
             chosen.append(order[~np.isin(order, self.held_out)])
             epoch += 1
-        return np.concatenate(chosen)[:wanted].reshape(steps, width)
+        return np.concatenate(chosen)[first * width : wanted].reshape(steps, width)
 
 
 def held_out(count: int, seed: int) -> np.ndarray:

@@ -83,27 +83,12 @@ def test_a_climb_from_a_rate_that_diverges_goes_down_until_one_does_not():
     assert list(everywhere.values()) == [math.inf] * 3
 
 
-def test_the_lowest_point_between_rates_is_that_of_the_parabola():
-    loss, _ = bowl(0.02)
-    losses = {rate: loss(rate) for rate in (0.001, 0.01, 0.1, 1.0)}
-    assert rate_search.lowest_between(losses) == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(
-    ("losses", "expected"),
-    [
-        ({0.1: 1.0, 1.0: 2.0}, 0.1),  # an edge
-        ({0.01: 2.0, 0.1: 1.0, 1.0: math.inf}, 0.1),
-        ({0.01: 1.0, 0.1: 1.0, 1.0: 1.0}, 0.01),
-    ],
-)
-def test_a_best_rate_without_two_finite_neighbours_is_taken_as_it_is(losses, expected):
-    assert rate_search.lowest_between(losses) == expected
-
-
-def test_a_rate_is_not_chosen_where_all_diverged():
+def test_of_rates_that_are_nearly_as_good_the_smallest_is_taken():
+    losses = {1.0: 0.900, 0.3: 0.9005, 0.1: 0.909, 0.03: 0.95, 0.01: math.inf}
+    chosen = [rate_search.smallest_within(losses, share) for share in (0.0, 0.001, 0.01, 0.1)]
+    assert chosen == [1.0, 0.3, 0.1, 0.03]
     with pytest.raises(ValueError, match="training diverged at every rate"):
-        rate_search.lowest_between({0.1: math.inf})
+        rate_search.smallest_within({0.1: math.inf}, 0.01)
 
 
 def test_blocks_move_alike_after_the_factors_and_their_mean_rate_stays():

@@ -54,7 +54,7 @@ def test_a_rehearsal_sees_the_images_of_the_run_in_their_order_but_for_those_it_
     rows = np.concatenate([row for _, row in noted])
     whole = np.concatenate([order(0).ravel(), order(1).ravel()])
     np.testing.assert_array_equal(rows, whole[~np.isin(whole, HELD_OUT)][: len(rows)])
-    assert (made.images_trained, made.images_judged) == (len(rows), len(HELD_OUT))
+    assert (made.cost.images_trained, made.cost.images_judged) == (len(rows), len(HELD_OUT))
 
 
 def test_rehearsals_leave_no_trace():

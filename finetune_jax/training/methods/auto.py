@@ -1,33 +1,37 @@
-"""Rates that nobody has to choose: the scale and the proportions of the blocks are found in rehearsals before training.
+"""Rates that nobody has to choose: how far the pretrained parts should move is found in rehearsals before training.
 
-Our own. A rehearsal is the run in small: a few steps from its start under a cosine of their own, measured on training
-images that were left out. A constant rate would be judged too high or too low, since what the fall of the rates brings
-at the end of a run would be missing.
+Our own. A rehearsal is the run in small: a few steps under a cosine of their own, measured on training images that were
+left out. A constant rate would be misjudged, since what the fall of the rates brings at the end of a run would be
+missing.
 
-1. Scale: a climb over rates that all parts share, half a decade apart, from ``--learning_rate``.
-2. Proportions: at the best of them, whether the run is better where all blocks move alike, relative to their weights
-   (the measure of AutoLR that does not depend on the size of a block), and whether a head that learns faster helps.
+A fresh head has to be learnt in any case. Within few steps a large rate for all parts looks good for the head alone,
+even where it destroys the features that the head needs: so judged, rates came out ten times too large where the
+pretrained features were already right. Therefore:
+
+1. The head learns alone, at ten times ``--learning_rate``.
+2. From there a climb over one rate for all other parts, half a decade at a time, the head going on at its own.
+3. The smallest rate whose loss is within one per cent of the lowest is taken, since a run is longer than a rehearsal
+   and moves further at the same rate.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
-from finetune_jax.algorithms import block_rates, rate_search
+from finetune_jax.algorithms import rate_search
 from finetune_jax.config.resolution import number
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.training import rate_finder
 from finetune_jax.training.methods.method import Found
 from finetune_jax.training.methods.plain import Standard
-from finetune_jax.training.rehearsal import Rehearsals, Rehearsed
+from finetune_jax.training.rehearsal import Rates, Rehearsals
 
 _FACTOR = math.sqrt(10)
-_SHARE = 0.6  # of the steps of the run, which all rehearsals together may take
-_MOST_SCALES, _MOST_PROPORTIONS = 6, 2
+_HEAD_FACTOR = 10.0
+_SHARE_OF_HEAD, _SHARE = 0.16, 0.48  # of the steps of the run
+_MOST = 4  # rehearsals
 _FEWEST_STEPS, _MOST_STEPS = 8, 100
-_BETTER = 0.98  # of the loss, from which on proportions other than equal rates are taken
-_HEAD_FACTOR = 3.0
+_TIE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,49 +39,40 @@ class Auto(Standard):
     """All parts are trained, at rates found before training."""
 
     def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> Found:
-        """Scale first, then proportions.
+        """The rate of all parts but the head.
 
         Raises:
             UserError: training diverged at every rate.
         """
         trained = tuple(rehearsals.state.params)
-        share = _SHARE * rehearsals.steps_of_run / (_MOST_SCALES + _MOST_PROPORTIONS)
-        steps = int(min(max(share, _FEWEST_STEPS), _MOST_STEPS))
-
-        def rehearse(rate: float, factors: Mapping[str, float]) -> Rehearsed:
-            changed = dataclasses.replace(config, rate_factors=_as_setting(factors))
-            peaks = rate_finder.rates_at(changed, lambda config: self.tuner(config, trained), rate)
-            return rehearsals.run(peaks, steps)
-
         start = number(config.learning_rate)
+        head_rate = float(f"{_HEAD_FACTOR * start:.3g}")
+
+        def peaks(rate: float) -> Rates:
+            changed = dataclasses.replace(config, head_learning_rate=head_rate)
+            return rate_finder.rates_at(changed, lambda config: self.tuner(config, trained), rate)
+
+        alone = {
+            name: rate if name == "head" or name not in self.trained else 0.0
+            for name, rate in peaks(start).items()
+        }
+        with_head = rehearsals.after(alone, _steps(_SHARE_OF_HEAD * rehearsals.steps_of_run))
+        steps = _steps(_SHARE * rehearsals.steps_of_run / _MOST)
         losses = rate_search.climb(
-            lambda rate: rehearse(rate, {}).loss, start, factor=_FACTOR, most=_MOST_SCALES
+            lambda rate: with_head.run(peaks(rate), steps).loss, start, factor=_FACTOR, most=_MOST
         )
         if not any(map(math.isfinite, losses.values())):
             raise UserError(
                 f"--method=auto: training diverged at all rates from {min(losses):g} to {max(losses):g}; give a lower "
                 "--learning_rate to start from, or check the images with finetune-jax check_data"
             )
-        rate = rate_search.lowest_between(losses)
-        best = min(rehearsals.log, key=lambda rehearsed: rehearsed.loss)
-        alike = block_rates.alike(best.movements)
-        if "stem" in trained:
-            alike["stem"] = alike[rehearsals.blocks[0]]
-        proportions: dict[str, Mapping[str, float]] = {
-            "blocks that move alike": alike,
-            f"{_HEAD_FACTOR:g} times as much for the head": {"head": _HEAD_FACTOR},
-        }
-        chosen, factors, lowest = "the same for all parts", dict[str, float](), best.loss
-        for name, tried in proportions.items():
-            loss = rehearse(rate, tried).loss
-            if loss < _BETTER * lowest:
-                chosen, factors, lowest = name, dict(tried), loss
+        rate = float(f"{rate_search.smallest_within(losses, _TIE):.2g}")
         reason = (
-            f"{rate:g}, {chosen}; the best of {len(rehearsals.log)} trials of {steps} steps, on "
-            f"{len(rehearsals.held_out)} training images that these left out"
+            f"{rate:g}, and {head_rate:g} for the head; the smallest within {100 * _TIE:g} % of the lowest loss in "
+            f"{len(losses)} trials of {steps} steps, on {len(rehearsals.held_out)} training images that these left out"
         )
-        return Found({"learning_rate": rate, "rate_factors": _as_setting(factors)}, reason)
+        return Found({"learning_rate": rate, "head_learning_rate": head_rate}, reason)
 
 
-def _as_setting(factors: Mapping[str, float]) -> tuple[str, ...]:
-    return tuple(f"{name}={factor:.4g}" for name, factor in factors.items())
+def _steps(steps: float) -> int:
+    return int(min(max(steps, _FEWEST_STEPS), _MOST_STEPS))

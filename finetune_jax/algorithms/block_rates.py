@@ -5,8 +5,7 @@ Parts are given in network order, the one nearest to the input first. Two of the
 """
 
 import itertools
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,36 +63,6 @@ def discriminative(parts: Sequence[str], learning_rate: float, ratio: float) -> 
         raise ValueError(f"ratio must be at least 1, got {ratio}")
     last = max(len(parts) - 1, 1)
     return {name: learning_rate * ratio ** ((i - len(parts) + 1) / last) for i, name in enumerate(parts)}
-
-
-def alike(movements: Mapping[str, float], *, most: float = 10.0) -> dict[str, float]:
-    """Factors of the rates of blocks after which all of them move alike, if movements are proportional to rates.
-
-    Args:
-        movements: ``{block: how far it moved}`` at one rate for all, such as ``‖Δw‖ / ‖w‖``.
-        most: no factor is above this one, nor below its inverse; at least 1.
-
-    Returns:
-        ``{block: factor}``, with 1 as their geometric mean where none is cut off; 1 for a block that did not move.
-
-    Raises:
-        ValueError: ``most`` is below 1.
-
-    Examples:
-        >>> from finetune_jax import block_rates
-        >>> block_rates.alike({"block_01": 4.0, "block_02": 1.0})
-        {'block_01': 0.5, 'block_02': 2.0}
-    """
-    if most < 1:
-        raise ValueError(f"most must be at least 1, got {most}")
-    logs = {name: math.log(moved) for name, moved in movements.items() if moved > 0}
-    if not logs:
-        return dict.fromkeys(movements, 1.0)
-    mean, limit = math.fsum(logs.values()) / len(logs), math.log(most)
-    return {
-        name: math.exp(min(max(mean - logs.get(name, mean), -limit), limit)) if name in logs else 1.0
-        for name in movements
-    }
 
 
 def relative_gradients(movements: ArrayLike, learning_rates: ArrayLike) -> np.ndarray:

@@ -13,7 +13,7 @@ from finetune_jax.config.recipes import changed
 from finetune_jax.runs import program as programs
 from finetune_jax.runs.chosen_rate import Settings, settings_of
 from finetune_jax.runs.program import Program
-from finetune_jax.training import evaluation, rate_finder, rates
+from finetune_jax.training import evaluation, rate_finder
 from finetune_jax.training.methods.method import Found
 from finetune_jax.training.rehearsal import Chosen, Rehearsals, Rehearsed, held_out
 from finetune_jax.training.state import TrainState
@@ -87,7 +87,6 @@ def rehearsals_of(program: Program, settings: Settings) -> Rehearsals:
         plan=programs.plan_of(program, config),
         replicas=program.replicas,
         held_out=held,
-        blocks=rates.blocks_of(program.trained),
     )
 
 

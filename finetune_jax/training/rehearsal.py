@@ -35,13 +35,11 @@ class Rehearsed(NamedTuple):
         rates: ``{part: rate}`` at its peak.
         steps: that it took.
         loss: mean of the held-out images after the last step; infinite where it is not finite.
-        movements: ``{block: ‖Δw‖ / ‖w‖}`` of the kernels; empty where it diverged.
     """
 
     rates: Rates
     steps: int
     loss: float
-    movements: Mapping[str, float]
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,7 +66,6 @@ class Rehearsals:
         plan: of the run; its images in their order, held-out ones left out, are trained on.
         replicas: where.
         held_out: indices of the held-out images, see :func:`held_out`.
-        blocks: whose movements are measured.
         cost: of the rehearsals so far.
         log: the rehearsals so far.
     """
@@ -79,7 +76,6 @@ class Rehearsals:
     plan: Plan
     replicas: Replicas
     held_out: np.ndarray
-    blocks: tuple[str, ...]
     cost: Cost = dataclasses.field(default_factory=Cost)
     log: list[Rehearsed] = dataclasses.field(default_factory=list)
 
@@ -96,18 +92,15 @@ class Rehearsals:
             steps: at least 1.
         """
         state = self.begin()
-        start = Start(*self.replicas.replicate((self.state.params, self.state.batch_stats)))
         for number, row in enumerate(self._rows(int(self.state.step), steps)):
             factor = 0.5 * (1 + math.cos(math.pi * number / steps))
             state = self.step(state, {name: rate * factor for name, rate in rates.items()}, row)
-        movements, finite = jax.device_get(measure_pass(self.blocks, "relative")(start, state))
         loss = math.inf
+        _, finite = measure_pass(())(Start(state.params, state.batch_stats), state)
         if finite:
             loss = self.loss(state)
             self.cost.images_judged += len(self.held_out)
-        moved = dict(zip(self.blocks, map(float, movements), strict=True))
-        done = math.isfinite(loss)
-        self.log.append(Rehearsed(rates, steps, loss if done else math.inf, moved if done else {}))
+        self.log.append(Rehearsed(rates, steps, loss if math.isfinite(loss) else math.inf))
         return self.log[-1]
 
     def after(self, rates: Rates, steps: int) -> "Rehearsals":

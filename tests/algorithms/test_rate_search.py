@@ -91,22 +91,6 @@ def test_of_rates_that_are_nearly_as_good_the_smallest_is_taken():
         rate_search.smallest_within({0.1: math.inf}, 0.01)
 
 
-def test_blocks_move_alike_after_the_factors_and_their_mean_rate_stays():
-    movements = {"block_01": 0.3, "block_02": 0.05, "block_03": 0.6}
-    factors = block_rates.alike(movements)
-    products = [movements[name] * factors[name] for name in movements]
-    np.testing.assert_allclose(products, products[0])
-    assert math.prod(factors.values()) == pytest.approx(1.0)
-
-
-def test_factors_of_blocks_are_limited_and_1_for_a_block_that_stood_still():
-    factors = block_rates.alike({"block_01": 1e-9, "block_02": 1.0, "block_03": 0.0}, most=4.0)
-    assert factors == pytest.approx({"block_01": 4.0, "block_02": 0.25, "block_03": 1.0})
-    assert block_rates.alike({"block_01": 0.0}) == {"block_01": 1.0}
-    with pytest.raises(ValueError, match="most must be at least 1"):
-        block_rates.alike({}, most=0.5)
-
-
 def test_relative_gradients_are_movements_per_rate_and_the_largest_counts_one():
     factors = block_rates.relative_gradients([0.2, 0.1, 0.4], [0.1, 0.01, 0.4])
     np.testing.assert_allclose(factors, [0.2, 1.0, 0.1])

@@ -22,7 +22,6 @@ def rehearsals(training=None, loss=lambda state: float(state.params["head"]["w"]
         "plan": PLAN,
         "replicas": REPLICAS,
         "held_out": HELD_OUT,
-        "blocks": (),
     }
     return Rehearsals(**{**settings, **changes})
 
@@ -80,8 +79,26 @@ def test_a_rehearsal_that_diverges_has_an_infinite_loss_and_stops_nothing(spoilt
         else rehearsals(loss=lambda state: math.nan)
     )
     found = made.run({"head": 0.5}, 3)
-    assert (found.loss, found.movements) == (math.inf, {})
+    assert found.loss == math.inf
     assert made.log == [found]
+
+
+def test_rehearsals_may_begin_where_others_ended():
+    noted, train = seen("rows")
+    made = rehearsals(train)
+    later = made.after({"head": 0.25}, 3)
+    expected = start_state()
+    for rate, row in noted:
+        assert rate == 0.25
+        (expected, _), *_ = made_up_training()(expected.replace(opt_state=later.state.opt_state), row[None])
+    np.testing.assert_allclose(later.state.params["head"]["w"], expected.params["head"]["w"], rtol=1e-6)
+    noted.clear()
+    later.run({"head": 0.5}, 2)
+    whole = np.concatenate([order(0).ravel(), order(1).ravel()])
+    left = whole[~np.isin(whole, HELD_OUT)]
+    np.testing.assert_array_equal(np.concatenate([row for _, row in noted]), left[12:20])
+    assert later.log is made.log
+    assert made.cost.images_trained == 5 * 4
 
 
 def test_losses_of_single_steps_are_differences_of_the_sums():

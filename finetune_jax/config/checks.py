@@ -125,7 +125,7 @@ def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
         raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
     rules["rate_factors"] = bool(values.get("rate_factors"))
     method = values.get("method")
-    if method in (*SETS_BLOCKS, *FINDS_RATES):
+    if method in SETS_BLOCKS:
         for name, used in rules.items():
             if used:
                 raise UserError(

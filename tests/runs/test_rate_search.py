@@ -125,6 +125,26 @@ def test_two_devices_find_the_same(search, base, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2, atol=1e-2)  # eight steps amplify rounding
 
 
+@pytest.mark.parametrize("method", ["autolr", "spottune", "lora"])
+def test_the_range_test_is_there_for_methods_with_rates_or_networks_of_their_own(method, base, tmp_path):
+    config = dataclasses.replace(base, method=method, learning_rate="find", workdir=str(tmp_path / "run"))
+    _, settings = finetune.prepare(config, ONE)
+    assert 1e-5 <= settings.config.learning_rate <= 10 / 3
+    assert settings.search["settings"] == {"learning_rate": settings.config.learning_rate}
+    assert settings.reason.startswith(f"{settings.config.learning_rate:g}, 1/3 of the rate")
+
+
+def test_a_search_keeps_the_proportions_that_the_flags_give(base, tmp_path):
+    config = dataclasses.replace(
+        base, **SEARCHES["auto"], layer_decay=0.5, epochs=1, workdir=str(tmp_path / "run")
+    )
+    _, settings = finetune.prepare(config, ONE)
+    for tried in settings.search["rehearsals"]:
+        rates = tried["rates"]
+        assert rates["block_02"] / rates["block_01"] == pytest.approx(2.0)
+        assert rates["head"] == pytest.approx(1.0)
+
+
 def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
     config, _ = searched
     others = [
@@ -140,8 +160,6 @@ def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
     [
         ({"method": "auto", "learning_rate": "find"}, "--learning_rate=find contradicts --method=auto"),
         ({"method": "auto", "learning_rate": "auto"}, "--learning_rate=auto contradicts --method=auto"),
-        ({"method": "auto", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto"),
-        ({"method": "auto", "rate_factors": ("head=2",)}, "--rate_factors contradicts --method=auto"),
         ({"method": "auto", "head_learning_rate": 0.1}, "--head_learning_rate contradicts --method=auto"),
         ({"method": "auto", "optimizer": "prodigy"}, "--method=auto contradicts --optimizer=prodigy"),
         ({"method": "auto_rgn", "optimizer": "adamw"}, "--optimizer=adamw contradicts --method=auto_rgn"),

@@ -23,12 +23,14 @@ class Settings:
         config: with a number for each rate, for everything else.
         reason: why the rates are what they are; empty where the flags give them.
         search: what rehearsals came to, JSON; empty where there were none.
+        announced: whether the first lines of the run have been printed, before a search.
     """
 
     flags: FinetuneConfig
     config: FinetuneConfig
     reason: str = ""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    announced: bool = False
 
     @property
     def chosen_by(self) -> str:

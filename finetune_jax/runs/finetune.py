@@ -77,7 +77,11 @@ def run(
         with replicas.fail_together():
             data_before = recorded_data.before(directory.path, *([] if beside is None else [beside]))
             program, settings = prepare(
-                config, replicas, chosen_before=directory.resolved, data_before=data_before
+                config,
+                replicas,
+                chosen_before=directory.resolved,
+                data_before=data_before,
+                directory=directory.path,
             )
             callback = report.after_each_epoch(program, settings, directory, after_epoch)
             plan = programs.plan_of(program, settings.config, callback)
@@ -171,6 +175,7 @@ def prepare(
     *,
     chosen_before: Mapping[str, Any] | None = None,
     data_before: recorded_data.Before = recorded_data.NOTHING,
+    directory: Path | None = None,
 ) -> tuple[Program, Settings]:
     """The program of a run and its settings, from its flags.
 
@@ -179,6 +184,7 @@ def prepare(
         replicas: where it trains.
         chosen_before: see ``chosen_rate.chosen_settings``.
         data_before: what an earlier start of the run tells of its data, which must be the same.
+        directory: of the run, where a search before training is to say what the run is about.
 
     Raises:
         UserError: data, weights and settings do not go together.
@@ -192,7 +198,7 @@ def prepare(
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
     start = run_start.begin(config, origin, images.class_names, task.head, key, images.image_size)
     program = programs.build(config, task, images, start, replicas)
-    return program, rate_search.searched(program, settings, chosen_before)
+    return program, rate_search.searched(program, settings, chosen_before, directory)
 
 
 def _train(prepared: Prepared, began: float) -> dict[str, Any]:
@@ -224,8 +230,10 @@ def _claim(prepared: Prepared) -> None:
     if program.replicas.is_primary:
         reason = [f"{settings.chosen_by}: {settings.reason}"] if settings.reason else []
         values = resolution.line(resolution.values(settings.config), program.images.steps_per_epoch)
-        for line in (*about.first_lines(program, settings, directory.path), *reason, values):
-            print(line, file=sys.stderr)
+        first = about.first_lines(program, settings, directory.path)
+        for line in (*first, *reason, values):
+            if not (settings.announced and line in first):
+                print(line, file=sys.stderr)
             directory.note(line)
 
 

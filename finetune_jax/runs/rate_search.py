@@ -2,14 +2,17 @@
 
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from finetune_jax.config.choices import FIND, FINDS_RATES
 from finetune_jax.config.recipes import changed
+from finetune_jax.runs import about
 from finetune_jax.runs import program as programs
 from finetune_jax.runs.chosen_rate import Settings, settings_of
 from finetune_jax.runs.program import Program
@@ -19,7 +22,12 @@ from finetune_jax.training.rehearsal import Chosen, Rehearsals, Rehearsed, held_
 from finetune_jax.training.state import TrainState
 
 
-def searched(program: Program, settings: Settings, chosen_before: Mapping[str, Any] | None) -> Settings:
+def searched(
+    program: Program,
+    settings: Settings,
+    chosen_before: Mapping[str, Any] | None,
+    directory: Path | None = None,
+) -> Settings:
     """The settings of a run with the rates that its search finds; as they are where nothing is searched.
 
     Nothing else of the run depends on the search: the same rates as flags train the same run, bit for bit.
@@ -28,6 +36,7 @@ def searched(program: Program, settings: Settings, chosen_before: Mapping[str, A
         program: of the run.
         settings: of it, with any number for a rate that is searched.
         chosen_before: ``rates`` of an earlier start of this run, whose rates stay; None at the first start.
+        directory: of the run; None prints nothing.
 
     Raises:
         UserError: there is no rate at which the loss is finite.
@@ -39,7 +48,12 @@ def searched(program: Program, settings: Settings, chosen_before: Mapping[str, A
         search, reason = chosen_before["search"], chosen_before["reason"]
     else:
         began = time.monotonic()
-        rehearsals = rehearsals_of(program, settings)
+        says = directory is not None and program.replicas.is_primary
+        if directory is not None and says:
+            for line in about.first_lines(program, settings, directory):
+                print(line, file=sys.stderr)
+        rehearsals = rehearsals_of(program, settings, _print if says else _nothing)
+        settings = dataclasses.replace(settings, announced=says)
         found = _found(program, settings, rehearsals)
         search = {
             "settings": {
@@ -59,8 +73,16 @@ def searched(program: Program, settings: Settings, chosen_before: Mapping[str, A
     return dataclasses.replace(settings, config=config, reason=reason, search=search)
 
 
-def rehearsals_of(program: Program, settings: Settings) -> Rehearsals:
-    """Rehearsals of a run: its start, its step, its images."""
+def _print(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _nothing(line: str) -> None:
+    del line
+
+
+def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], None] = _nothing) -> Rehearsals:
+    """Rehearsals of a run: its start, its step, its images; ``say`` is called with a line for each."""
     config, method = settings.config, program.method
     labels = program.images.splits["train"].labels
     held = held_out(len(labels), config.seed)
@@ -87,6 +109,7 @@ def rehearsals_of(program: Program, settings: Settings) -> Rehearsals:
         plan=programs.plan_of(program, config),
         replicas=program.replicas,
         held_out=held,
+        say=say,
     )
 
 

@@ -66,6 +66,7 @@ class Rehearsals:
         plan: of the run; its images in their order, held-out ones left out, are trained on.
         replicas: where.
         held_out: indices of the held-out images, see :func:`held_out`.
+        say: called with a line of text for each rehearsal.
         cost: of the rehearsals so far.
         log: the rehearsals so far.
     """
@@ -76,6 +77,7 @@ class Rehearsals:
     plan: Plan
     replicas: Replicas
     held_out: np.ndarray
+    say: Callable[[str], None] = lambda line: None
     cost: Cost = dataclasses.field(default_factory=Cost)
     log: list[Rehearsed] = dataclasses.field(default_factory=list)
 
@@ -101,6 +103,8 @@ class Rehearsals:
             loss = self.loss(state)
             self.cost.images_judged += len(self.held_out)
         self.log.append(Rehearsed(rates, steps, loss if math.isfinite(loss) else math.inf))
+        peak = min(rates.values())
+        self.say(f"trial {len(self.log)}: {steps} steps, lowest rate {peak:g}, loss {loss:.4f}")
         return self.log[-1]
 
     def after(self, rates: Rates, steps: int) -> "Rehearsals":

@@ -91,7 +91,7 @@ def test_the_search_says_what_it_tried_and_what_that_cost(searched):
         assert 12 <= search["images_trained"] <= 1200
 
 
-def test_a_run_that_was_cut_short_goes_on_without_searching_again(searched, base, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_short_goes_on_without_searching_again(searched, tmp_path, monkeypatch, capsys):
     config, _ = searched
     again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
     with monkeypatch.context() as patch:
@@ -102,6 +102,10 @@ def test_a_run_that_was_cut_short_goes_on_without_searching_again(searched, base
         patch.setattr(loop, "fit", cut)
         with pytest.raises(KeyboardInterrupt):
             finetune.run(again, ONE)
+    said = capsys.readouterr().err
+    assert said.count("images as 8 × 8") == 1
+    if config.method == "auto":
+        assert said.index("images as 8 × 8") < said.index("trial 1: 8 steps") < said.index("--method=auto: ")
 
     def refuse(*arguments: Any) -> None:
         raise AssertionError("searched again")

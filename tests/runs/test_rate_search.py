@@ -84,7 +84,7 @@ def test_the_search_says_what_it_tried_and_what_that_cost(searched):
     assert any(recorded["reason"] in note for note in summary["notes"])
     steps = sum(rehearsal["steps"] for rehearsal in search["rehearsals"])
     if config.method == "auto":
-        assert search["images_trained"] == 12 * steps
+        assert search["images_trained"] == 12 * (steps + 8)  # the head alone before
         assert search["images_judged"] == 11 * len(search["rehearsals"])  # a quarter of 46 training images
         assert all(set(tried["rates"]) >= {"stem", "head"} for tried in search["rehearsals"])
     else:
@@ -129,7 +129,7 @@ def test_two_devices_find_the_same(search, base, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2, atol=1e-2)  # eight steps amplify rounding
 
 
-@pytest.mark.parametrize("method", ["autolr", "spottune", "lora"])
+@pytest.mark.parametrize("method", ["autolr", "l2_sp", "lora"])
 def test_the_range_test_is_there_for_methods_with_rates_or_networks_of_their_own(method, base, tmp_path):
     config = dataclasses.replace(base, method=method, learning_rate="find", workdir=str(tmp_path / "run"))
     _, settings = finetune.prepare(config, ONE)

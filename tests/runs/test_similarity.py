@@ -278,9 +278,9 @@ def test_the_rate_that_similarity_recommends_trains_as_if_given_by_hand(base, ro
     assert flags["resolved"]["learning_rate"] == 0.0025
     assert "caltech is nearest" in flags["resolved"]["reason"]
     with pytest.raises(
-        UserError, match=r"holds a run with other flags: --learning_rate=0\.0025 \(was auto\)"
+        UserError, match=r"holds a run with other flags: --learning_rate=0\.0025 \(was auto\), --reference=auto"
     ):
-        finetune.run(changed(config, learning_rate=0.0025), ONE)
+        finetune.run(changed(config, learning_rate=0.0025, reference="auto"), ONE)
 
     by_hand = changed(base, learning_rate=summary["learning_rate"], workdir=str(root / "by_hand"))
     finetune.run(by_hand, ONE)

@@ -46,9 +46,9 @@ def main() -> int:
 
     what = "handwritten digits" if base.dataset == "digits" else base.dataset
     print(
-        f"A small network that knows ten kinds of photographs (CIFAR-10) learns to tell {what} from a\n"
-        "few hundred labelled images, and is tested on others. Three runs take about a minute on two\n"
-        "cores, and two the first time, when programs are compiled.",
+        f"A small network that knows ten kinds of photographs (CIFAR-10) learns to tell {what}\n"
+        "from a few hundred labelled images, and is tested on others. Its three runs take about a minute\n"
+        "on two cores, and two the first time, when programs are compiled.",
         file=sys.stderr,
     )
     summaries: dict[str, dict[str, Any]] = {}
@@ -68,7 +68,7 @@ def main() -> int:
                 f"{100 * summary[score]:.2f}",
                 "" if ends is None else tables.between(ends),
                 f"{summary['epochs_trained']} ({summary['passes']})",
-                f"{summary['parameters_trained'] / 1e6:.2f} M",
+                f"{summary['parameters_trained'] / 1e3:,.0f} k",
                 f"{summary['seconds']:.0f}",
             ]
         )

@@ -1,5 +1,6 @@
 """What a run is about, in the lines with which it begins and ends."""
 
+import textwrap
 from pathlib import Path
 
 from finetune_jax.runs.chosen_rate import Settings
@@ -7,6 +8,7 @@ from finetune_jax.runs.program import Program
 from finetune_jax.runs.report import seen
 from finetune_jax.training.state import parameter_count
 
+_WIDTH = 100
 _SPLITS = ("train", "validation", "test", "gallery")
 
 
@@ -24,6 +26,14 @@ def first_lines(program: Program, settings: Settings, directory: Path) -> list[s
         f"--method={config.method}, {config.epochs} epochs of {program.images.steps_per_epoch} steps; "
         f"kept in {directory.absolute()}",
     ]
+
+
+def wrapped(line: str) -> str:
+    """A line for a terminal, in lines of at most 100 characters, the further ones indented.
+
+    Words, such as paths, stay whole.
+    """
+    return textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def last_lines(directory: Path, protocol: str) -> list[str]:

@@ -233,7 +233,8 @@ def _claim(prepared: Prepared) -> None:
         first = about.first_lines(program, settings, directory.path)
         for line in (*first, *reason, values):
             if not (settings.announced and line in first):
-                print(line, file=sys.stderr)
+                # A log keeps whole lines.
+                print(about.wrapped(line) if sys.stderr.isatty() else line, file=sys.stderr)
             directory.note(line)
 
 

@@ -33,6 +33,15 @@ def test_the_first_lines_say_network_pixels_classes_images_and_place(
     assert first < next(number for number, line in enumerate(lines) if line.startswith("epoch 1/1"))
 
 
+def test_a_long_line_is_wrapped_for_a_terminal_and_paths_stay_whole() -> None:
+    path = "/a/" + "long-" * 30 + "path"
+    lines = about.wrapped(f"--method=standard, 20 epochs of {'many ' * 30}steps; kept in {path}").splitlines()
+    assert all(len(line) <= 100 for line in lines[:-1])
+    assert lines[0].startswith("--method=standard")
+    assert [line[:2] for line in lines[1:]] == ["  "] * (len(lines) - 1)
+    assert lines[-1] == f"  {path}"
+
+
 @pytest.mark.parametrize(
     ("protocol", "flag"), [("classification", "predict --run=r PHOTO"), ("retrieval", "--embeddings=")]
 )

@@ -278,7 +278,8 @@ def test_the_rate_that_similarity_recommends_trains_as_if_given_by_hand(base, ro
     assert flags["resolved"]["learning_rate"] == 0.0025
     assert "caltech is nearest" in flags["resolved"]["reason"]
     with pytest.raises(
-        UserError, match=r"holds a run with other flags: --learning_rate=0\.0025 \(was auto\), --reference=auto"
+        UserError,
+        match=r"holds a run with other flags: --learning_rate=0\.0025 \(was auto\), --reference=auto",
     ):
         finetune.run(changed(config, learning_rate=0.0025, reference="auto"), ONE)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune_jax.data.decode import Preprocessing, preprocess, read_image
 from finetune_jax.data.pixels import shown
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models import grad_cam
@@ -24,6 +24,7 @@ from finetune_jax.reports import figures
 from finetune_jax.reports.figures.activation_maps import Part
 
 _BLOCKS_SHOWN = 4
+_NAME_LENGTH = 24
 
 
 class Route(NamedTuple):
@@ -181,7 +182,7 @@ def of_runs(runs: Sequence[Path], paths: Sequence[Path], class_name: str | None 
             _prepared(card, photos), explainer.blocks[-1:], _class_number(run, card, class_name)
         ).values()
         maps[f"{run.name}\n{card.blocks} blocks"] = last
-    return _grid(card, photos, maps, [path.name for path in paths])
+    return _grid(card, photos, maps, [_shown_name(path) for path in paths])
 
 
 def of_trials(run: Path, paths: Sequence[Path], epoch: int, blocks: Sequence[str] = ()) -> dict[str, bytes]:
@@ -213,7 +214,7 @@ def of_trials(run: Path, paths: Sequence[Path], epoch: int, blocks: Sequence[str
             columns[name][title] = heat
     if not columns[names[0]]:
         raise UserError(f"--run={run} has no epoch {epoch}")
-    file_names = [path.name for path in paths]
+    file_names = [_shown_name(path) for path in paths]
     return {name: _grid(card, photos, maps, file_names) for name, maps in columns.items()}
 
 
@@ -236,16 +237,20 @@ def _grid(
 def _row_names(card: Card, variables: Variables, paths: Sequence[Path], ready: np.ndarray) -> list[str]:
     """File, predicted class with its probability, and the true one where the image lies in a folder of its name."""
     if card.head != "classifier":
-        return [path.name for path in paths]
+        return [_shown_name(path) for path in paths]
     normalize, model = normalizer(card.mean, card.std), card.model()
     logits = jax.jit(lambda variables, images: model.apply(variables, normalize(images)))(variables, ready)
     chances = np.asarray(jax.nn.softmax(logits))
     names = []
     for path, row in zip(paths, chances, strict=True):
-        name = f"{path.name}\n{card.class_names[int(row.argmax())]} {100 * row.max():.0f} %"
+        name = f"{_shown_name(path)}\n{card.class_names[int(row.argmax())]} {100 * row.max():.0f} %"
         truth = path.absolute().parent.name
         names.append(f"{name}\ntrue: {truth}" if truth in card.class_names else name)
     return names
+
+
+def _shown_name(path: Path) -> str:
+    return readable(path.name, _NAME_LENGTH)
 
 
 def _class_number(run: Path, card: Card, class_name: str | None) -> int | None:

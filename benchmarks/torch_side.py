@@ -196,6 +196,8 @@ def _torch_network(case: Case) -> Any:
 
     if case.network.startswith("resnet"):
         return torch_resnet.create(case.network, CLASSES, case.width)
+    if case.network.startswith(("vit_", "convnext")):
+        return _timm_network(case)
     try:
         import torchvision
     except ImportError:
@@ -204,6 +206,18 @@ def _torch_network(case: Case) -> Any:
         ) from None
     # Ours have no dropout.
     return torchvision.models.get_model(case.network, num_classes=CLASSES, width_mult=case.width, dropout=0.0)
+
+
+def _timm_network(case: Case) -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise SystemExit(
+            f"{case.network} in PyTorch is timm's; install it or leave --cases={case.network} out"
+        ) from None
+    if case.width != 1:
+        raise SystemExit(f"{case.network} has one width in timm; leave --cases={case.network} out")
+    return timm.create_model(case.network, num_classes=CLASSES)
 
 
 def fastest(function: Callable[[], Any]) -> float:

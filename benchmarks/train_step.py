@@ -64,6 +64,8 @@ CASES = (
     Case("resnet26", 0.375, image_size=32, batch=32, train_steps=12, predict_steps=30),
     Case("resnet26", 0.375, image_size=32, batch=128, train_steps=3, predict_steps=8),
     Case("mobilenet_v2", 1.0, image_size=128, batch=16, train_steps=4, predict_steps=10),
+    Case("vit_small_patch16_224", 1.0, image_size=224, batch=16, train_steps=1, predict_steps=2),
+    Case("convnext_tiny", 1.0, image_size=128, batch=16, train_steps=1, predict_steps=2),
 )
 
 
@@ -113,6 +115,7 @@ class OurSide:
             case.network,
             CLASSES,
             width=case.width,
+            image_size=case.image_size,
             dtype=jnp.bfloat16 if case.bfloat16 else jnp.float32,
             rematerialise=self._rematerialise,
         )
@@ -186,7 +189,7 @@ def flops_per_image(case: Case, task: str) -> float:
     from finetune_jax.algorithms import losses
     from finetune_jax.models.layers.convolution import countable
 
-    network = models.create(case.network, CLASSES, width=case.width)
+    network = models.create(case.network, CLASSES, width=case.width, image_size=case.image_size)
     images = jax.ShapeDtypeStruct((case.batch, case.image_size, case.image_size, 3), np.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), images)
     labels = jax.ShapeDtypeStruct((case.batch,), np.int32)

@@ -65,7 +65,7 @@ class ConvNeXtBlock(nn.Module):
         y = DepthwiseConv(7, dtype=dtype, name="depthwise")(x)
         y = y + Bias(self.features, name="depthwise_bias")().astype(dtype)
         y = LayerNorm(_EPSILON, dtype, name="norm")(y)
-        y = jax.nn.gelu(Linear(4 * self.features, dtype=dtype, name="fc1")(y), approximate=False)
+        y = Linear(4 * self.features, dtype=dtype, name="fc1")(y, "gelu")
         if not self.layer_scale:
             y = ResponseNorm(name="response_norm")(y)
         y = Linear(self.features, dtype=dtype, name="fc2")(y)

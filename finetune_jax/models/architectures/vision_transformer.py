@@ -27,7 +27,7 @@ from finetune_jax.models.layers.linear import LayerNorm, LayerScale
 from finetune_jax.models.layers.mlp import GatedActivation, mlp_layers
 from finetune_jax.models.layers.patches import PatchConv
 from finetune_jax.models.layers.positions import Rotation
-from finetune_jax.models.layers.stochastic_depth import rates, residual
+from finetune_jax.models.layers.stochastic_depth import drops, rates, residual
 from finetune_jax.models.layers.token_pooling import LearnedTokens, Pool, TokenPooling
 from finetune_jax.models.network import Builder, Network
 from finetune_jax.models.options import Options, TokenGrid
@@ -126,12 +126,21 @@ class EncoderBlock(nn.Module):
         """``[B, S, C] → [B, S, C]``."""
         del train
         dtype = self.numerics.dtype
+        # Where a branch is added as it is, the product that it ends with adds it.
+        plain = self.layer_scale is None and not drops(self)
         y = LayerNorm(self.epsilon, dtype, name="norm1")(x)
-        y = self_attention_layers(y, self.heads, bias=self.query_bias, rotation=self.rotation, dtype=dtype)
-        x = residual(self, x, self._scaled(y, "scale1"), 1)
+        y = self_attention_layers(
+            y,
+            self.heads,
+            bias=self.query_bias,
+            rotation=self.rotation,
+            dtype=dtype,
+            residual=x if plain else None,
+        )
+        x = y if plain else residual(self, x, self._scaled(y, "scale1"), 1)
         y = LayerNorm(self.epsilon, dtype, name="norm2")(x)
-        y = mlp_layers(y, self.hidden, self.activation, dtype)
-        return residual(self, x, self._scaled(y, "scale2"), 2)
+        y = mlp_layers(y, self.hidden, self.activation, dtype, residual=x if plain else None)
+        return y if plain else residual(self, x, self._scaled(y, "scale2"), 2)
 
     def _scaled(self, x: jax.Array, name: str) -> jax.Array:
         return x if self.layer_scale is None else _layer_scale(x, self.layer_scale, name)

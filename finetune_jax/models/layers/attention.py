@@ -37,11 +37,50 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             jax.default_backend() == "gpu" and half and value.shape[-1] % 8 == 0 and value.shape[-1] <= 128
         )
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else None)
-    wide = at_least_float32(value)
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-    scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhts,bshd->bthd", weights, value)
+    return _attend(*(x.swapaxes(1, 2) for x in (query, key, value))).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """``[B, H, T, d]``, ``[B, H, S, d]``, ``[B, H, S, d] → [B, H, T, d]``, queries scaled already.
+
+    Written down for CPU, with its gradient: the weights are divided by their sums behind the product with the values,
+    which has fewer numbers than the weights have, and so in the backward pass.
+    """
+    return _attend_forward(query, key, value)[0]
+
+
+def _attend_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    wide = at_least_float32(value)
+    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=wide)
+    # Any shift gives the same result, so none has a gradient.
+    powers = jnp.exp(scores - scores.max(-1, keepdims=True))
+    sums = powers.sum(-1, keepdims=True)
+    powers = powers.astype(value.dtype)
+    y = jnp.einsum("bhts,bhsd->bhtd", powers, value, preferred_element_type=wide) / sums
+    y = y.astype(value.dtype)
+    return y, (query, key, value, powers, sums, y)
+
+
+def _attend_backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, ...]:
+    query, key, value, powers, sums, y = saved
+    shared = (gradient.astype(sums.dtype) / sums).astype(gradient.dtype)
+    by_value = jnp.einsum("bhts,bhtd->bhsd", powers, shared)
+    # What the sum of a row's weights takes back from each of them.
+    common = (shared.astype(sums.dtype) * y.astype(sums.dtype)).sum(-1, keepdims=True)
+    by_powers = jnp.einsum("bhtd,bhsd->bhts", shared, value, preferred_element_type=sums.dtype)
+    by_scores = (powers * (by_powers - common)).astype(query.dtype)
+    return (
+        jnp.einsum("bhts,bhsd->bhtd", by_scores, key),
+        jnp.einsum("bhts,bhtd->bhsd", by_scores, query),
+        by_value,
+    )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def self_attention_layers(
@@ -51,8 +90,12 @@ def self_attention_layers(
     bias: QueryBias = "all",
     rotation: Rotation | None = None,
     dtype: Dtype = jnp.float32,
+    residual: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention of tokens ``x [B, S, C]`` among themselves: one matrix ``qkv`` for all three, then ``proj``."""
+    """Attention of tokens ``x [B, S, C]`` among themselves: one matrix ``qkv`` for all three, then ``proj``.
+
+    ``residual``, like ``x``, is added to the result.
+    """
     channels = x.shape[-1]
     joint = Linear(3 * channels, bias == "all", dtype, name="qkv")(x)
     if bias == "query_value":
@@ -67,7 +110,7 @@ def self_attention_layers(
     if rotation is not None:
         query, key = rotate(query, rotation), rotate(key, rotation)
     y = attend(query, key, value).reshape(x.shape)
-    return Linear(channels, dtype=dtype, name="proj")(y)
+    return Linear(channels, dtype=dtype, name="proj")(y, residual=residual)
 
 
 def pooling_attention_layers(x: jax.Array, latent: jax.Array, heads: int, dtype: Dtype) -> jax.Array:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.models.layers.basic import Dtype
-from finetune_jax.models.layers.batch_norm import at_least_float32
+from finetune_jax.models.layers.dense import Activation, affine
+from finetune_jax.models.layers.layer_norm import layer_norm
 
 _kernel_init = nn.initializers.truncated_normal(0.02)
 
@@ -23,14 +24,20 @@ class Linear(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """All leading axes are one for the product: XLA's gradient of a matrix is faster than that of three axes."""
+    def __call__(
+        self, x: jax.Array, activation: Activation = "none", residual: jax.Array | None = None
+    ) -> jax.Array:
+        """All leading axes are one for the product: XLA's gradient of a matrix is faster than that of three axes.
+
+        ``residual``, like the result, is added before the activation.
+        """
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features), jnp.float32)
         rows = x.astype(self.dtype).reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        y = rows @ kernel.astype(self.dtype)
+        bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
+        added = () if residual is None else (residual.astype(self.dtype).reshape(len(rows), self.features),)
+        y = affine(activation, rows, kernel.astype(self.dtype), bias, *added)
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -57,11 +64,7 @@ class LayerNorm(nn.Module):
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
-        wide = x.astype(at_least_float32(x))
-        mean = wide.mean(-1, keepdims=True)
-        centred = wide - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(self.dtype)
+        return layer_norm(self.epsilon, x, scale, bias).astype(self.dtype)
 
 
 class LayerScale(nn.Module):

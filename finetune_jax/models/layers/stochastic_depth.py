@@ -20,6 +20,11 @@ def rates(highest: float, blocks: int) -> tuple[float, ...]:
     return tuple(highest * index / max(blocks - 1, 1) for index in range(blocks))
 
 
+def drops(module: nn.Module) -> bool:
+    """Whether branches of the block are left out at random where it is run."""
+    return module.has_variable(COLLECTION, "keys")
+
+
 def residual(module: nn.Module, x: jax.Array, branch: jax.Array, number: int = 0) -> jax.Array:
     """``x + branch``, the branch left out of some examples in training.
 
@@ -29,7 +34,7 @@ def residual(module: nn.Module, x: jax.Array, branch: jax.Array, number: int = 0
         branch: likewise.
         number: of the branch in its block; each is left out by itself.
     """
-    if not module.has_variable(COLLECTION, "keys"):
+    if not drops(module):
         return x + branch
     keys: jax.Array = module.get_variable(COLLECTION, "keys")
     rate: jax.Array = module.get_variable(COLLECTION, "rate")

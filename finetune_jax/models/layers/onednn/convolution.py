@@ -55,12 +55,14 @@ def convolve(convolution: Convolution, x: jax.Array, kernel: jax.Array) -> jax.A
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_input(convolution: Convolution, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+def by_input(convolution: Convolution, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Gradient by the images, from that of the outputs."""
     return _call("by_input", convolution, gradient, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_kernel(convolution: Convolution, x: jax.Array, gradient: jax.Array) -> jax.Array:
+def by_kernel(convolution: Convolution, x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Gradient by the kernel, from that of the outputs."""
     return _call("by_kernel", convolution, x, gradient)
 
 
@@ -69,24 +71,24 @@ def _by_kernel(convolution: Convolution, x: jax.Array, gradient: jax.Array) -> j
 
 def _convolve_backward(convolution: Convolution, saved: _Pair, gradient: jax.Array) -> _Pair:
     x, kernel = saved
-    return _by_input(convolution, gradient, kernel), _by_kernel(convolution, x, gradient)
+    return by_input(convolution, gradient, kernel), by_kernel(convolution, x, gradient)
 
 
 def _by_input_backward(convolution: Convolution, saved: _Pair, x: jax.Array) -> _Pair:
     gradient, kernel = saved
-    return convolve(convolution, x, kernel), _by_kernel(convolution, x, gradient)
+    return convolve(convolution, x, kernel), by_kernel(convolution, x, gradient)
 
 
 def _by_kernel_backward(convolution: Convolution, saved: _Pair, kernel: jax.Array) -> _Pair:
     x, gradient = saved
-    return _by_input(convolution, gradient, kernel), convolve(convolution, x, kernel)
+    return by_input(convolution, gradient, kernel), convolve(convolution, x, kernel)
 
 
 convolve.defvjp(lambda c, x, kernel: (convolve(c, x, kernel), (x, kernel)), _convolve_backward)
-_by_input.defvjp(
-    lambda c, gradient, kernel: (_by_input(c, gradient, kernel), (gradient, kernel)), _by_input_backward
+by_input.defvjp(
+    lambda c, gradient, kernel: (by_input(c, gradient, kernel), (gradient, kernel)), _by_input_backward
 )
-_by_kernel.defvjp(lambda c, x, gradient: (_by_kernel(c, x, gradient), (x, gradient)), _by_kernel_backward)
+by_kernel.defvjp(lambda c, x, gradient: (by_kernel(c, x, gradient), (x, gradient)), _by_kernel_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

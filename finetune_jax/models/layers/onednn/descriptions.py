@@ -44,13 +44,14 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-    """What becomes of a sum before it is stored: ``activation(sum · factor + offset [+ residual])``.
+    """What becomes of a sum before it is stored: ``activation(sum [· factor] + offset [+ residual])``.
 
     ``factor [O]`` and ``offset [O]`` are float32, ``residual`` is like the outputs.
     """
 
-    activation: Activation = "none"
+    activation: Activation | Literal["gelu"] = "none"
     residual: bool = False
+    scaled: bool = True
 
 
 class OneDNNError(RuntimeError):

@@ -48,7 +48,12 @@ _NAME, _WEIGHTS, _DIFF_WEIGHTS, _SCRATCHPAD_MEMORY = 8, 131, 132, 136  # queries
 _SOURCE, _RESULT, _KERNEL, _SCRATCHPAD = 1, 17, 33, 80  # arguments of a primitive
 _SOURCE_GRADIENT, _RESULT_GRADIENT, _KERNEL_GRADIENT = 129, 145, 161
 _OPERAND_OF_STEP = 32768  # times the number of the step, from 1, plus 2
-_ADD, _MULTIPLY, _RELU, _CLIP = 0x1FFF0, 0x1FFF1, 0x20, 0x2E
+_ADD, _MULTIPLY = 0x1FFF0, 0x1FFF1
+_ACTIVATIONS = {
+    "relu": (0x20, 0),
+    "relu6": (0x2E, 6),
+    "gelu": (0x31, 0),
+}  # with the second of their parameters
 _ALIGNMENT = 64  # bytes, a line of the cache
 _USUAL_SCRATCH = 64 << 20  # bytes, more than networks usually need
 _ROLES = {  # of images, kernel and outputs
@@ -122,7 +127,7 @@ class Library:
 
         ``forward(images, kernel, outputs)``, ``by_input(gradient, kernel, gradient_of_images)`` and
         ``by_kernel(images, gradient, gradient_of_kernel)``; the last is written. What ``finish`` needs, of forward
-        alone, comes before it: ``forward(images, kernel, factor, offset, [residual,] outputs)``.
+        alone, comes before it: ``forward(images, kernel, [factor,] offset, [residual,] outputs)``.
 
         Raises:
             OneDNNError: the library has nothing for these shapes.
@@ -248,14 +253,13 @@ class Library:
         if finish is None:
             return attributes
         steps = self._create("post_ops_create")
-        for operation, operand in zip(
-            (_MULTIPLY, _ADD, _ADD), self._finishing(convolution, finish), strict=False
-        ):
+        operations = (_MULTIPLY, _ADD, _ADD) if finish.scaled else (_ADD, _ADD)
+        for operation, operand in zip(operations, self._finishing(convolution, finish), strict=False):
             self._check(self._functions.dnnl_post_ops_append_binary(steps, ctypes.c_int(operation), operand))
         if finish.activation != "none":
-            kind = _RELU if finish.activation == "relu" else _CLIP
-            bounds = ctypes.c_float(0), ctypes.c_float(6 if finish.activation == "relu6" else 0)
-            self._check(self._functions.dnnl_post_ops_append_eltwise(steps, ctypes.c_int(kind), *bounds))
+            kind, last = _ACTIVATIONS[finish.activation]
+            parameters = ctypes.c_float(0), ctypes.c_float(last)
+            self._check(self._functions.dnnl_post_ops_append_eltwise(steps, ctypes.c_int(kind), *parameters))
         self._check(self._functions.dnnl_primitive_attr_set_post_ops(attributes, steps))
         return attributes
 
@@ -269,7 +273,8 @@ class Library:
         if is_product(convolution):
             pixels = math.prod(convolution.outputs[:3])
             vector, residual = ((1, channels), (channels, 1)), ((pixels, channels), (channels, 1))
-        layouts = [self._memory_description(*vector, "float32") for _ in range(2)]
+        vectors = 2 if finish.scaled else 1
+        layouts = [self._memory_description(*vector, "float32") for _ in range(vectors)]
         return layouts + [self._memory_description(*residual, convolution.dtype)] * finish.residual
 
     def _reordering(

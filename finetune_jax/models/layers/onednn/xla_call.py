@@ -169,6 +169,7 @@ def _write(kind: Kind, convolution: Convolution, finish: Finish | None = None) -
     words = [kind, convolution.dtype, *map(str, numbers), str(convolution.groups)]
     if finish is not None:
         words += [finish.activation, *(["residual"] if finish.residual else [])]
+        words += [] if finish.scaled else ["unscaled"]
     return " ".join(words)
 
 
@@ -179,7 +180,7 @@ def _read(text: str) -> tuple[Kind, Convolution, Finish | None]:
     convolution = Convolution((b, h, w, i), (rows, columns, per_group, o), stride, pads, groups, dtype)
     finish = None
     if words[14:]:
-        finish = Finish(cast(Activation, words[14]), residual=words[15:] == ["residual"])
+        finish = Finish(cast(Activation, words[14]), "residual" in words, "unscaled" not in words)
     return cast(Kind, kind), convolution, finish
 
 

@@ -99,16 +99,21 @@ def from_timm(name: str) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, num_classes=NUM_CLASSES)
 
 
-def timm_tokens(name: str, image_size: int) -> Case:
-    """A network whose head has a norm, and no batch statistics."""
+def timm_images(name: str, image_size: int, *, statistics: bool = True) -> Case:
+    """A network of timm's, the embedding as its classifier sees it."""
     return Case(
         from_timm(name),
         image_size,
         0,
         split_timm_mobile,
         lambda module, x: module.forward_head(x, pre_logits=True),
-        statistics=False,
+        statistics=statistics,
     )
+
+
+def timm_tokens(name: str, image_size: int) -> Case:
+    """A network whose head has a norm, and no batch statistics."""
+    return timm_images(name, image_size, statistics=False)
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
@@ -179,6 +184,10 @@ CASES = {
     "vit_base_patch16_siglip_gap_224": timm_tokens("vit_base_patch16_siglip_gap_224", 48),
     "convnext_atto": timm_tokens("convnext_atto", 64),
     "convnextv2_atto": timm_tokens("convnextv2_atto", 70),
+    "resnet26d": timm_images("resnet26d", 65),
+    "efficientnet_b0": timm_images("efficientnet_b0", 64),
+    "mobilenetv3_small_100": timm_images("mobilenetv3_small_100", 64),
+    "regnety_002": timm_images("regnety_002", 64),
 }
 
 

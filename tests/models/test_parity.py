@@ -28,6 +28,10 @@ PRECISE = {
     "inception_v3",
     "resnet50v2",
     "resnet101v2",
+    "resnet26d",
+    "efficientnet_b0",
+    "mobilenetv3_small_100",
+    "regnety_002",
 }
 PRECISE_TOLERANCE = 1e-6  # gradients are rounded to float32 before they are compared
 # The gradients of resnet101 and resnet152, made of resnet50's blocks, would compile for a minute or two.
@@ -144,6 +148,10 @@ def test_in_float64_losses_logits_gradients_and_statistics_are_those_of_pytorch(
         "deit3_small_patch16_224",
         "vit_small_patch14_reg4_dinov2",
         "vit_base_patch16_siglip_gap_224",
+        "resnet26d",
+        "efficientnet_b0",
+        "mobilenetv3_small_100",
+        "regnety_002",
     ],
 )
 def test_logits_and_embeddings_agree_with_pytorch(name):

@@ -21,7 +21,7 @@ from finetune_jax.models import heads, registry
 from finetune_jax.models.card import read_best
 from finetune_jax.models.layers.positions import resampled
 from finetune_jax.models.network import Network, Variables
-from finetune_jax.models.weights import hub, inputs, installed, matching, torch_state
+from finetune_jax.models.weights import hub, hugging_face, inputs, installed, matching, torch_state
 from finetune_jax.models.weights.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 _OPTIONS = ("pool", "drop_path", "dropout")
@@ -278,7 +278,7 @@ def _from_file(
 ) -> Pretrained:
     """Weights of a file, whose state ``prepare`` makes that of a network."""
     content = read_write.read_entry(path, entry)
-    content = content._replace(state=prepare(content.state))
+    content = content._replace(state=hugging_face.as_timm(prepare(content.state)))
     names = registry.names() if architecture is None else (architecture,)
     networks = [registry.create(name, 1, **settings) for name in names]
     shown = readable(path)

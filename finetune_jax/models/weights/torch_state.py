@@ -15,6 +15,7 @@ import numpy as np
 from finetune_jax.errors import UserError
 from finetune_jax.models.layers.positions import resampled
 from finetune_jax.models.network import Network, TorchNames, TorchPrefix, Variables
+from finetune_jax.models.weights import hugging_face
 
 _CLASSIFIER = "classifier"
 _LEAVES = {
@@ -90,6 +91,7 @@ def from_torch_state(
         >>> bool((kernels[0] == kernels[1]).all())
         True
     """
+    state = hugging_face.as_timm(state)
     names = _naming_of(network, state)
     state = _select_copy(_of_parts(state, names), copy)
     places = list(_places(network, names))

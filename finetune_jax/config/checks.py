@@ -69,6 +69,18 @@ def _weights_of_the_method(values: Mapping[str, Any]) -> None:
         raise UserError(f"--method={method} needs weights; give --pretrained something but none")
 
 
+def _adapters_are_trained(values: Mapping[str, Any]) -> None:
+    if values.get("adapters", "none") != "none":
+        if values.get("pretrained") == "none":
+            raise UserError("--adapters=lora needs weights to adapt; give --pretrained something but none")
+        return
+    if values.get("method") != "autolr":
+        return
+    for name in ("lora_rank", "lora_alpha", "lora_targets", "save_adapter"):
+        if values.get(name, DEFAULTS[name]) != DEFAULTS[name]:
+            raise UserError(f"--{name} has no meaning with --method=autolr alone; add --adapters=lora")
+
+
 def _one_balance(values: Mapping[str, Any]) -> None:
     weights = values.get("class_weights", "none")
     if values.get("balanced_sampling") and weights.startswith("balanced"):
@@ -334,6 +346,7 @@ _CONTRADICTIONS = (
     _one_clip,
     _head_comes_first,
     _weights_of_the_method,
+    _adapters_are_trained,
     _one_rule_of_rates,
     _movements_are_gradients,
     _what_is_searched,

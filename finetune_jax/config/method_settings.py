@@ -13,7 +13,7 @@ _AUTOLR = {"method": ("autolr",)}
 _POLICY = {"method": WITH_POLICY}
 _GLOBAL = {"method": ("spottune_global",)}
 _L2_SP = {"method": ("l2_sp",)}
-_LORA = {"method": ("lora",)}
+_LORA = {"method": with_fact("takes_adapters")}
 _PROJECTION = {"method": ("ftp",)}
 _BY_SIMILARITY = {"learning_rate": (AUTO,)}
 
@@ -220,6 +220,13 @@ class RoutingConfig:
         only_with=_PROJECTION,
         runtime=True,
     )
+    adapters: str = setting(
+        "none",
+        "What --method=autolr trains of the blocks: all of them (none), or low-rank adapters beside their kernels.",
+        ("none", "lora"),
+        group=LORA,
+        value_only_with={"lora": {"method": with_fact("takes_adapters")}},
+    )
     lora_rank: int = setting(
         8,
         "Rank of LoRA's adapters.",
@@ -227,6 +234,12 @@ class RoutingConfig:
         range=ranges.COUNT,
         only_with=_LORA,
         aliases=("lora_r", "rank"),
+    )
+    save_adapter: bool = setting(
+        False,
+        "Also write the adapters and the head alone, in the files of peft, below adapter/.",
+        group=LORA,
+        only_with=_LORA,
     )
     lora_alpha: float = setting(
         16.0,

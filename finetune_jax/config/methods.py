@@ -21,6 +21,7 @@ class Method:
         samples_decisions: whether a trained network can be tested with decisions that are drawn at random.
         counts_blocks: whether ``--k`` says how many blocks are fine-tuned.
         needs_weights: whether it has no meaning with ``--pretrained=none``.
+        takes_adapters: whether ``--adapters`` may stand in the place of whole blocks.
         moves_weights: whether pretrained weights are moved, which is what ``--learning_rate=auto`` is about.
         sets_blocks: whether it sets the rates of the blocks itself, from epoch to epoch.
         finds_rates: whether it finds the rates of all parts itself, before training.
@@ -37,6 +38,7 @@ class Method:
     moves_weights: bool = True
     sets_blocks: bool = False
     finds_rates: bool = False
+    takes_adapters: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,7 +58,9 @@ BY_NAME: Mapping[str, Method] = {
         freezes=False,
     ),
     "progressive": Method("a new column is trained beside the frozen pretrained network"),
-    "lora": Method("low-rank adapters beside the kernels of the blocks are trained, and the head"),
+    "lora": Method(
+        "low-rank adapters beside the kernels of the blocks are trained, and the head", takes_adapters=True
+    ),
     "norms": Method("the parameters of norms are trained, and the head", freezes=False),
     "biases": Method("the biases are trained, and the head (BitFit)"),
     "scratch": Method(
@@ -66,6 +70,7 @@ BY_NAME: Mapping[str, Method] = {
         "all parts are fine-tuned, with learning rates of the blocks that AutoLR finds in trials",
         freezes=False,
         sets_blocks=True,
+        takes_adapters=True,
         needs_weights=False,
         recipe={
             "learning_rate": 1e-3,

@@ -14,7 +14,9 @@ from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import Card
+from finetune_jax.models.compositions.adapted import AdaptedNetwork
 from finetune_jax.models.network import Variables
+from finetune_jax.models.weights import adapter_files
 from finetune_jax.reports import predictions, remarks, run_page, tables
 from finetune_jax.reports.run_result import RunResult
 from finetune_jax.runs import report
@@ -61,6 +63,10 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)
     write_tested(program, settings, outputs, directory)
+    if settings.config.save_adapter and program.replicas.is_primary:
+        assert isinstance(program.method.model, AdaptedNetwork)
+        base = settings.flags.pretrained
+        adapter_files.write(directory.path / "adapter", program.method.model, saved, base)
     if program.replicas.is_primary:
         for note in findings.notes:
             print(f"warning: {note}", file=sys.stderr)

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 import finetune_jax
+from finetune_jax import models
+from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.digits import read
 from finetune_jax.devices.replicas import Replicas
+from finetune_jax.errors import UserError
+from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
 from finetune_jax.models.weights import pretrained
 from finetune_jax.runs import finetune
@@ -40,3 +44,52 @@ def test_a_method_of_few_parameters_trains_and_predicts_as_a_plain_network(
     probabilities = finetune_jax.load(tmp_path / method)(list(images))
     assert probabilities.shape == (4, 10)
     assert finetune.run(config, ONE) == summary
+
+
+def test_autolr_tunes_the_rates_of_adapters_which_are_saved_alone(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        method="autolr",
+        adapters="lora",
+        lora_rank=2,
+        lora_targets=("conv1",),
+        save_adapter=True,
+        head_learning_rate=0.05,
+        max_trials=2,
+        workdir=str(tmp_path),
+    )
+    summary = finetune.run(config, ONE)
+    passes = RunDirectory(tmp_path).read_passes()
+    assert len(passes) > 2, "the first trial with one rate for all blocks cannot be sorted well enough"
+    rates = [float(passes[-1][f"rate/block_{number:02d}"]) for number in range(1, 13)]
+    assert len(set(rates)) > 6
+    assert all(float(passes[0][f"variation/block_{number:02d}"]) > 0 for number in range(1, 13))
+    assert "rate/stem" not in passes[0]
+    assert summary["parameters_trained"] < 0.25 * summary["parameters"]
+    # The adapters on top of the weights that they were trained on are the network that predicts.
+    _, variables = read_best(tmp_path)
+    network, origin = pretrained.load_pretrained("resnet26_cifar10", 10)
+    added = models.add_adapter(network, origin, tmp_path / "adapter")
+    jax.tree.map(
+        lambda found, merged: np.testing.assert_allclose(found, merged, atol=1e-6),
+        added["params"],
+        variables["params"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"method": "autolr", "lora_rank": 4}, "--lora_rank has no meaning with --method=autolr alone"),
+        ({"method": "standard", "adapters": "lora"}, "--adapters=lora is for --method=lora or autolr"),
+        ({"method": "standard", "save_adapter": True}, "--save_adapter=true is for --method=lora or autolr"),
+        (
+            {"method": "autolr", "adapters": "lora", "pretrained": "none"},
+            "--adapters=lora needs weights to adapt",
+        ),
+        ({"method": "lora", "lora_rank": 0}, "--lora_rank=0 is out of range"),
+    ],
+)
+def test_settings_of_adapters_that_have_no_effect_are_refused(settings: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        validate(dataclasses.replace(CONFIG, **settings))

@@ -12,13 +12,15 @@ from finetune_jax.config.resolution import number
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.training import rates
+from finetune_jax.training.methods.adapted import Lora
+from finetune_jax.training.methods.method import Method
 from finetune_jax.training.methods.plain import Standard
 from finetune_jax.training.tuning import Pass, Tuner, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoLR(Standard):
-    """All parts are trained; the rates of the blocks follow from their variations."""
+class Tuned(Method):
+    """The rates of the blocks follow from the variations of what is trained of them."""
 
     def tuner(self, config: FinetuneConfig, trained: tuple[str, ...]) -> Tuner:
         """Algorithm 2.
@@ -47,6 +49,16 @@ class AutoLR(Standard):
             rates.decay(config),
             config.variation,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoLR(Tuned, Standard):
+    """All parts are trained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptedAutoLR(Tuned, Lora):
+    """LoRA's adapters are trained, and the head; the adapters of a block are its weights for AutoLR."""
 
 
 class AutoLRTuning(NamedTuple):

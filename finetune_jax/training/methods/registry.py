@@ -1,5 +1,7 @@
 """The methods by name: one line each."""
 
+from collections.abc import Mapping
+
 import jax
 
 from finetune_jax.config.settings import FinetuneConfig
@@ -7,7 +9,7 @@ from finetune_jax.models.network import Network, Variables
 from finetune_jax.training.methods.adapted import Biases, Lora, Norms
 from finetune_jax.training.methods.auto import Auto
 from finetune_jax.training.methods.auto_rgn import AutoRGN
-from finetune_jax.training.methods.autolr import AutoLR
+from finetune_jax.training.methods.autolr import AdaptedAutoLR, AutoLR
 from finetune_jax.training.methods.l2_sp import L2SP
 from finetune_jax.training.methods.method import Base, Method
 from finetune_jax.training.methods.plain import FeatureExtractor, LastK, Scratch, Standard, Stochastic
@@ -37,6 +39,9 @@ METHODS: dict[str, type[Method]] = {
 }
 """``{--method: what it is}``; a method is written as ``methods.method`` says."""
 
+ADAPTED: Mapping[str, type[Method]] = {"lora": Lora, "autolr": AdaptedAutoLR}
+"""What ``--adapters`` makes of the methods that it can be given with."""
+
 
 def create(
     config: FinetuneConfig,
@@ -47,4 +52,5 @@ def create(
     axis_name: str | None = None,
 ) -> Method:
     """What ``config.method`` makes of a network; arguments as of ``Base``, errors as of :meth:`Method.create`."""
-    return METHODS[config.method].create(config, Base(network, variables, key, axis_name))
+    methods: Mapping[str, type[Method]] = METHODS if config.adapters == "none" else ADAPTED
+    return methods[config.method].create(config, Base(network, variables, key, axis_name))

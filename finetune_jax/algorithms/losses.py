@@ -101,6 +101,68 @@ def focal(logits: jax.Array, targets: jax.Array, gamma: float = 2.0) -> jax.Arra
     return -(targets * rest**gamma * log_probabilities).sum(-1)
 
 
+def binary_focal(logits: jax.Array, targets: jax.Array, gamma: float = 2.0) -> jax.Array:
+    """:func:`binary_cross_entropy`, of which questions that are well answered count little.
+
+    Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017), Eq. 4 without its class weights, as a mean over the
+    classes; ``gamma`` 0 is the binary cross-entropy.
+
+    Args:
+        logits: ``[B, C]``.
+        targets: ``[B, C]``, each in [0, 1].
+        gamma: at least 0.
+
+    Returns:
+        ``[B]``.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import losses
+        >>> round(float(losses.binary_focal(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]))[0]), 4)
+        0.1733
+    """
+    positive, negative = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    of_positive = targets * jnp.exp(gamma * negative) * positive
+    return -(of_positive + (1 - targets) * jnp.exp(gamma * positive) * negative).mean(-1)
+
+
+def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over the numbers of an image of their squared errors, ``[B, D], [B, D] → [B]``.
+
+    >>> import jax.numpy as jnp
+    >>> from finetune_jax import losses
+    >>> losses.squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
+    [2.0]
+    """
+    return jnp.square(outputs - targets).mean(-1)
+
+
+def absolute_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over the numbers of an image of their absolute errors, ``[B, D], [B, D] → [B]``.
+
+    >>> import jax.numpy as jnp
+    >>> from finetune_jax import losses
+    >>> losses.absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
+    [1.0]
+    """
+    return jnp.abs(outputs - targets).mean(-1)
+
+
+def huber(outputs: jax.Array, targets: jax.Array, delta: float = 1.0) -> jax.Array:
+    """Half the squared error up to ``delta`` and a straight line beyond, mean over the numbers, ``[B, D] → [B]``.
+
+    Huber, "Robust Estimation of a Location Parameter" (1964).
+
+    >>> import jax.numpy as jnp
+    >>> from finetune_jax import losses
+    >>> losses.huber(jnp.array([[0.5, 3.0]]), jnp.array([[0.0, 0.0]])).tolist()
+    [1.3125]
+    """
+    error = jnp.abs(outputs - targets)
+    near = jnp.minimum(error, delta)
+    return (0.5 * near**2 + delta * (error - near)).mean(-1)
+
+
 def balanced_class_weights(counts: np.ndarray, power: float = 1.0) -> np.ndarray:
     """Weights of the classes, inverse to their frequencies to a power; 1 on average over the images.
 

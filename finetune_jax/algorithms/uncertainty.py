@@ -122,3 +122,29 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) 
     accuracy = np.bincount(place, right, bins) / known
     error = float(np.nansum(images * np.abs(accuracy - of_bin)) / len(labels))
     return Calibration(of_bin, accuracy, images, error)
+
+
+def normalised_entropy(probabilities: ArrayLike, *, several: bool = False) -> np.ndarray:
+    """How undecided probabilities are: 0 where one class is certain, 1 where all are equally likely.
+
+    Args:
+        probabilities: ``[N, C]``, rows that add up to 1.
+        several: whether every class is a question of its own, whose uncertainties are averaged; rows need not add up.
+
+    Returns:
+        ``[N]``, entropy over its largest value.
+
+    >>> normalised_entropy([[0.5, 0.5], [1.0, 0.0]]).tolist()
+    [1.0, 0.0]
+    >>> normalised_entropy([[0.5, 1.0]], several=True).tolist()
+    [0.5]
+    """
+    chances = np.asarray(probabilities, np.float64)
+    if several:
+        return (
+            normalised_entropy(np.stack([chances, 1 - chances], -1).reshape(-1, 2))
+            .reshape(chances.shape)
+            .mean(1)
+        )
+    positive = np.where(chances > 0, chances, 1)
+    return -(positive * np.log(positive)).sum(-1) / math.log(max(2, chances.shape[-1]))

@@ -3,9 +3,11 @@ r"""Measure a run on a split of its data set or of another one.
     finetune-jax evaluate --run=runs/photos
     finetune-jax evaluate --run=runs/photos --dataset=folder:other --protocol=retrieval
 
-A split is the run's own, whatever has come to the folder since; --current_folder measures on the folder as it is now.
-Classification prints accuracy, balanced accuracy, recall per class and the confusion matrix; retrieval
-prints Recall@K and MAP@R of the embeddings. Everything goes to EVALUATION.json in the run directory too.
+Several data sets, --dataset=A,B,C, give one table, also as Markdown and CSV. A split is the run's own, whatever has
+come to the folder since; --current_folder measures on the folder as it is now.
+Scores go with the task of the run: accuracy, F1, AUROC, kappa, calibration and recall per class of a classifier, mAP
+and F1 of several labels, errors and R² of numbers, all with 95 % intervals; --protocol=retrieval prints Recall@K and
+MAP@R of the embeddings. Everything goes to EVALUATION.json in the run directory too.
 """
 
 import dataclasses
@@ -18,9 +20,13 @@ from absl import flags
 from finetune_jax.commands import command_line
 from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
+from finetune_jax.config.spelling import data_set
 from finetune_jax.files.run_directory import data_config_of
 
 command_line.define_flags(DataConfig)
+flags.DEFINE_bool(
+    "calibrated", True, "Divide logits by the temperature that the run fitted to its validation images."
+)
 flags.DEFINE_string("run", None, "Run directory whose best checkpoint is measured.", required=True)
 flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to measure on.")
 flags.DEFINE_bool(
@@ -54,22 +60,52 @@ def main() -> int:
     from finetune_jax.reports import tables
     from finetune_jax.runs import evaluate
 
-    result = evaluate.measure(
-        run,
-        config,
-        replicas,
-        split=values.split,
-        protocol=protocol,
-        current_folder=values.current_folder,
-        include_trained=values.include_trained,
-        views=values.views,
-    )
-    print(tables.measurement_table(result))
+    settings = {
+        "split": values.split,
+        "protocol": protocol,
+        "current_folder": values.current_folder,
+        "include_trained": values.include_trained,
+        "views": values.views,
+        "calibrated": values.calibrated,
+    }
     views = "" if values.views == "one" else f"-{values.views}"
-    file = run / f"evaluation-{protocol}-{values.split}{views}.json"
+    name = f"evaluation-{protocol}-{values.split}{views}"
+    names = _data_sets(config.dataset)
+    if len(names) > 1:
+        configs = {name: _of_data_set(config, name) for name in names}
+        results = evaluate.measure_all(run, configs, replicas, **settings)
+        table = tables.measurements_table(results)
+        print(tables.as_text(table))
+        _write(run / f"{name}-sets.json", tables.json_text(results))
+        _write(run / f"{name}-sets.md", tables.as_markdown(table) + "\n")
+        _write(run / f"{name}-sets.csv", tables.csv_text([table.columns, *table.rows]))
+        return 0
+    result = evaluate.measure(run, config, replicas, **settings)
+    print(tables.measurement_table(result))
+    _write(run / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def _data_sets(text: str) -> list[str]:
+    """The data sets of ``--dataset=A,B``; a path that has a comma is one."""
+    words = [word.strip() for word in text.split(",")]
+    path = text.partition(":")[2] or text
+    if len(words) < 2 or Path(path).expanduser().exists():
+        return [text]
+    return [data_set(word) for word in words if word]
+
+
+def _of_data_set(config: DataConfig, name: str) -> DataConfig:
+    """The config with another data set; what only tables have a meaning for goes with tables."""
+    config = dataclasses.replace(config, dataset=name)
+    if name.startswith("csv:"):
+        return config
+    return dataclasses.replace(config, columns=(), image_root="", label_delimiter="", group_by="")
+
+
+def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        file.write_text(text)
         print(f"written to {file}", file=sys.stderr)
     except OSError as error:
         print(f"not written to {file}: {error.strerror}", file=sys.stderr)
-    return 0

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from finetune_jax.config import methods, object_stores
+from finetune_jax.config import fit_task, methods, object_stores
 from finetune_jax.config.choices import (
     ALTERNATIVES,
     AUTO,
@@ -61,6 +61,14 @@ def validate(config: Any) -> None:
             raise UserError(refusal)
     for check in _CONTRADICTIONS:
         check(values)
+    if "loss" in values and values["task"] != "auto":
+        fit_task.refuse_unfit(values, values["task"])
+
+
+def _one_task(values: Mapping[str, Any]) -> None:
+    task, protocol = values.get("task", "auto"), values.get("protocol")
+    if protocol == "retrieval" and task not in ("auto", "retrieval"):
+        raise UserError(f"--task={task} contradicts --protocol=retrieval; leave one of them out")
 
 
 def _weights_of_the_method(values: Mapping[str, Any]) -> None:
@@ -338,6 +346,7 @@ _CONTRADICTIONS = (
     _known_loggers,
     _fold_of_folds,
     _formats_of_figures,
+    _one_task,
     _weights_of_classes_are_known,
     _something_is_mixed,
     _averages_of_weights,

@@ -10,6 +10,7 @@ ROUTED = methods.with_fact("routed")
 TUNES_EVERYTHING = methods.with_fact("freezes", False)
 """Methods that freeze nothing."""
 PROTOCOLS = ("classification", "retrieval")
+TASKS = ("auto", "classification", "retrieval", "multilabel", "regression", "ordinal")
 POLICIES = ("trivial_augment", "rand_augment", "augmix")
 """Augmentations that take a random resized crop and then operations of a published list."""
 IN_PROPORTION = ("random_crop", "random_resized_crop", *POLICIES)
@@ -39,7 +40,9 @@ DECAYS_EVERYTHING = ("prodigy", "dadapt_adamw", "momo")
 """Optimisers whose weight decay leaves nothing out."""
 LABEL_LOSSES = ("cross_entropy", "bce", "focal")
 """Losses of classifiers."""
-LOSSES = (*LABEL_LOSSES, "proxy_anchor")
+VALUE_LOSSES = ("mse", "l1", "huber")
+"""Losses of numbers."""
+LOSSES = (*LABEL_LOSSES, "proxy_anchor", *VALUE_LOSSES)
 LOGGERS = ("wandb", "mlflow", "trackio")
 """Experiment trackers."""
 CLIPS = ("none", "agc")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AUGMENTATIONS, CROPPING, PROTOCOLS, RESIZE_MODES
+from finetune_jax.config.choices import AUGMENTATIONS, CROPPING, PROTOCOLS, RESIZE_MODES, TASKS
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import DATA, IMAGES, MACHINE, RETRIEVAL
 from finetune_jax.config.spelling import data_set
@@ -35,8 +35,16 @@ class DataConfig:
     columns: tuple[str, ...] = setting(
         (),
         "Columns of a table by their roles, e.g. image=filename,label=species,split=fold; what is left out is "
-        "guessed by the columns' names.",
+        "guessed by the columns' names. Several label columns, one by one or as label=PREFIX*, are for "
+        "--task=multilabel or regression.",
         group=DATA,
+    )
+    label_delimiter: str = setting(
+        "",
+        "What stands between the labels of an image in a table, for --task=multilabel; empty is | or ; where labels "
+        "have one of them between parts that come again.",
+        group=DATA,
+        only_with={"task": ("auto", "multilabel")},
     )
     image_root: str = setting(
         "", "Folder that a table's image paths count from; empty is the folder of the table.", group=DATA
@@ -53,10 +61,21 @@ class DataConfig:
         group=DATA,
         range=ranges.NOT_NEGATIVE,
     )
+    task: str = setting(
+        "auto",
+        "What is learned: classification gives an image one class, multilabel any number of classes, ordinal one of "
+        "ordered grades, regression numbers; retrieval finds images of the same class. auto is told by --protocol, "
+        "--loss and the labels, and is said in the first lines.",
+        TASKS,
+        group=DATA,
+        important=11,
+        aliases=("problem_type", "classification_task", "task_type", "objective"),
+    )
     protocol: str = setting(
         "classification",
-        "Task: classification labels images; retrieval finds images of the same class. Without class splits of the "
-        "data set, retrieval trains on the first half of the classes and tests on the second.",
+        "What is measured: classification what the network says of an image, retrieval whether it finds images of the "
+        "same class. Without class splits of the data set, retrieval trains on the first half of the classes and "
+        "tests on the second.",
         PROTOCOLS,
         group=DATA,
     )
@@ -261,3 +280,8 @@ class DataConfig:
         reading=True,
         aliases=("workers", "num_workers", "j", "dataloader_num_workers"),
     )
+
+    def __post_init__(self) -> None:
+        # Two names for one thing, of which the second decides how data are split and what is measured.
+        if self.task == "retrieval":
+            object.__setattr__(self, "protocol", "retrieval")

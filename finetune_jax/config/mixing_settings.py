@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AVERAGE_STATISTICS, LABEL_LOSSES
+from finetune_jax.config.choices import AVERAGE_STATISTICS, LABEL_LOSSES, VALUE_LOSSES
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import IMAGES, RUN
 
-_SOFT_LABELS = {"loss": LABEL_LOSSES}
+_SOFT_LABELS = {"loss": (*LABEL_LOSSES, *VALUE_LOSSES)}
 _WHY = "which needs one class per image"
 
 

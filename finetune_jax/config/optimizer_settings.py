@@ -250,7 +250,9 @@ class OptimizerConfig:
     loss: str = setting(
         "cross_entropy",
         "Loss that is minimised: cross_entropy, bce (every class a question of its own), focal (well classified "
-        "images count little); proxy_anchor learns embeddings and is for --protocol=retrieval.",
+        "images count little); proxy_anchor learns embeddings and is for --protocol=retrieval; mse, l1 and huber are "
+        "for --task=regression. The default stands for bce with --task=multilabel, for the likelihood of the grades "
+        "with ordinal, and for mse with regression.",
         LOSSES,
         group=LOSS,
         value_only_with={"proxy_anchor": {"protocol": ("retrieval",)}},

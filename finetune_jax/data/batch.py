@@ -10,7 +10,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 ``[B, H, W, C]``.
-        labels: int32 ``[B]``.
+        labels: int32 ``[B]``, or float32 ``[B, D]`` where images have several labels or numbers.
         slots: int32 ``[B]``, place of each example in the batch over all replicas; random draws of an example
             depend on it and not on the replica.
         aspects: float32 ``[B]``, width over height of the images before they were stretched to squares; None where

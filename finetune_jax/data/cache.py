@@ -50,7 +50,7 @@ class Arrays:
 
     Attributes:
       images: uint8 ``[M, S, S, C]``, memory-mapped and read-only.
-      labels: int32 ``[M]``.
+      labels: int32 ``[M]``, or float32 ``[M, D]`` where the examples have targets.
       kept: int64 ``[M]``, ascending: which of the N examples these are.
       sizes: int32 ``[M, 2]``, height and width of the images before they were resized.
       skipped: Name and reason of each of the ``N - M`` unreadable images.
@@ -105,7 +105,7 @@ def materialise(
         none = np.empty(0, np.int64)
         return Arrays(
             np.empty((0, size, size, preprocessing.channels), np.uint8),
-            examples.labels,
+            examples.truth,
             none,
             np.empty((0, 2), np.int32),
         )
@@ -129,7 +129,7 @@ def materialise(
     if skipped and not skip_unreadable:
         raise _unreadable_error(skipped, len(examples))
     kept = np.array([i for i in range(len(examples)) if i not in unreadable], np.int64)
-    return Arrays(images, examples.labels[kept], kept, sizes, skipped)
+    return Arrays(images, examples.truth[kept], kept, sizes, skipped)
 
 
 def _open(folder: Path, content: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:

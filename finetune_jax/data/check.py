@@ -147,11 +147,8 @@ def check(
                         few_bits.append((_place(source, split, i), used))
                     groups.setdefault(digest, []).append((split, i))
                     shapes.append(shape)
-    counts = {
-        split: np.bincount(examples.labels, minlength=len(source.class_names))
-        for split, examples in source.splits.items()
-    }
-    trained = range(source.num_train_classes)
+    counts = {split: _counts(source, examples) for split, examples in source.splits.items()}
+    trained = range(0 if source.task == "regression" else source.num_train_classes)
     heights, widths = np.array(shapes, np.float64).reshape(-1, 2).T
     return Report(
         name=source.name,
@@ -216,7 +213,16 @@ def _near_duplicates(source: Source) -> tuple[Duplicates, ...]:
 
 def _place(source: Source, split: str, i: int) -> Place:
     examples = source.splits[split]
-    return Place(split, examples.names[i], source.class_names[examples.labels[i]])
+    return Place(split, examples.names[i], source.label_text(examples, i))
+
+
+def _counts(source: Source, examples: Examples) -> np.ndarray:
+    """Images of each class; for numbers how many there are."""
+    if examples.targets is None:
+        return np.bincount(examples.labels, minlength=len(source.class_names))
+    if source.task == "regression":
+        return np.full(len(source.class_names), len(examples))
+    return examples.targets.sum(0).astype(np.int64)
 
 
 def format_report(report: Report) -> str:

@@ -56,6 +56,9 @@ class Examples:
         side. None where there are no groups.
       read_page: As `read`, of a page of the file too (from 0); None where files have no pages.
       owners: int ``[N]``, which file of those that were listed each image is a page of; None for files of their own.
+      group_names: Names of the groups, N of them; None where there are no groups.
+      targets: What is learned where that is no class, float32 ``[N, C]``: 0 and 1 for each class, or numbers;
+        `labels` then are what splits are balanced by.
     """
 
     labels: np.ndarray
@@ -68,15 +71,25 @@ class Examples:
     groups: np.ndarray | None = None
     read_page: Callable[[int, int], np.ndarray] | None = None
     owners: np.ndarray | None = None
+    group_names: Sequence[str] | None = None
+    targets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int32:
             raise ValueError(f"labels must be int32 [N], not {self.labels.dtype} {self.labels.shape}")
         if len(self.names) != len(self.labels):
             raise ValueError(f"{len(self.names)} names for {len(self.labels)} labels")
+        targets = self.targets
+        if targets is not None and (targets.dtype != np.float32 or targets.shape[:-1] != self.labels.shape):
+            raise ValueError(f"targets must be float32 [N, C], not {targets.dtype} {targets.shape}")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What is learned: class numbers int32 ``[N]``, or targets float32 ``[N, C]``."""
+        return self.labels if self.targets is None else self.targets
 
     def subset(self, indices: np.ndarray) -> "Examples":
         """The examples at `indices`, int ``[M]``, in that order."""
@@ -94,6 +107,8 @@ class Examples:
             appearances=None if self.appearances is None else self.appearances[order],
             encoded=None if encoded is None else lambda index: encoded(int(order[index])),
             groups=None if self.groups is None else self.groups[order],
+            group_names=None if self.group_names is None else [self.group_names[i] for i in order],
+            targets=None if self.targets is None else self.targets[order],
         )
 
     def grouped(self, names: Sequence[str]) -> "Examples":
@@ -105,7 +120,15 @@ class Examples:
         if self.owners is not None and len(names) != len(self):
             names = [names[owner] for owner in self.owners]
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        return dataclasses.replace(self, groups=as_digests([digest_of(name) for name in encoded]))
+        return dataclasses.replace(
+            self, groups=as_digests([digest_of(name) for name in encoded]), group_names=names
+        )
+
+    def with_targets(self, targets: np.ndarray) -> "Examples":
+        """The same images with targets, float32 ``[N, C]``, or one row per file where images are pages of files."""
+        if self.owners is not None and len(targets) != len(self):
+            targets = targets[self.owners]
+        return dataclasses.replace(self, targets=targets)
 
     def relabelled(self, new_labels: np.ndarray) -> "Examples":
         """The same images, class ``c`` now being ``new_labels[c]``, int ``[C]``."""
@@ -130,6 +153,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         return part.encoded(inside)
 
     digests = _joined([part.digests for part in parts])
+    group_names = [part.group_names for part in parts if part.group_names is not None]
     return Examples(
         labels=np.concatenate([part.labels for part in parts]),
         names=[name for part in parts for name in part.names],
@@ -141,6 +165,10 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         appearances=_joined([part.appearances for part in parts]),
         encoded=encoded if all(part.encoded is not None for part in parts) else None,
         groups=_joined([part.groups for part in parts]),
+        group_names=[name for names in group_names for name in names]
+        if len(group_names) == len(parts)
+        else None,
+        targets=_joined([part.targets for part in parts]),
     )
 
 
@@ -165,6 +193,8 @@ class Source:
       root: What the names of the images begin with and a data set that is moved changes.
       findings: What is wrong with it that a check of the data lists and a run refuses.
       split_rule: Version of the rule by which missing splits are made, see `split_rules`.
+      task: What its labels are: ``classification`` (one class per image), ``ordinal`` (classes that are ordered
+        numbers), ``multilabel`` (any number of classes) or ``regression`` (numbers, named by `class_names`).
     """
 
     name: str
@@ -175,10 +205,22 @@ class Source:
     root: str = ""
     findings: tuple[str, ...] = ()
     split_rule: int = 1
+    task: str = "classification"
+
+    def label_text(self, examples: Examples, index: int) -> str:
+        """What people call the label of an example of one of the splits."""
+        if examples.targets is None:
+            return self.class_names[examples.labels[index]]
+        target = examples.targets[index]
+        if self.task == "regression":
+            return ", ".join(f"{value:g}" for value in target)
+        return ", ".join(self.class_names[number] for number in np.flatnonzero(target)) or "none"
 
     @property
     def num_train_classes(self) -> int:
         """Number of classes of the training split, i.e. of outputs of a classifier."""
+        if self.splits["train"].targets is not None:
+            return len(self.class_names)
         return int(self.splits["train"].labels.max()) + 1
 
     @property
@@ -186,5 +228,5 @@ class Source:
         """Hex digest of class names, splits, images and labels: equal only for equal data."""
         parts: list[str | bytes] = ["source", *self.class_names]
         for split, examples in sorted(self.splits.items()):
-            parts += [split, examples.fingerprint, examples.labels.tobytes()]
+            parts += [split, examples.fingerprint, examples.truth.tobytes()]
         return fingerprint_of(*parts)

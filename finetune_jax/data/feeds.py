@@ -30,7 +30,8 @@ _PREFETCHED_BATCHES = 4
 
 
 class Arrays(Protocol):
-    """Decoded examples on the host: uint8 ``images [N, H, W, C]`` and int32 ``labels [N]``."""
+    """Decoded examples on the host: uint8 ``images [N, H, W, C]``, and int32 ``labels [N]`` or float32
+    ``[N, D]``."""
 
     @property
     def images(self) -> np.ndarray: ...  # noqa: D102

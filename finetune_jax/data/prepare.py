@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from finetune_jax.config import fit_task
 from finetune_jax.config.choices import CROPPING, IN_PROPORTION
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.data import cache, on_demand, sources
@@ -37,6 +38,8 @@ def load_source(
         columns=config.columns,
         image_root=config.image_root,
         group_by=config.group_by,
+        task=fit_task.task_of(config),
+        label_delimiter=config.label_delimiter,
         images_per_class=config.images_per_class,
         folds=config.folds,
         fold=config.fold,

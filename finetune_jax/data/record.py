@@ -31,12 +31,18 @@ class Split:
     Attributes:
         names: N of them, without the folder that holds the data set.
         digests: of their content, uint8 ``[N, 16]``.
-        labels: int32 ``[N]``.
+        labels: int32 ``[N]``, or float32 ``[N, C]`` where images have several labels or numbers.
     """
 
     names: Sequence[str]
     digests: np.ndarray
     labels: np.ndarray
+
+    def label(self, index: int, class_names: Sequence[str]) -> str:
+        """The label of an image, such that equal ones are equal texts."""
+        if self.labels.ndim == 1:
+            return class_names[self.labels[index]]
+        return repr(dict(zip(class_names, self.labels[index].tolist(), strict=True)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +66,8 @@ class Record:
         """Hex digest of classes, splits, images and labels; names do not count, so a data set may be moved."""
         parts: list[str | bytes] = ["data", *self.class_names]
         for name, split in sorted(self.splits.items()):
-            parts += [name, split.digests.tobytes(), split.labels.astype("<i4").tobytes()]
+            kind = "<i4" if split.labels.ndim == 1 else "<f4"
+            parts += [name, split.digests.tobytes(), split.labels.astype(kind).tobytes()]
         return fingerprint_of(*parts)
 
 
@@ -71,7 +78,7 @@ def record_of(source: Source) -> Record | None:
         if examples.digests is None:
             return None
         names = [example.removeprefix(source.root) for example in examples.names]
-        splits[name] = Split(names, examples.digests, examples.labels)
+        splits[name] = Split(names, examples.digests, examples.truth)
     return Record(source.name, source.class_names, source.split_rule, splits)
 
 
@@ -89,7 +96,7 @@ def to_bytes(record: Record) -> bytes:
     for number, split in enumerate(record.splits.values()):
         arrays[f"names_{number}"] = _as_array(json.dumps(list(split.names), ensure_ascii=False))
         arrays[f"digests_{number}"] = split.digests
-        arrays[f"labels_{number}"] = split.labels.astype(np.int32)
+        arrays[f"labels_{number}"] = split.labels.astype(np.int32 if split.labels.ndim == 1 else np.float32)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
@@ -228,9 +235,11 @@ def restored(record: Record, source: Source, split: str) -> tuple[Examples, str]
             f"{source.name} no longer holds the {len(recorded.names)} {split} images of the run: {', '.join(told)}; "
             "restore them, or measure on the folder as it is now with --current_folder"
         )
-    examples = dataclasses.replace(
-        every.subset(np.array(present, np.int64)), labels=recorded.labels.astype(np.int32)
-    )
+    examples = every.subset(np.array(present, np.int64))
+    if recorded.labels.ndim == 1:
+        examples = dataclasses.replace(examples, labels=recorded.labels)
+    else:
+        examples = dataclasses.replace(examples, targets=recorded.labels)
     changes = difference(record, now)
     return examples, changes
 
@@ -246,9 +255,9 @@ def trained_on(record: Record, examples: Examples) -> np.ndarray:
 def _by_name(record: Record) -> dict[str, tuple[bytes, str, str]]:
     """Digest, split and class of each image."""
     return {
-        name: (digest.tobytes(), split, record.class_names[label])
+        name: (part.digests[place].tobytes(), split, part.label(place, record.class_names))
         for split, part in record.splits.items()
-        for name, digest, label in zip(part.names, part.digests, part.labels, strict=True)
+        for place, name in enumerate(part.names)
     }
 
 
@@ -257,7 +266,8 @@ def _split(names: Any, digests: np.ndarray, labels: np.ndarray) -> Split:
         raise ValueError("names are no list of texts")
     if digests.dtype != np.uint8 or digests.shape != (len(names), DIGEST_BYTES):
         raise ValueError(f"digests have the shape {digests.shape}")
-    if labels.dtype != np.int32 or labels.shape != (len(names),):
+    kinds = {1: np.int32, 2: np.float32}
+    if labels.dtype != kinds.get(labels.ndim) or labels.shape[:1] != (len(names),):
         raise ValueError(f"labels have the shape {labels.shape}")
     return Split(names, digests, labels)
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from finetune_jax.data import label_values
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
 from finetune_jax.data.folds import with_fold
@@ -31,6 +32,8 @@ def load(
     columns: Sequence[str] = (),
     image_root: str = "",
     group_by: str = "",
+    task: str = "auto",
+    label_delimiter: str = "",
     images_per_class: int = 0,
     folds: int = 0,
     fold: int = 1,
@@ -58,6 +61,8 @@ def load(
       columns: Of a table, ``ROLE=COLUMN`` for each role that is not to be guessed.
       image_root: Folder that a table's image paths count from; empty is the table's own.
       group_by: ``folder``, or a column of a table; equal values stay on one side of splits that are made.
+      task: As of ``--task``: how labels are understood; ``auto`` is by those of a table, else one class per image.
+      label_delimiter: Between the labels of an image in a table; empty is guessed.
       images_per_class: At most so many training images of each class; 0 takes all.
       folds: Parts of the training images, one of which is the test split; 0 makes none.
       fold: Which of them, from 1.
@@ -81,12 +86,22 @@ def load(
     if data_dir is not None and kind != "tfds":
         raise UserError(f"--data_dir is for tfds: data sets and has no meaning with --dataset={dataset}")
     if kind != "csv":
-        for flag, value in (("columns", ",".join(columns)), ("image_root", image_root)):
+        table_flags = (
+            ("columns", ",".join(columns)),
+            ("image_root", image_root),
+            ("label_delimiter", label_delimiter),
+        )
+        for flag, value in table_flags:
             if value:
                 raise UserError(f"--{flag} is for csv: data sets and has no meaning with --dataset={dataset}")
         if group_by and (kind != "folder" or group_by != "folder"):
             raise UserError(
                 f"--group_by={group_by}: give folder with --dataset=folder:PATH, or a column with csv:FILE"
+            )
+        if task == "multilabel":
+            raise UserError(
+                f"--task=multilabel needs a table of labels, --dataset=csv:FILE; --dataset={dataset} gives every image "
+                "one class"
             )
     retrieval = protocol == "retrieval"
     fractions = {"test": 0.0 if retrieval else test_fraction, "validation": validation_fraction}
@@ -117,6 +132,8 @@ def load(
             columns=columns,
             image_root=image_root,
             group_by=group_by,
+            task="retrieval" if retrieval else task,
+            label_delimiter=label_delimiter,
             open_classes=retrieval,
             made_splits=made,
             decoding=decoding,
@@ -146,6 +163,8 @@ def load(
         )
     if split_rule is not None:
         source = dataclasses.replace(source, split_rule=split_rule)
+    if task == "ordinal":
+        source = label_values.graded(source)
     if train_on_validation:
         source = _with_validation_in_training(source)
     if folds:
@@ -155,7 +174,9 @@ def load(
         return few_per_class(source, images_per_class, seed) if images_per_class else source
     for split in [split for split in ("test", "validation") if split not in source.splits]:
         source = carved(source, split, fractions[split], seed, list_findings=list_findings)
-    return few_per_class(source, images_per_class, seed) if images_per_class else source
+    if images_per_class:
+        source = few_per_class(source, images_per_class, seed)
+    return label_values.as_numbers(source) if task == "regression" else source
 
 
 def for_retrieval(source: Source, *, seed: int = 0, validation_fraction: float = 0.1) -> Source:

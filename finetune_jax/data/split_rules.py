@@ -60,6 +60,8 @@ def carved(source: Source, split: str, fraction: float, seed: int, *, list_findi
         reason = "every class has one training image"
         if by_content and np.bincount(train.labels).max() > 1:
             reason = "the images of each class are equal or near-duplicates"
+            if train.groups is not None:
+                reason = "the images of each class are of one group or near-duplicates"
         sentence = (
             f"--dataset={source.name}: {reason}, so none can be held out for "
             f"{split}: add images, a {split} split, or set --{split}_fraction=0"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune_jax.data import folder_layout, image_files
+from finetune_jax.data import folder_layout, image_files, table_labels
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source
 from finetune_jax.data.file_tree import File
@@ -44,7 +44,7 @@ class Columns(NamedTuple):
     """Names of the columns; None for what the table does not have."""
 
     image: str
-    label: str
+    labels: tuple[str, ...]
     split: str | None = None
     group: str | None = None
 
@@ -55,6 +55,8 @@ def read(
     columns: Sequence[str] = (),
     image_root: str = "",
     group_by: str = "",
+    task: str = "auto",
+    label_delimiter: str = "",
     open_classes: bool = False,
     made_splits: Sequence[str] = (),
     decoding: Decoding | None = None,
@@ -69,6 +71,8 @@ def read(
       columns: ``ROLE=COLUMN`` for each role that is not to be guessed.
       image_root: Folder that relative image paths count from; empty is the table's own.
       group_by: Column whose equal values stay on one side of splits that are made; ``folder`` is the image's folder.
+      task: As of ``--task``; ``auto`` finds out by the labels.
+      label_delimiter: Between several labels of an image; empty is guessed.
       open_classes: Whether validation and test may have classes that training has not (retrieval).
       made_splits: Splits that will be made where the table has none; what the images look like is then found out.
       decoding: Of the images.
@@ -93,46 +97,87 @@ def read(
     used, guessed = _columns(header, columns, group_by, shown)
     places = {name: index for index, name in enumerate(header)}
     root = Path(image_root).expanduser() if image_root else path.parent
-    listed: dict[str, list[tuple[str, str, str]]] = {}  # split: image, label, group
+    listed: dict[str, list[tuple[str, int, tuple[str, ...], str]]] = {}  # split: image, row, labels, group
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 2):
-        image, label, split, group = _cells(row, used, places, number, shown, open_classes)
+        image, labels, split, group = _cells(row, used, places, number, shown, open_classes)
         if image in seen:
             raise UserError(
                 f"--dataset=csv:{shown}: rows {seen[image]} and {number} name the same image, {readable(image)}; "
                 "an image has one label"
             )
         seen[image] = number
-        listed.setdefault(split, []).append((image, label, group))
+        listed.setdefault(split, []).append((image, number, labels, group))
     if "train" not in listed:
         raise UserError(
             f"--dataset=csv:{shown}: "
             + ("no row is of the training split" if listed else "the table has a header and no rows")
         )
-    class_names, notes = _class_names(
-        {split: [row[1] for row in rows] for split, rows in listed.items()}, open_classes, shown
+    understood = table_labels.read(
+        {
+            split: table_labels.Cells([row[1] for row in rows], [row[2] for row in rows])
+            for split, rows in listed.items()
+        },
+        used.labels,
+        task=task,
+        delimiter=label_delimiter,
+        open_classes=open_classes,
+        shown=shown,
     )
     suffix = _suffix(root, next(iter(seen)))
-    numbers = {name: index for index, name in enumerate(class_names)}
     files = _files(root, seen, suffix, shown)
     looks = any(split not in listed for split in made_splits)
     reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
     members = {
-        split: [(numbers[label], files[image]) for image, label, _ in rows] for split, rows in listed.items()
+        split: [
+            (int(label), files[row[0]]) for label, row in zip(understood.labels[split], rows, strict=True)
+        ]
+        for split, rows in listed.items()
     }
     splits = image_files.examples(os.path.abspath(path), members, reading)
+    if understood.targets is not None:
+        targets = understood.targets
+        splits = {split: examples.with_targets(targets[split]) for split, examples in splits.items()}
     if used.group or group_by == "folder":
         groups = {split: [_group(row, group_by) for row in rows] for split, rows in listed.items()}
         _refuse_groups_on_two_sides(groups, shown)
         splits = {split: examples.grouped(groups[split]) for split, examples in splits.items()}
     return Source(
         name=f"csv:{file}",
-        class_names=class_names,
+        class_names=understood.class_names,
         splits=splits,
-        notes=(*guessed, *notes),
+        notes=(*guessed, *understood.notes),
         root=image_files.readable_root(root),
         split_rule=BY_CONTENT,
+        task=understood.task,
     )
+
+
+def image_paths(file: str, *, columns: Sequence[str] = (), image_root: str = "") -> list[Path]:
+    """The image files that a table names, which need not be there; its other columns do not matter.
+
+    Args:
+      file: The table.
+      columns: ``image=COLUMN`` where the column is not known by its name.
+      image_root: Folder that relative image paths count from; empty is the table's own.
+
+    Raises:
+      UserError: The table cannot be read, or has no column or no row of images.
+    """
+    path = Path(file).expanduser()
+    shown = readable(file)
+    rows = _rows(path, shown)
+    header = next(rows, None)
+    if header is None:
+        raise UserError(f"csv:{shown}: the table is empty")
+    used, _ = _columns(header, columns, "", shown, labelled=False)
+    place = list(header).index(used.image)
+    names = [row[place] for row in rows if len(row) > place and row[place]]
+    if not names:
+        raise UserError(f"csv:{shown}: the table names no image")
+    root = Path(image_root).expanduser() if image_root else path.parent
+    suffix = _suffix(root, names[0])
+    return [root / f"{name}{suffix}" for name in names]
 
 
 def _rows(path: Path, shown: str) -> Iterator[list[str]]:
@@ -188,23 +233,27 @@ def _parquet_rows(path: Path, shown: str) -> Iterator[list[str]]:
 
 
 def _columns(
-    header: Sequence[str], given: Sequence[str], group_by: str, shown: str
+    header: Sequence[str], given: Sequence[str], group_by: str, shown: str, *, labelled: bool = True
 ) -> tuple[Columns, tuple[str, ...]]:
-    """The column of each role, and a note on what was guessed."""
+    """The column of each role, and a note on what was guessed; without ``labelled`` there may be no labels."""
     there = f"the table has the columns {readable(', '.join(header))}"
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise UserError(f"--dataset=csv:{shown}: two columns are called {readable(twice[0])}; {there}")
     roles: dict[str, str] = {}
+    patterns: list[str] = []
     for text in given:
         role, separator, column = text.partition("=")
         if role not in ROLES or not separator:
             raise UserError(
                 f"--columns={readable(text)}: give ROLE=COLUMN with one of the roles {', '.join(ROLES)}"
             )
-        if column not in header:
+        if role == "label":
+            patterns.append(column)
+        elif column not in header:
             raise UserError(f"--columns={readable(text)}: there is no column {readable(column)}; {there}")
-        roles[role] = column
+        else:
+            roles[role] = column
     if group_by and group_by != "folder":
         if group_by not in header:
             raise UserError(
@@ -214,39 +263,47 @@ def _columns(
     small = {name.lower(): name for name in header}
     guessed = {}
     for role, words in _GUESSES.items():
-        if role not in roles:
-            taken = set(roles.values())
+        if role not in roles and not (role == "label" and patterns):
+            taken = {*roles.values(), *patterns}
             fitting = [small[word] for word in words if word in small and small[word] not in taken]
             if fitting:
                 guessed[role] = roles[role] = fitting[0]
-    for role in ("image", "label"):
-        if role not in roles:
+    labels = [roles.pop("label")] if "label" in roles else []
+    for pattern in patterns:
+        matching = table_labels.chosen_columns(pattern, header, list(roles.values()))
+        if not matching:
+            raise UserError(
+                f"--columns=label={readable(pattern)}: there is no column {readable(pattern)}; {there}"
+            )
+        labels += [name for name in matching if name not in labels]
+    for role, known in (("image", "image" in roles), ("label", bool(labels) or not labelled)):
+        if not known:
             raise UserError(
                 f"--dataset=csv:{shown}: none of its columns is known to hold the {role}; {there}; "
                 f"give --columns={role}=COLUMN"
             )
-    if len(set(roles.values())) < len(roles):
+    if len({*roles.values(), *labels}) < len(roles) + len(labels):
         raise UserError(f"--columns={','.join(given)}: one column has two roles; {there}")
     note = "columns guessed by their names: " + ", ".join(f"{role}={name}" for role, name in guessed.items())
-    return Columns(roles["image"], roles["label"], roles.get("split"), roles.get("group")), (note,) * bool(
-        guessed
-    )
+    used = Columns(roles["image"], tuple(labels), roles.get("split"), roles.get("group"))
+    return used, (note,) * bool(guessed)
 
 
 def _cells(
     row: Sequence[str], used: Columns, places: Mapping[str, int], number: int, shown: str, open_classes: bool
-) -> tuple[str, str, str, str]:
-    """Image, label, split and group of a row."""
+) -> tuple[str, tuple[str, ...], str, str]:
+    """Image, labels, split and group of a row."""
     if len(row) != len(places):
         raise UserError(
             f"--dataset=csv:{shown}: row {number} has {len(row)} cells and the header {len(places)}"
         )
-    values = {role: row[places[column]] for role, column in used._asdict().items() if column is not None}
-    for role in ("image", "label"):
-        if not values[role]:
-            raise UserError(
-                f"--dataset=csv:{shown}: row {number} has no {role} (column {getattr(used, role)})"
-            )
+    values = {
+        role: row[places[column]]
+        for role, column in used._asdict().items()
+        if column is not None and role != "labels"
+    }
+    if not values["image"]:
+        raise UserError(f"--dataset=csv:{shown}: row {number} has no image (column {used.image})")
     split = "train"
     if used.split is not None:
         known = folder_layout.RETRIEVAL_SPLIT_NAMES if open_classes else folder_layout.SPLIT_NAMES
@@ -257,38 +314,8 @@ def _cells(
                 "which is none of train, validation and test; correct it, or give --columns=split=COLUMN"
             )
         split = understood
-    return values["image"], values["label"], split, values.get("group", "")
-
-
-def _class_names(
-    labels: Mapping[str, Sequence[str]], open_classes: bool, shown: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All class names, those of training first, and notes on what differs between the splits."""
-    known = _sorted(set(labels["train"]))
-    if len(known) < 2:
-        raise UserError(
-            f"--dataset=csv:{shown} has a single training class ({readable(known[0])}): at least two are needed"
-        )
-    notes = []
-    for split, names in labels.items():
-        unknown, missing = _sorted(set(names) - set(known)), _sorted(set(known) - set(names))
-        if open_classes:
-            known += unknown
-        elif unknown:
-            raise UserError(
-                f"--dataset=csv:{shown}: the {split} split has classes that train has not "
-                f"({folder_layout.some(unknown)})"
-            )
-        elif missing:
-            notes.append(f"{split}: no images of {len(missing)} classes ({folder_layout.some(missing)})")
-    return tuple(readable(name) for name in known), tuple(notes)
-
-
-def _sorted(names: set[str]) -> list[str]:
-    """Numbers by their value, anything else by its letters."""
-    if all(name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+    labels = tuple(row[places[column]] for column in used.labels)
+    return values["image"], labels, split, values.get("group", "")
 
 
 def _suffix(root: Path, image: str) -> str:
@@ -322,9 +349,8 @@ def _files(root: Path, rows: Mapping[str, int], suffix: str, shown: str) -> dict
     return files
 
 
-def _group(row: tuple[str, str, str], group_by: str) -> str:
-    image, _, group = row
-    return os.path.dirname(image) if group_by == "folder" else group
+def _group(row: tuple[str, int, tuple[str, ...], str], group_by: str) -> str:
+    return os.path.dirname(row[0]) if group_by == "folder" else row[3]
 
 
 def _refuse_groups_on_two_sides(groups: Mapping[str, Sequence[str]], shown: str) -> None:

@@ -6,6 +6,7 @@ process trains in it, it is locked (``finetune_jax.files.lock``).
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_jax.config import recorded
+from finetune_jax.config.choices import TASKS
 from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.errors import Stopped, UserError, message, readable
@@ -337,8 +339,14 @@ class RunDirectory:
 
 
 def data_config_of(run: Path) -> DataConfig:
-    """The data settings a run was trained with; errors as of :func:`config_of_run`."""
-    return config_of_run(run, DataConfig)
+    """The data settings a run was trained with, and as what it took the labels; errors as of :func:`config_of_run`."""
+    config = config_of_run(run, DataConfig)
+    resolved = readers.json_object(run / _FLAGS, "name the directory of a run").get(_RESOLVED)
+    # Runs from before there were other tasks took labels for classes.
+    task = resolved.get("task", "classification") if isinstance(resolved, dict) else "classification"
+    if config.task != "auto" or config.protocol == "retrieval" or task not in TASKS:
+        return config
+    return dataclasses.replace(config, task=task)
 
 
 def config_of_run(run: Path, config_class: type[Config]) -> Config:

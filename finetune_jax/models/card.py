@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from finetune_jax.config.choices import TASKS
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import DAMAGE, UserError, readable
-from finetune_jax.files import checkpoints
+from finetune_jax.files import calibration, checkpoints
 from finetune_jax.models import heads, registry
 from finetune_jax.models.compositions import adapted, progressive, routed
 from finetune_jax.models.network import Model, Network, Variables
@@ -41,6 +42,11 @@ class Card:
         composition: what the checkpoint holds around the network, see ``models.routed`` and
             ``models.progressive``; empty for the plain network.
         beside: shapes of parameters in the checkpoint that only training needs, ``{part: tree of shapes}``.
+        task: as in ``--task``.
+        target_mean: of each number over the training images, which the outputs of a regression are relative to.
+        target_deviation: likewise, the unit of the outputs.
+        temperature: logits are divided by it for probabilities that are as often right as they say.
+        thresholds: of each class, from which on an image has it (``multilabel``); empty is one half for all.
         options: of the network, those of ``models.create`` on which its shapes and outputs depend: ``image_size``
             and ``pool`` of a transformer.
     """
@@ -57,6 +63,16 @@ class Card:
     composition: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    task: str = "classification"
+    target_mean: tuple[float, ...] = ()
+    target_deviation: tuple[float, ...] = ()
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the network's head: one less than grades, else one per class."""
+        return len(self.class_names) - (self.task == "ordinal")
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -66,7 +82,8 @@ class Card:
         }
         if not self.options:
             del values["options"]
-        return values
+        # Those of classifiers, which older versions read too, do without.
+        return {name: value for name, value in values.items() if _LATER.get(name, ...) != value}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Card":
@@ -76,7 +93,7 @@ class Card:
             UserError: an entry is missing, or no such network exists.
         """
         # Checkpoints without these entries have nothing else.
-        values = {"head": heads.OWN, "composition": {}, "beside": {}, "options": {}, **values}
+        values = {"head": heads.OWN, "composition": {}, "beside": {}, "options": {}, **_LATER, **values}
         try:
             own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
             for name, kinds in _KINDS.items():
@@ -94,6 +111,14 @@ class Card:
             _require(all(float(number) > 0 for number in own["std"]), "std")
             _require(own["blocks"] >= 0, "blocks")
             _require(own["options"].get("channels", 3) == preprocessing.channels, "channels")
+            _require(own["task"] in TASKS, "task")
+            for name in ("target_mean", "target_deviation", "thresholds"):
+                own[name] = tuple(float(number) for number in own[name])
+                _require(len(own[name]) in (0, len(own["class_names"])), name)
+                _require(all(map(math.isfinite, own[name])), name)
+            _require(math.isfinite(own["temperature"]) and own["temperature"] > 0, "temperature")
+            if own["task"] == "regression":
+                _require(bool(own["target_mean"]) and bool(own["target_deviation"]), "target_mean")
             for name in ("image_size", "resize"):
                 side = getattr(preprocessing, name)
                 _require(type(side) is int and 0 < side <= LARGEST_IMAGE, name)
@@ -107,7 +132,7 @@ class Card:
     def network(self, **settings: Any) -> Network:
         """The plain network, without parameters; ``settings`` of ``models.create`` beside those of the card."""
         settings = {"head": self.head, "width": self.width, **self.options, **settings}
-        network = registry.create(self.architecture, len(self.class_names), **settings)
+        network = registry.create(self.architecture, self.num_outputs, **settings)
         return dataclasses.replace(network, blocks=network.blocks[: self.blocks])
 
     def model(self, **settings: Any) -> Model:
@@ -139,6 +164,15 @@ def options_of(network: Network) -> dict[str, Any]:
     return {"image_size": network.image_size, "pool": network.options.pool, **channels}
 
 
+_LATER: dict[str, Any] = {
+    "task": "classification",
+    "target_mean": (),
+    "target_deviation": (),
+    "temperature": 1.0,
+    "thresholds": (),
+}
+"""Entries that cards of classifiers lack, and what that means."""
+
 _KINDS: dict[str, Any] = {
     "architecture": str,
     "width": (int, float),
@@ -152,6 +186,11 @@ _KINDS: dict[str, Any] = {
     "composition": dict,
     "beside": dict,
     "options": dict,
+    "task": str,
+    "target_mean": (list, tuple),
+    "target_deviation": (list, tuple),
+    "temperature": (int, float),
+    "thresholds": (list, tuple),
 }
 
 
@@ -188,7 +227,8 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
     if best is None:
         raise UserError(f"{run_directory.absolute()} is no run directory with an evaluated checkpoint")
     try:
-        card = Card.from_json(checkpoints.read_meta(folder, best))
+        meta = checkpoints.read_meta(folder, best)
+        card = Card.from_json({**meta, **calibration.read(run_directory, best)})
         card.model()
     except UserError as error:
         raise UserError(f"checkpoint {readable(folder / str(best))} cannot be used: {error}") from error

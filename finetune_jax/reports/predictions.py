@@ -1,4 +1,4 @@
-"""Predicted labels as text: a line per image to read, CSV, or JSON lines."""
+"""What a run says of images as text: a line per image to read, CSV, or JSON lines."""
 
 import json
 from collections.abc import Sequence
@@ -10,34 +10,70 @@ from finetune_jax.errors import readable
 from finetune_jax.reports import tables
 
 FORMATS = ("table", "csv", "json")
+NONE_OF_THESE = "none of these"
+"""The label of an image whose most probable class is below the threshold."""
+BETWEEN = "|"
+"""Between several labels of an image in CSV."""
 
 _NAME_LENGTH = 1000  # characters of a path
 
 
 class Prediction(NamedTuple):
-    """The most probable labels of an image.
+    """The most probable labels of an image, or all that it has.
 
     Attributes:
         image: its path.
         labels: names of its classes, the most probable first.
         probabilities: of these.
+        uncertainty: in [0, 1]; None where nobody asked.
+        known: whether the first label is probable enough to count.
+        several: whether an image may have any number of labels, also none.
     """
 
     image: str
     labels: Sequence[str]
     probabilities: Sequence[float]
+    uncertainty: float | None = None
+    known: bool = True
+    several: bool = False
 
 
-def header(format: str, top: int) -> str:
+class Numbers(NamedTuple):
+    """The numbers that are predicted of an image.
+
+    Attributes:
+        image: its path.
+        names: of the numbers.
+        values: of these.
+    """
+
+    image: str
+    names: Sequence[str]
+    values: Sequence[float]
+
+
+def header(format: str, top: int, *, uncertainty: bool = False, several: bool = False) -> str:
     """What comes before the first image; empty where nothing does.
 
     >>> header("csv", 2)
     'image,label,probability,label_2,probability_2\\n'
+    >>> header("csv", 1, uncertainty=True)
+    'image,label,probability,uncertainty\\n'
     """
     if format != "csv":
         return ""
     more = [name for number in range(2, top + 1) for name in (f"label_{number}", f"probability_{number}")]
-    return tables.csv_text([["image", "label", "probability", *more]])
+    last = ["uncertainty"] if uncertainty else []
+    return tables.csv_text([["image", "label", "probability", *([] if several else more), *last]])
+
+
+def number_header(format: str, names: Sequence[str]) -> str:
+    """:func:`header` of numbers: one is the column ``value``, several are columns of their names.
+
+    >>> number_header("csv", ["age"]), number_header("csv", ["x", "y"])
+    ('image,value\\n', 'image,x,y\\n')
+    """
+    return tables.csv_text([["image", *_number_columns(names)]]) if format == "csv" else ""
 
 
 def line(prediction: Prediction, format: str) -> str:
@@ -49,17 +85,66 @@ def line(prediction: Prediction, format: str) -> str:
     'a.jpg,cat,0.750000\\n'
     >>> line(Prediction("a.jpg", ["cat"], [0.75]), "json")
     '{"image": "a.jpg", "label": "cat", "probability": 0.75, "top": [["cat", 0.75]]}\\n'
+    >>> line(Prediction("a.jpg", ["cat", "dog"], [0.75, 0.5], several=True), "csv")
+    'a.jpg,cat|dog,0.750000|0.500000\\n'
+    >>> line(Prediction("a.jpg", ["cat"], [0.25], known=False), "csv")
+    'a.jpg,none of these,0.250000\\n'
     """
     pairs = list(zip(prediction.labels, map(float, prediction.probabilities), strict=True))
+    uncertainty = [] if prediction.uncertainty is None else [f"{prediction.uncertainty:.6f}"]
     if format == "csv":
-        cells = [cell for label, probability in pairs for cell in (label, f"{probability:.6f}")]
-        return tables.csv_text([[prediction.image, *cells]])
+        if prediction.several:
+            labels = BETWEEN.join(label for label, _ in pairs)
+            cells = [labels, BETWEEN.join(f"{probability:.6f}" for _, probability in pairs)]
+        else:
+            cells = [cell for label, probability in pairs for cell in (label, f"{probability:.6f}")]
+            if not prediction.known:
+                cells[0] = NONE_OF_THESE
+        return tables.csv_text([[prediction.image, *cells, *uncertainty]])
     if format == "json":
-        rounded = [[label, round(probability, 6)] for label, probability in pairs]
-        best = {"image": prediction.image, "label": rounded[0][0], "probability": rounded[0][1]}
-        return json.dumps({**best, "top": rounded}, ensure_ascii=False) + "\n"
+        return json.dumps(_object(prediction, pairs), ensure_ascii=False) + "\n"
     shown = "  ".join(f"{label} {probability:.4f}" for label, probability in pairs)
+    if prediction.several and not pairs:
+        shown = NONE_OF_THESE
+    if not prediction.known:
+        shown = f"{NONE_OF_THESE} ({shown})"
+    if uncertainty:
+        shown += f"  uncertainty {prediction.uncertainty:.4f}"
     return f"{readable(prediction.image, _NAME_LENGTH)}\t{shown}\n"
+
+
+def number_line(numbers: Numbers, format: str) -> str:
+    """:func:`line` of numbers.
+
+    >>> number_line(Numbers("a.jpg", ["age"], [31.5]), "csv")
+    'a.jpg,31.5\\n'
+    >>> number_line(Numbers("a.jpg", ["age"], [31.5]), "json")
+    '{"image": "a.jpg", "value": 31.5}\\n'
+    """
+    texts = [f"{float(value):.7g}" for value in numbers.values]
+    if format == "csv":
+        return tables.csv_text([[numbers.image, *texts]])
+    if format == "json":
+        columns = _number_columns(numbers.names)
+        values = {name: float(text) for name, text in zip(columns, texts, strict=True)}
+        return json.dumps({"image": numbers.image, **values}, ensure_ascii=False) + "\n"
+    shown = "  ".join(f"{name} {text}" for name, text in zip(numbers.names, texts, strict=True))
+    return f"{readable(numbers.image, _NAME_LENGTH)}\t{shown}\n"
+
+
+def _object(prediction: Prediction, pairs: Sequence[tuple[str, float]]) -> dict[str, object]:
+    rounded = [[label, round(probability, 6)] for label, probability in pairs]
+    more = {} if prediction.uncertainty is None else {"uncertainty": round(prediction.uncertainty, 6)}
+    if prediction.several:
+        labels = [label for label, _ in rounded]
+        chances = [probability for _, probability in rounded]
+        return {"image": prediction.image, "labels": labels, "probabilities": chances, **more}
+    label = rounded[0][0] if prediction.known else None
+    return {"image": prediction.image, "label": label, "probability": rounded[0][1], "top": rounded, **more}
+
+
+def _number_columns(names: Sequence[str]) -> list[str]:
+    return ["value"] if len(names) == 1 else list(names)
 
 
 MOST_COLUMNS = 100

@@ -60,6 +60,8 @@ def _overfitting(rows: Rows, score: str) -> str:
 def _small_validation(result: RunResult) -> str:
     summary = result.summary or {}
     count = summary.get("images", {}).get("validation", 0)
+    if not (result.score == "accuracy" or result.score.startswith(("recall", "map_at"))):
+        return ""
     if summary.get("selected_on") != "validation" or not count or 1 / count < _LARGEST_STEP:
         return ""
     return (

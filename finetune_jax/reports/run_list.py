@@ -80,7 +80,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         [
             row["run"],
             row["state"],
-            "–" if row["score"] is None else f"{100 * row['score']:.2f} %",
+            "–" if row["score"] is None else tables.score_text(row["of"], row["score"]),
             tables.spoken(row["of"]),
             row["method"],
             row["network"],

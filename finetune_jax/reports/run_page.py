@@ -10,22 +10,26 @@ from finetune_jax.algorithms import retrieval
 from finetune_jax.algorithms.metrics import balanced_accuracy
 from finetune_jax.algorithms.uncertainty import bootstrap_interval, calibration
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.reports import class_scores, examples, figures, pages, run_figures
+from finetune_jax.reports import class_scores, examples, figures, pages, run_figures, value_page
 from finetune_jax.reports.figures import curves
-from finetune_jax.reports.run_result import Classified, Retrieved, Rows, RunResult
+from finetune_jax.reports.run_result import Classified, Labelled, Measured, Retrieved, Rows, RunResult
 from finetune_jax.reports.study_report import Picture, pictures_as_files
 from finetune_jax.reports.tables import (
     Files,
     Table,
-    between,
+    ends_text,
     interval_of,
+    mappings_table,
     percent,
     result_line,
+    score_text,
     spoken,
 )
 
 _REFRESH_SECONDS = 10
 _BATCH = 24
+_PAIRS, _OF_PAIR = 6, 4
+"""Confusions that are shown with images, and how many of each."""
 _BOOTSTRAP_CELLS = 20_000_000
 """Samples times images times classes that a bootstrap may look at, about a second."""
 
@@ -41,7 +45,8 @@ def files(result: RunResult) -> dict[str, bytes]:
         classifier, and the files of the method.
     """
     pictures = _Pictures.of(result)
-    classes = None if not isinstance(result.test, Classified) else _scores_of_classes(result.test)
+    test = result.test
+    classes = None if not isinstance(test, Classified) else _scores_of_classes(test)
     page = pages.render("run.html", **_page(result, pictures, classes))
     if result.summary is None:
         return {"report.html": page.encode()}
@@ -49,6 +54,7 @@ def files(result: RunResult) -> dict[str, bytes]:
     written: Files = {
         **result.files,
         **({} if classes is None else {"classes.csv": class_scores.classes_csv(classes)}),
+        **({"classes.csv": value_page.classes_csv(test)} if isinstance(test, Labelled) else {}),
         **pictures_as_files(beside, result.formats),
         "report.html": page,
     }
@@ -99,15 +105,27 @@ def _of_test(result: RunResult) -> list[Picture]:
     test = result.test
     if test is None:
         return []
-    if not isinstance(test, Classified):
+    if isinstance(test, Labelled | Measured):
+        return value_page.pictures_of(test)
+    if isinstance(test, Retrieved):
         return run_figures.of_retrieval(test.embeddings, test.images, test.class_names, test.gallery)
     matrix = class_scores.matrix_of(test.logits, test.labels, test.class_names)
-    calibrated = calibration(examples.probabilities(test.logits), test.labels)
-    reliability = figures.draw_reliability(calibrated.confidence, calibrated.accuracy, calibrated.images)
+    calibrated = calibration(examples.probabilities(test.logits / test.temperature), test.labels)
+    before, earlier = None, ""
+    if test.temperature != 1:
+        plain = calibration(examples.probabilities(test.logits), test.labels)
+        before = (plain.confidence, plain.accuracy)
+        earlier = (
+            f", with the temperature {test.temperature:.3g} that was fitted to the validation images; without it "
+            f"{percent(plain.error)}"
+        )
+    reliability = figures.draw_reliability(
+        calibrated.confidence, calibrated.accuracy, calibrated.images, before=before
+    )
     explained = (
         "Each point is a tenth of the range of probabilities, with its number of images: on the dotted line the "
         "network is right as often as it says, below it is too sure of itself. Expected calibration error "
-        f"{percent(calibrated.error)}."
+        f"{percent(calibrated.error)}{earlier}."
     )
     return [
         Picture(
@@ -138,10 +156,13 @@ def _page(
     )
     dataset = str(flags.get("dataset", "")) if summary is None else str(summary["dataset"])
     changed, unchanged = _settings(flags)
-    confusions = []
+    confusions, confused = [], []
     if test is not None:
         matrix = class_scores.matrix_of(test.logits, test.labels, test.class_names)
         confusions = class_scores.worst_confusions(matrix, test.class_names)
+        confused = _confused(test, confusions)
+    values = result.test if isinstance(result.test, Labelled | Measured) else None
+    groups = {} if summary is None else summary.get("groups", {})
     return {
         "title": f"{dataset}, fine-tuned ({flags.get('method', 'standard')})",
         "refresh": _REFRESH_SECONDS if summary is None else None,
@@ -155,6 +176,15 @@ def _page(
         "unsure": [] if test is None or chosen is None else _cards(test, chosen.unsure),
         "classes": classes,
         "confusions": confusions,
+        "confused": confused,
+        "labels": value_page.class_table(values) if isinstance(values, Labelled) else None,
+        "worst": [] if values is None else value_page.worst(values),
+        "scatters": [
+            (picture.caption, pages.inline(picture.figure))
+            for picture in pictures.test
+            if picture.name.startswith("scatter")
+        ],
+        "groups": mappings_table("group", groups) if groups else None,
         "confusion": by_name.get("confusion"),
         "reliability": by_name.get("reliability"),
         "neighbours": by_name.get("neighbours"),
@@ -181,7 +211,7 @@ def _status(result: RunResult) -> str:
         return f"Epoch 1 of {epochs} goes on"
     last = result.rows[-1]
     scores = [
-        f"{split} {spoken(result.score)} {percent(float(last[name]))}"
+        f"{split} {spoken(result.score)} {score_text(name, float(last[name]))}"
         for split in ("train", "validation", "test")
         if last.get(name := f"{split}_{result.score}")
     ]
@@ -195,15 +225,18 @@ def _score_table(summary: Mapping[str, Any], test: Any) -> Table:
     for name, value in summary.items():
         if not name.startswith("test_") or not isinstance(value, float):
             continue
-        if "loss" in name or "entropy" in name:
-            rows.append([spoken(name), f"{value:.4f}", ""])
+        if "loss" in name:
+            rows.append([spoken(name), score_text(name, value), ""])
             continue
         ends, way = interval_of(name, value, images), "Wilson"
-        if name == "test_balanced_accuracy" and isinstance(test, Classified):
+        if name in summary.get("intervals", {}):
+            ends, way = ends or tuple(summary["intervals"][name]), "Wilson" if ends else "bootstrap"
+        elif name == "test_balanced_accuracy" and isinstance(test, Classified):
             ends, way = _bootstrapped_balance(test), "bootstrap"
         elif name == "test_map_at_r" and isinstance(test, Retrieved):
             ends, way = _bootstrapped_precision(test), "bootstrap over the queries"
-        rows.append([spoken(name), percent(value), "" if ends is None else f"{between(ends)} ({way})"])
+        shown = "" if ends is None else f"{ends_text(name, ends)} ({way})"
+        rows.append([spoken(name), score_text(name, value), shown])
     return Table(["score", "value", "95 % interval"], rows)
 
 
@@ -231,6 +264,29 @@ def _bootstrapped_precision(test: Retrieved) -> tuple[float, float]:
     return bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), samples=samples)
 
 
+def _confused(test: Classified, pairs: Sequence[class_scores.Confusion]) -> list[dict[str, Any]]:
+    """The most frequent confusions with some of their images, the most confident first."""
+    if test.images is None:
+        return []
+    chances = examples.probabilities(test.logits / test.temperature)
+    predicted, names = chances.argmax(1), list(test.class_names)
+    shown = []
+    for pair in pairs[:_PAIRS]:
+        true, said = names.index(pair.true), names.index(pair.predicted)
+        places = np.flatnonzero((test.labels == true) & (predicted == said))
+        places = places[np.argsort(-chances[places, said], kind="stable")][:_OF_PAIR]
+        cards = [
+            {
+                "source": pages.image(test.images[place], most=160),
+                "small": pages.is_small(test.images[place]),
+                "name": test.names[place] if len(test.names) else "",
+            }
+            for place in map(int, places)
+        ]
+        shown.append({"pair": pair, "cards": cards})
+    return shown
+
+
 def _batch(images: np.ndarray) -> list[dict[str, Any]]:
     return [
         {"source": pages.image(image, most=160), "small": pages.is_small(image)} for image in images[:_BATCH]
@@ -239,7 +295,7 @@ def _batch(images: np.ndarray) -> list[dict[str, Any]]:
 
 def _cards(test: Classified, places: np.ndarray) -> list[dict[str, Any]]:
     """What is shown of each image: itself, its classes with their probabilities, its name."""
-    chances = examples.probabilities(test.logits)
+    chances = examples.probabilities(test.logits / test.temperature)
     cards = []
     for place in map(int, places):
         image = test.photos.get(place)

@@ -27,6 +27,7 @@ class Classified:
         images: uint8 ``[N, H, W, 3]`` as the network sees them; None shows no images.
         photos: ``{place in the arrays: uint8 [h, w, 3]}`` at full resolution, of the images that
             ``examples.notable`` chooses; where one is missing, that of ``images`` is shown.
+        temperature: fitted to the validation images; 1 where there were none.
     """
 
     logits: np.ndarray
@@ -35,6 +36,49 @@ class Classified:
     names: Sequence[str] = ()
     images: np.ndarray | None = None
     photos: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Test images of any number of classes each.
+
+    Attributes:
+        probabilities: ``[N, C]``.
+        targets: ``[N, C]``, 0 and 1.
+        thresholds: ``[C]``.
+        class_names: ``C`` names.
+        uncalibrated: probabilities without the temperature.
+        names: ``N`` names of the images.
+        images: uint8 ``[N, H, W, 3]`` as the network sees them.
+    """
+
+    probabilities: np.ndarray
+    targets: np.ndarray
+    thresholds: np.ndarray
+    class_names: Sequence[str]
+    uncalibrated: np.ndarray
+    names: Sequence[str] = ()
+    images: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Test images and the numbers that are predicted of them.
+
+    Attributes:
+        values: ``[N, D]``.
+        targets: ``[N, D]``.
+        number_names: ``D`` names.
+        names: ``N`` names of the images.
+        images: uint8 ``[N, H, W, 3]`` as the network sees them.
+    """
+
+    values: np.ndarray
+    targets: np.ndarray
+    number_names: Sequence[str]
+    names: Sequence[str] = ()
+    images: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +96,10 @@ class Retrieved:
     images: Arrays
     class_names: Sequence[str]
     gallery: tuple[np.ndarray, Arrays] | None = None
+
+
+Tested = Classified | Retrieved | Labelled | Measured
+"""The test images of a run, by its task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +131,7 @@ class RunResult:
     rows: Rows
     passes: Rows
     summary: Mapping[str, Any] | None = None
-    test: Classified | Retrieved | None = None
+    test: Tested | None = None
     pictures: Sequence[Picture] = ()
     files: Files = dataclasses.field(default_factory=dict)
     seen: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -19,7 +19,25 @@ Files = dict[str, str | bytes]
 
 def spoken(name: str) -> str:
     """A metric's name as people write it: ``test_recall_at_1`` is ``test Recall@1``."""
-    return name.replace("recall_at_", "Recall@").replace("map_at_r", "MAP@R").replace("_", " ")
+    for written, shown in _SPOKEN.items():
+        name = name.replace(written, shown)
+    return name.replace("_", " ")
+
+
+_SPOKEN = {
+    "recall_at_": "Recall@",
+    "map_at_r": "MAP@R",
+    "mean_average_precision": "mAP",
+    "top5_accuracy": "top-5 accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "cohen_kappa": "Cohen's kappa",
+    "auroc": "AUROC",
+    "rank_mae": "MAE of ranks",
+    "rmse": "RMSE",
+    "_mae": " MAE",
+    "_r2": " R²",
+}
 
 
 PREDICTION_COLUMNS = ("image", "label", "class")
@@ -123,6 +141,37 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+_IN_UNITS = ("loss", "entropy", "mae", "rmse", "r2", "kappa")
+
+
+def is_share(name: str) -> bool:
+    """Whether a score is a share that people read in percent, by its name.
+
+    >>> is_share("test_accuracy"), is_share("test_rmse")
+    (True, False)
+    """
+    return not name.endswith(_IN_UNITS)
+
+
+def score_text(name: str, value: float) -> str:
+    """A score as people read it.
+
+    >>> score_text("test_accuracy", 0.5), score_text("test_rmse", 0.5)
+    ('50.00 %', '0.5000')
+    """
+    return percent(value) if is_share(name) else f"{value:.4f}"
+
+
+def ends_text(name: str, ends: Sequence[float]) -> str:
+    """An interval of a score.
+
+    >>> ends_text("test_rmse", (0.5, 0.75))
+    '0.5000 to 0.7500'
+    """
+    low, high = ends
+    return between((low, high)) if is_share(name) else f"{low:.4f} to {high:.4f}"
+
+
 def between(ends: tuple[float, float]) -> str:
     """An interval of shares: ``43.10 to 63.29 %``."""
     return f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f} %"
@@ -153,10 +202,10 @@ def with_spread(values: Sequence[float], ends: tuple[float, float] | None = None
 def result_line(summary: Mapping[str, Any]) -> str:
     """A run in one line: its score on the test images, and how it came about."""
     name, images = summary["score"], summary["images"].get("test")
-    ends = interval_of(name, summary[name], images)
-    certainty = "" if ends is None else f" of {images:,} images (95 %: {between(ends)})"
+    ends = interval_of(name, summary[name], images) or summary.get("intervals", {}).get(name)
+    certainty = "" if ends is None else f" of {images:,} images (95 %: {ends_text(name, ends)})"
     return (
-        f"{spoken(name)} {percent(summary[name])}{certainty}, epoch {summary['best_epoch']} of "
+        f"{spoken(name)} {score_text(name, summary[name])}{certainty}, epoch {summary['best_epoch']} of "
         f"{summary['epochs_trained']} chosen on {summary['selected_on']}; {summary['seconds']:.0f} s"
     )
 
@@ -165,7 +214,15 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """One row per run: scores in percent, epochs, passes, seconds, parameters; all runs have the same score."""
     first = next(iter(summaries.values()))
     score = first["score"]
-    more = [name for name in first if name.startswith("test_") and name != score and "loss" not in name]
+    columns = ("accuracy", "test_balanced_accuracy", "recall_at", "map_at_r", "mean_average_precision")
+    more = [
+        name
+        for name in first
+        if name.startswith("test_")
+        and name != score
+        and any(word in name for word in columns)
+        and "top5" not in name
+    ]
     chosen = score.replace("test", "validation")
     shown = [score, *more, *([chosen] if first.get(chosen) is not None else [])]
     return table(
@@ -192,12 +249,11 @@ def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 def measurement_table(result: Mapping[str, Any]) -> str:
     """Scores of ``runs.evaluate``, and for classification a row per class."""
     lines = [f"{result['images']} {result['split']} images of {result['dataset']}"]
+    known = result.get("intervals", {})
     for name, value in result["scores"].items():
-        ends = interval_of(f"_{name}".replace(" ", "_"), value, result["images"])
-        if "entropy" in name:
-            lines.append(f"{name}: {value:.4f}")
-        else:
-            lines.append(f"{name}: {percent(value)}" + ("" if ends is None else f" (95 %: {between(ends)})"))
+        ends = interval_of(f"_{name}".replace(" ", "_"), value, result["images"]) or known.get(name)
+        certainty = "" if ends is None else f" (95 %: {ends_text(name, ends)})"
+        lines.append(f"{name}: {score_text(name, value)}{certainty}")
     if "recall_per_class" in result:
         rows = [
             [
@@ -209,7 +265,58 @@ def measurement_table(result: Mapping[str, Any]) -> str:
             for name, recall in result["recall_per_class"].items()
         ]
         lines += ["", table(["class", "images", "recall", "most often taken for"], rows)]
+    if "per_class" in result:
+        lines += ["", as_text(mappings_table("class", result["per_class"]))]
+    if "groups" in result:
+        lines += ["", as_text(mappings_table("group", result["groups"]))]
     return "\n".join(lines)
+
+
+def measurements_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per data set: its images, and the scores with their intervals.
+
+    >>> result = {"images": 4, "scores": {"accuracy": 0.5}, "intervals": {}}
+    >>> measurements_table({"a": result, "b": result}).columns
+    ['data set', 'images', 'accuracy']
+    """
+    names = list(dict.fromkeys(name for result in results.values() for name in result["scores"]))
+    rows = []
+    for data_set, result in results.items():
+        cells: list[Any] = [data_set, result["images"]]
+        for name in names:
+            value = result["scores"].get(name)
+            ends = result.get("intervals", {}).get(name)
+            if value is None:
+                cells.append(None)
+                continue
+            between_ends = (
+                "" if ends is None else f" [{ends_text(name, ends).replace(' to ', ', ').removesuffix(' %')}]"
+            )
+            cells.append(score_text(name, value) + between_ends)
+        rows.append(cells)
+    return Table(["data set", "images", *map(spoken, names)], rows)
+
+
+def mappings_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row per name with what is known of it, such as the scores of classes or groups.
+
+    >>> mappings_table("group", {"a": {"images": 3, "accuracy": 0.5}}).cells
+    [['a', '3', '50.00 %']]
+    """
+    columns = list(next(iter(rows.values()), {}))
+    return Table(
+        [name, *map(spoken, columns)],
+        [
+            [row_name, *(_of_column(column, row[column]) for column in columns)]
+            for row_name, row in rows.items()
+        ],
+    )
+
+
+def _of_column(name: str, value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return None if value != value else score_text(name, value) if name != "threshold" else f"{value:.3f}"
 
 
 def epochs_text(epochs: Sequence[int], passes: Sequence[int]) -> str:

@@ -3,6 +3,8 @@
 import textwrap
 from pathlib import Path
 
+from finetune_jax.config.choices import VALUE_LOSSES
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.report import seen
@@ -20,11 +22,16 @@ def first_lines(program: Program, settings: Settings, directory: Path) -> list[s
     pretrained = "random weights" if of["weights"] == "none" else f"weights {of['weights']}"
     counts = {split: len(arrays.labels) for split, arrays in program.images.splits.items()}
     splits = " / ".join(f"{counts[split]:,} {split}" for split in _SPLITS if counts.get(split))
+    names = program.images.class_names
+    what = f"{of['classes']} classes"
+    if program.task.name == "regression":
+        what = f"numbers ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
     return [
         f"{network.architecture} ({parameters / 1e6:.1f} M parameters, {pretrained}), images as {of['pixels']}; "
-        f"{of['classes']} classes, {splits} images of {program.images.source.name}",
+        f"{what}, {splits} images of {program.images.source.name}",
         f"--method={config.method}, {config.epochs} epochs of {program.images.steps_per_epoch} steps; "
         f"kept in {directory.absolute()}",
+        _of_task(program, config),
     ]
 
 
@@ -34,6 +41,18 @@ def wrapped(line: str) -> str:
     Words, such as paths, stay whole.
     """
     return textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _of_task(program: Program, config: FinetuneConfig) -> str:
+    """What is learned, and what told it."""
+    told = "--task"
+    if config.task == "auto":
+        told = "by the labels"
+        if config.protocol == "retrieval":
+            told = "--protocol"
+        elif config.loss in VALUE_LOSSES:
+            told = f"--loss={config.loss}"
+    return f"task: {program.task.name} ({told})"
 
 
 def last_lines(directory: Path, protocol: str) -> list[str]:

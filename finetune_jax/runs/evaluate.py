@@ -17,9 +17,10 @@ from finetune_jax.data.feeds import create_feed
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
-from finetune_jax.models.card import read_best
+from finetune_jax.models.card import Card, read_best
 from finetune_jax.models.normalization import normalizer
-from finetune_jax.runs import recorded_data
+from finetune_jax.reports import value_page
+from finetune_jax.runs import assessment, recorded_data
 from finetune_jax.training import evaluation, tasks
 
 
@@ -33,6 +34,7 @@ def measure(
     current_folder: bool = False,
     include_trained: bool = False,
     views: str = "one",
+    calibrated: bool = True,
 ) -> dict[str, Any]:
     """Scores of a run's best checkpoint.
 
@@ -49,6 +51,7 @@ def measure(
         current_folder: whether to measure on the data as they are now, divided anew.
         include_trained: whether images that the run was trained on may be among those of another split.
         views: of every image, over which logits are averaged; see ``config.choices.VIEWS``.
+        calibrated: whether probabilities are those with the temperature of the run.
 
     Returns:
         JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
@@ -57,6 +60,8 @@ def measure(
         UserError: no such run, or the data does not go with it.
     """
     card, variables = read_best(run)
+    if not calibrated:
+        card = dataclasses.replace(card, temperature=1.0)
     source, recorded = data_of_run(run, config, silent=not replicas.is_primary, anew=current_folder)
     if split != "train" and not include_trained:
         _refuse_trained(source, recorded, split, current_folder)
@@ -74,6 +79,8 @@ def measure(
     function = evaluation.over_views(part(network, normalize), views, card.preprocessing.image_size)
     run_network = evaluation.compile_evaluation(function, replicas)
 
+    kept: dict[str, np.ndarray] = {}
+
     def outputs_of(split: str) -> tuple[np.ndarray, np.ndarray]:
         arrays = datasets.materialise_split(
             config,
@@ -84,21 +91,97 @@ def measure(
         )
         if not len(arrays.labels):
             raise UserError(f"--split={split} of {source.name} has no images")
+        kept[split] = arrays.kept
         resident = arrays.images.nbytes <= config.device_data_gb * 1e9
         feed = create_feed(arrays, replicas, resident=resident, steps_per_dispatch=1)
         return run_network(variables, feed, len(arrays.labels)), arrays.labels
 
     outputs, labels = outputs_of(split)
-    result = {"run": str(run), "dataset": source.name, "split": split, "images": len(labels)}
+    result: dict[str, Any] = {"run": str(run), "dataset": source.name, "split": split, "images": len(labels)}
     if views != "one":
         result["views"] = views
     if now := record.record_of(source):
         result["data_digest"] = now.digest
+    if protocol == "retrieval" and labels.ndim == 2:
+        raise UserError("--protocol=retrieval needs one class per image, and the run has other labels")
     if protocol == "retrieval":
         gallery = outputs_of("gallery") if split == "test" and "gallery" in source.splits else None
         return {**result, "scores": tasks.retrieval_scores(config, outputs, labels, gallery)}
-    labels = labels_of_run(labels, source, card.class_names)
-    return {**result, **classification_details(outputs, labels, card.class_names)}
+    group_names = source.splits[split].group_names
+    groups = None if group_names is None else [group_names[place] for place in kept[split]]
+    if card.task in ("multilabel", "regression"):
+        labels = targets_of_run(labels, source, card)
+        details: Mapping[str, Any] = {}
+    else:
+        if labels.ndim == 2:
+            raise UserError(
+                f"{source.name} has labels of the kind {source.task}, and the run learned {card.task}"
+            )
+        labels = labels_of_run(labels, source, card.class_names)
+        # Of grades what is most probable stands for the outputs, which are questions about them.
+        shown = (
+            outputs
+            if card.task == "classification"
+            else np.log(np.maximum(assessment.said(card, outputs), 1e-30))
+        )
+        details = classification_details(shown, labels, card.class_names)
+    assessed = assessment.assess(card, outputs, labels, groups)
+    names = {"balanced_accuracy": "balanced accuracy", "loss": "cross-entropy"}
+    scores = {names.get(name, name): value for name, value in assessed.scores.items()}
+    ends = {names.get(name, name): list(pair) for name, pair in assessed.intervals.items()}
+    result |= {**details, "task": card.task}
+    values = {**scores, **details.get("scores", {})}
+    result["scores"] = values
+    result["intervals"] = {name: ends[name] for name in values if name in ends}
+    if card.task == "multilabel":
+        rows = value_page.per_class(
+            assessment.said(card, outputs), labels, assessment.thresholds_of(card), card.class_names
+        )
+        result["per_class"] = {
+            name: {column: None if value != value else value for column, value in row.items()}
+            for name, row in rows.items()
+        }
+    if assessed.groups:
+        result["groups"] = assessed.groups
+    return result
+
+
+def measure_all(
+    run: Path, configs: Mapping[str, DataConfig], replicas: Replicas, **settings: Any
+) -> dict[str, dict[str, Any]]:
+    """:func:`measure` on several data sets, ``{data set: result}``.
+
+    Args:
+        run: its directory.
+        configs: of each data set.
+        replicas: the devices to run on.
+        **settings: as of :func:`measure`.
+    """
+    return {name: measure(run, config, replicas, **settings) for name, config in configs.items()}
+
+
+def targets_of_run(targets: np.ndarray, source: Source, card: Card) -> np.ndarray:
+    """The data set's targets ``[N, D]`` in the order of the run's classes or numbers, matched by name.
+
+    Raises:
+        UserError: the data has others than the run, or labels of another kind.
+    """
+    if source.task != card.task:
+        raise UserError(
+            f"{source.name} has labels of the kind {source.task}, and the run learned {card.task}"
+        )
+    if len(card.class_names) == 1 == len(source.class_names):
+        return targets
+    places = {name: number for number, name in enumerate(source.class_names)}
+    unknown = [name for name in source.class_names if name not in card.class_names]
+    missing = [name for name in card.class_names if name not in places]
+    if unknown or (missing and card.task == "regression"):
+        raise UserError(
+            f"{source.name} has the labels {', '.join(source.class_names[:10])}, and the run knows "
+            f"{', '.join(card.class_names[:10])}; give columns of the same names"
+        )
+    none = np.zeros(len(targets), np.float32)
+    return np.stack([targets[:, places[name]] if name in places else none for name in card.class_names], 1)
 
 
 def data_of_run(

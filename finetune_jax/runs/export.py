@@ -20,7 +20,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
 from finetune_jax.files.weight_files import read_write
 from finetune_jax.files.whole_file import write_whole
-from finetune_jax.models import onnx_graph
+from finetune_jax.models import answers, onnx_graph
 from finetune_jax.models.card import Card, read_best
 from finetune_jax.models.compositions.routed import RoutedNetwork
 from finetune_jax.models.layers.convolution import countable
@@ -32,7 +32,7 @@ from finetune_jax.training import evaluation
 FORMATS = ("onnx", "stablehlo", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
 
-INPUT, PROBABILITIES, LOGITS = "images", "probabilities", "logits"
+INPUT, PROBABILITIES, LOGITS, VALUES = "images", "probabilities", "logits", "values"
 
 _TOLERANCE = 1e-4  # of probabilities, float32
 _COMPARED_IMAGES = 8
@@ -72,7 +72,8 @@ def export(
         run: its directory.
         output: the file to write.
         format: one of :data:`FORMATS`.
-        softmax: whether the programs give probabilities; else logits.
+        softmax: whether the programs give probabilities, calibrated as those of prediction, or the numbers of a
+            regression; else the outputs of the network.
         precision: of an ONNX file, one of :data:`PRECISIONS`; int8 is calibrated with ``images``.
         images: uint8 ``[N, H, W, 3]`` at the size that the network sees, to compare with and to calibrate with;
             None draws random ones.
@@ -99,13 +100,13 @@ def export(
         raise UserError(
             f"--run={run} takes uint8 images [N, {', '.join(map(str, shape))}], not {images.dtype} {images.shape}"
         )
-    function = _function(card, variables, softmax=softmax)
+    function = function_of(card, variables, softmax=softmax)
     expected = np.asarray(jax.jit(function)(images))
     content, compute = _WRITERS[format](function, card, variables, images, softmax, precision)
     write_whole(output, content)
     computed = compute(output)
     difference = float(np.abs(computed - expected).max())
-    agreement = float((computed.argmax(1) == expected.argmax(1)).mean())
+    agreement = float(_same(card, computed, expected).mean())
     if precision == "float32" and not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
         output.unlink()
         raise UserError(
@@ -113,6 +114,16 @@ def export(
             "the file was removed"
         )
     return Exported(output, len(content), difference, agreement, len(images))
+
+
+def _same(card: Card, computed: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """For which images both say the same, bool ``[N]``; numbers to a hundredth of their deviation."""
+    if card.task == "regression":
+        return (np.abs(computed - expected) <= 0.01 * np.asarray(card.target_deviation)).all(1)
+    if card.task == "multilabel":
+        thresholds = np.asarray(card.thresholds or (0.5,) * len(card.class_names))
+        return ((computed >= thresholds) == (expected >= thresholds)).all(1)
+    return computed.argmax(1) == expected.argmax(1)
 
 
 def metadata(card: Card) -> dict[str, str]:
@@ -123,7 +134,7 @@ def metadata(card: Card) -> dict[str, str]:
     }
 
 
-def _function(card: Card, variables: Variables, *, softmax: bool) -> Callable[[Any], jax.Array]:
+def function_of(card: Card, variables: Variables, *, softmax: bool) -> Callable[[Any], jax.Array]:
     """uint8 images ``[N, H, W, 3]`` to probabilities or logits ``[N, C]``, in float32."""
     network = card.model(dtype=jnp.float32)
     if isinstance(network, RoutedNetwork) and network.policy is None and not network.all_tuned:
@@ -131,7 +142,8 @@ def _function(card: Card, variables: Variables, *, softmax: bool) -> Callable[[A
             "a run of --method=random_policy draws its decisions from the pixels and has no exported form"
         )
     logits = functools.partial(evaluation.classifier(network, normalizer(card.mean, card.std)), variables)
-    return (lambda images: jax.nn.softmax(logits(images))) if softmax else logits
+    answer = answers.of_outputs(card)
+    return (lambda images: answer(logits(images))) if softmax else logits
 
 
 Compute = Callable[[Path], np.ndarray]
@@ -152,7 +164,7 @@ def _onnx(
         raise UserError(
             '--format=onnx needs the package onnxruntime: pip install "finetune-jax[onnx]"'
         ) from error
-    name = PROBABILITIES if softmax else LOGITS
+    name = (VALUES if card.task == "regression" else PROBABILITIES) if softmax else LOGITS
     model = onnx_graph.to_onnx(
         function, images.shape[1:], input_name=INPUT, output_name=name, metadata=metadata(card)
     )
@@ -211,7 +223,7 @@ def _safetensors(
 
     def compute(path: Path) -> np.ndarray:
         again = from_torch_state(network, read_write.read(path))
-        return np.asarray(jax.jit(_function(card, again, softmax=softmax))(images))
+        return np.asarray(jax.jit(function_of(card, again, softmax=softmax))(images))
 
     return save(state, metadata(card)), compute
 

@@ -189,14 +189,14 @@ def prepare(
     Raises:
         UserError: data, weights and settings do not go together.
     """
-    task = tasks.create(flags)
     origin = run_start.load_origin(flags)
     refuse_a_guess(flags, origin, chosen_before)
-    images = run_images.load(flags, task, origin.image_size, replicas, data_before)
+    images = run_images.load(flags, origin.image_size, replicas, data_before)
+    task = tasks.create(flags, images.source)
     settings = chosen_settings(flags, images, origin, chosen_before)
     config = settings.config
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
-    start = run_start.begin(config, origin, images.class_names, task.head, key, images.image_size)
+    start = run_start.begin(config, origin, images.class_names, task, key, images.image_size)
     program = programs.build(config, task, images, start, replicas)
     return program, rate_search.searched(program, settings, chosen_before, directory)
 
@@ -221,7 +221,7 @@ def _claim(prepared: Prepared) -> None:
     program, settings, _, directory = prepared
     # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
     source = program.images.source
-    rates_and_data = settings.rates | recorded_data.resolved(source)
+    rates_and_data = settings.rates | recorded_data.resolved(source) | {recorded_data.TASK: program.task.name}
     same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
     recorded_data.write(directory, source)
     flags = settings.flags

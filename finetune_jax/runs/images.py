@@ -18,7 +18,7 @@ from finetune_jax.devices import cluster
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.runs import recorded_data, same_run
-from finetune_jax.training.tasks import Task
+from finetune_jax.training import tasks
 
 _EXAMPLES = 24
 _EXAMPLES_STREAM = 4
@@ -133,7 +133,6 @@ class Images:
 
 def load(
     config: FinetuneConfig,
-    task: Task,
     natural_size: int,
     replicas: Replicas,
     data_before: recorded_data.Before = recorded_data.NOTHING,
@@ -142,7 +141,6 @@ def load(
 
     Args:
         config: of the run.
-        task: what the classes are for.
         natural_size: side of the images that the network was trained on.
         replicas: where the images go.
         data_before: what an earlier start of the run tells of its data.
@@ -155,7 +153,7 @@ def load(
     same_run.agree_on_images(source)
     if config.predict_unlabelled and not source.unlabelled:
         raise UserError(f"--predict_unlabelled: all images of {source.name} have labels")
-    class_names = task.class_names(source)
+    class_names = tasks.create(config, source).class_names(source)
     size = datasets.image_size(config, natural_size)
     unlabelled: Mapping[str, Arrays] = {}
     with cluster.one_per_host_first():

@@ -1,5 +1,6 @@
 """Using a finished (or running) run: its best checkpoint as a callable."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from finetune_jax.data.decode import Decoding, Preprocessing, preprocess
 from finetune_jax.data.image_inputs import one_by_one, pixels_of
+from finetune_jax.models import answers
 from finetune_jax.models.card import Card, read_best
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
@@ -23,7 +25,8 @@ _BATCHES = (1, 8, 32)
 class Predictor:
     """A trained network with its preprocessing.
 
-    Calling it gives probabilities ``[N, num_classes]``; :meth:`top` names the most likely classes, :meth:`logits` and
+    Calling it gives probabilities ``[N, num_classes]``, calibrated where the run has a temperature, or the numbers of a
+    regression; :meth:`top` names the most likely classes, :meth:`logits` and
     :meth:`embed` give what the probabilities are computed from.
 
     Everywhere, ``images`` is one image or several: paths, encoded files as ``bytes`` or file objects, Pillow images,
@@ -36,17 +39,21 @@ class Predictor:
         decoding: how files and wide grey values become pixels.
     """
 
-    def __init__(self, card: Card, variables: Variables, *, views: str = "one") -> None:
+    def __init__(
+        self, card: Card, variables: Variables, *, views: str = "one", calibrated: bool = True
+    ) -> None:
         """Take them into use.
 
         Args:
             card: of the checkpoint.
             variables: what it says.
             views: of every image, over which logits are averaged; one of ``config.choices.VIEWS``.
+            calibrated: whether logits are divided by the temperature that was fitted to the validation images.
 
         Raises:
             UserError: crops are asked for, and images are no larger than the network's input.
         """
+        card = card if calibrated else dataclasses.replace(card, temperature=1.0)
         self.card = card
         self._viewed = evaluation.preprocessing_for(views, card.preprocessing)
         self.class_names = card.class_names
@@ -56,9 +63,10 @@ class Predictor:
         logits = evaluation.over_views(
             evaluation.classifier(network, normalize), views, card.preprocessing.image_size
         )
+        answer = answers.of_outputs(card)
         self._variables = jax.device_put(variables)
         self._logits = jax.jit(logits)
-        self._probabilities = jax.jit(lambda variables, images: jax.nn.softmax(logits(variables, images)))
+        self._probabilities = jax.jit(lambda variables, images: answer(logits(variables, images)))
         self._embed = jax.jit(evaluation.embedder(network, normalize))
 
     @property
@@ -67,7 +75,9 @@ class Predictor:
         return self.class_names
 
     def __call__(self, images: Any) -> np.ndarray:
-        """Class probabilities, float32 ``[N, num_classes]``.
+        """Class probabilities, float32 ``[N, num_classes]``; of a regression its numbers.
+
+        Rows of ``multilabel`` do not add up to 1: every class is a question of its own.
 
         Args:
             images: one or several, see the class.
@@ -80,8 +90,26 @@ class Predictor:
         return self._map(self._probabilities, images, self._viewed)
 
     def logits(self, images: Any) -> np.ndarray:
-        """Outputs before the softmax, float32 ``[N, num_classes]``."""
+        """Outputs before the softmax and the temperature, float32 ``[N, num_classes]``."""
         return self._map(self._logits, images, self._viewed)
+
+    def labels(self, images: Any) -> list[Any]:
+        """What each image is: the name of its class, a tuple of names of ``multilabel``, a number or several.
+
+        Args:
+            images: one or several, see the class.
+        """
+        values = self(images)
+        if self.card.task == "regression":
+            return [float(row[0]) if len(row) == 1 else tuple(map(float, row)) for row in values]
+        if self.card.task == "multilabel":
+            return [tuple(self.class_names[i] for i in np.flatnonzero(row)) for row in self.present(values)]
+        return [self.class_names[i] for i in values.argmax(1)]
+
+    def present(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which classes images have by their probabilities ``[N, C]``, bool ``[N, C]``: from the thresholds on."""
+        thresholds = self.card.thresholds or (0.5,) * len(self.class_names)
+        return probabilities >= np.asarray(thresholds, np.float32)
 
     def top(self, images: Any, k: int = 5) -> list[list[tuple[str, float]]]:
         """The most likely classes of each image with their probabilities, the most likely first.
@@ -136,12 +164,14 @@ class Predictor:
         return np.concatenate(outputs)
 
 
-def load(run_directory: str | Path, *, views: str = "one") -> Predictor:
+def load(run_directory: str | Path, *, views: str = "one", calibrated: bool = True) -> Predictor:
     """The best checkpoint of a run as a callable from images to probabilities.
 
     Args:
         run_directory: of the run.
         views: of every image, over which logits are averaged: ``one``, ``mirror``, ``five_crops`` or ``ten_crops``.
+        calibrated: whether logits are divided by the temperature that was fitted to the validation images, so that
+            probabilities are as often right as they say; runs without validation images or from before have none.
 
     Raises:
         UserError: the directory holds no checkpoint, or it cannot be read.
@@ -157,4 +187,4 @@ def load(run_directory: str | Path, *, views: str = "one") -> Predictor:
         ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
     card, variables = read_best(Path(run_directory))
-    return Predictor(card, variables, views=views)
+    return Predictor(card, variables, views=views, calibrated=calibrated)

@@ -40,6 +40,7 @@ from finetune_jax.training.plan import AfterEpoch, Plan
 from finetune_jax.training.state import TrainState, create_state
 from finetune_jax.training.step import Objective
 from finetune_jax.training.tasks import Task
+from finetune_jax.training.value_tasks import Regression
 
 # Random streams of the run's key.
 HEAD_STREAM = 0
@@ -194,6 +195,10 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
             composition=method.composition,
             options=options_of(network),
             beside=shapes_of({name: params[name] for name in method.references}),
+            # Retrieval has a classifier of the classes it is trained on.
+            task="classification" if task.name == "retrieval" else task.name,
+            target_mean=task.mean if isinstance(task, Regression) else (),
+            target_deviation=task.deviation if isinstance(task, Regression) else (),
         ),
         estimate=estimate,
     )
@@ -276,11 +281,12 @@ def _estimating(program: Program) -> Callable[[TrainState, int], TrainState] | N
 
 def lanes_of(program: Program, config: FinetuneConfig, count: int) -> lockstep.Lanes:
     """The compiled step of so many runs in lockstep."""
-    images = program.images.splits["train"].images
+    images, labels = program.images.splits["train"].images, program.images.splits["train"].labels
     number: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+    label: Any = jax.ShapeDtypeStruct((1, *labels.shape[1:]), labels.dtype)
     image: Any = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     changing = lockstep.changing_statistics(
-        program.objective, initial_state(program, config), Batch(image, number, number)
+        program.objective, initial_state(program, config), Batch(image, label, number)
     )
     return lockstep.Lanes(
         count, program.train_step, changing, program.images.feeds["train"], program.replicas

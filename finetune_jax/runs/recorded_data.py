@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_jax import data as datasets
+from finetune_jax.config import fit_task
 from finetune_jax.config.settings import DEFAULTS, DataConfig, FinetuneConfig
 from finetune_jax.data import folder, record, split_rules
 from finetune_jax.data.examples import Source
@@ -15,7 +16,7 @@ from finetune_jax.data.regular_file import read_regular
 from finetune_jax.errors import DAMAGE, UserError, readable
 from finetune_jax.files.run_directory import RunDirectory
 
-DIGEST, RULE = "data_digest", "split_rule"
+DIGEST, RULE, TASK = "data_digest", "split_rule", "task"
 """Names in ``flags.json`` and ``summary.json``."""
 
 DIVIDING = (
@@ -43,11 +44,13 @@ class Before:
         split_rule: version of the rule by which its splits were made.
         digest: of the data.
         record: of the data; None for runs from before there were records.
+        task: how its labels were understood; runs from before there were others took them for classes.
     """
 
     split_rule: int | None = None
     digest: str | None = None
     record: Record | None = None
+    task: str | None = None
 
     def check(self, source: Source) -> None:
         """Refuse other data than the run began with.
@@ -68,6 +71,8 @@ class Before:
             )
 
 
+Config = TypeVar("Config", bound=DataConfig)
+
 NOTHING = Before()
 """What is known before the first start of a run."""
 
@@ -87,7 +92,8 @@ def before(*directories: Path) -> Before:
             values: dict[str, Any] = flags.get("resolved") or {}
             rule = values.get(RULE, split_rules.BY_COUNT)
             known = read(directory)
-            return Before(rule if known is None else known.split_rule, values.get(DIGEST), known)
+            rule = rule if known is None else known.split_rule
+            return Before(rule, values.get(DIGEST), known, values.get(TASK, "classification"))
     return Before()
 
 
@@ -100,9 +106,10 @@ def beside(root: Path, config: DataConfig) -> Path | None:
     """
     for file in sorted(root.rglob("flags.json")) if root.is_dir() else ():
         flags = _flags(file.parent)
-        if flags is not None and all(
-            flags.get(name, DEFAULTS[name]) == getattr(config, name) for name in DIVIDING
-        ):
+        same = flags is not None and all(
+            flags.get(name, DEFAULTS[name]) == getattr(config, name) for name in (*DIVIDING, TASK)
+        )
+        if same:
             return file.parent
     return None
 
@@ -116,7 +123,7 @@ def check_finished(config: FinetuneConfig, directory: RunDirectory) -> None:
     earlier = before(directory.path)
     if earlier.digest is None and earlier.record is None:
         return
-    source = _files_of(config, earlier.split_rule)
+    source = _files_of(_with_task(config, earlier), earlier.split_rule)
     if source is not None:
         earlier.check(source)
 
@@ -132,6 +139,7 @@ def _files_of(config: FinetuneConfig, split_rule: int | None) -> Source | None:
     if not config.dataset.startswith(_FILES):
         return None
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(DataConfig)}
+    fields["task"] = fit_task.task_of(config)
     try:
         return _opened_once(DataConfig(**fields), split_rule)
     except UserError:
@@ -175,9 +183,16 @@ def load(config: DataConfig, earlier: Before, *, silent: bool) -> Source:
     Raises:
         UserError: it cannot be opened, or has changed.
     """
-    source = datasets.load_source(config, silent=silent, split_rule=earlier.split_rule)
+    source = datasets.load_source(_with_task(config, earlier), silent=silent, split_rule=earlier.split_rule)
     earlier.check(source)
     return source
+
+
+def _with_task(config: Config, earlier: Before) -> Config:
+    """The config with the task that an earlier start took the labels for, where it does not name one."""
+    if config.task != "auto" or earlier.task in (None, "retrieval"):
+        return config
+    return dataclasses.replace(config, task=earlier.task)
 
 
 def resolved(source: Source) -> dict[str, object]:

@@ -17,10 +17,11 @@ from finetune_jax.data import pixels
 from finetune_jax.data.cache import Arrays
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.models.card import Card
 from finetune_jax.models.weights import installed
 from finetune_jax.reports import examples, run_page
-from finetune_jax.reports.run_result import Classified, Retrieved, RunResult
-from finetune_jax.runs import recorded_data
+from finetune_jax.reports.run_result import Classified, Labelled, Measured, Retrieved, RunResult, Tested
+from finetune_jax.runs import assessment, recorded_data
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.training.plan import AfterEpoch
@@ -79,30 +80,38 @@ def after_each_epoch(
     return callback
 
 
-def tested(
-    program: Program, config: FinetuneConfig, outputs: np.ndarray, gallery: np.ndarray | None
-) -> Classified | Retrieved:
+def tested(program: Program, card: Card, outputs: np.ndarray, gallery: np.ndarray | None) -> Tested:
     """The test images and what the network says of them; of the notable ones the photos as they were read.
 
     Args:
         program: of the run.
-        config: of the run.
+        card: with what was fitted to the validation images.
         outputs: of the test images.
         gallery: outputs of what is searched, where that is another split.
     """
     images = program.images
     test = as_shown(images.splits["test"])
-    if config.protocol != "classification":
+    if program.task.name == "retrieval":
         searched = None if gallery is None else (gallery, as_shown(images.splits["gallery"]))
         return Retrieved(outputs, test, images.source.class_names, searched)
     read = images.source.splits["test"]
+    names = [read.names[place] for place in test.kept]
+    values, plain = assessment.said(card, outputs), dataclasses.replace(card, temperature=1.0)
+    if card.task == "multilabel":
+        thresholds = assessment.thresholds_of(card)
+        uncalibrated = assessment.said(plain, outputs)
+        return Labelled(values, test.labels, thresholds, images.class_names, uncalibrated, names, test.images)
+    if card.task == "regression":
+        return Measured(values, test.labels, images.class_names, names, test.images)
+    logits, temperature = outputs, card.temperature
+    if card.task == "ordinal":
+        logits, temperature = np.log(np.maximum(values, 1e-30)), 1.0
     photos = {}
-    for place in map(int, np.concatenate(examples.notable(outputs, test.labels))):
+    for place in map(int, np.concatenate(examples.notable(logits, test.labels))):
         # What cannot be read any more is shown as the network saw it.
         with contextlib.suppress(UserError, OSError):
             photos[place] = pixels.shown(read.read(int(test.kept[place])))
-    names = [read.names[place] for place in test.kept]
-    return Classified(outputs, test.labels, images.class_names, names, test.images, photos)
+    return Classified(logits, test.labels, images.class_names, names, test.images, photos, temperature)
 
 
 def as_shown(arrays: Arrays) -> Arrays:

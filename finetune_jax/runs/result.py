@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.errors import UserError
-from finetune_jax.files import checkpoints
+from finetune_jax.files import calibration, checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import Card
 from finetune_jax.models.compositions.adapted import AdaptedNetwork
@@ -19,7 +19,8 @@ from finetune_jax.models.network import Variables
 from finetune_jax.models.weights import adapter_files
 from finetune_jax.reports import predictions, remarks, run_page, tables
 from finetune_jax.reports.run_result import RunResult
-from finetune_jax.runs import report
+from finetune_jax.runs import assessment, report
+from finetune_jax.runs.assessment import Assessment
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
 from finetune_jax.runs.summary import Rows, summarise
@@ -56,13 +57,18 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
     outputs = program.outputs(program.predict, variables, "test")
     gallery = program.gallery_outputs(program.predict, variables)
     scores = program.scores_of_outputs(outputs, gallery)
+    card, assessed = assess(program, variables, outputs, best_step, directory)
     seconds = time.monotonic() - began
     findings = program.method.examine(trained_run(program, settings, variables, totals))
     summary = summarise(program, settings, rows, best, scores, findings, seconds)
+    if assessed is not None:
+        summary |= of_assessment(assessed, scores)
+        if card.task != "regression":
+            summary["temperature"] = card.temperature
     if kind := averages.kind_of(settings.config):
         summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)
-    write_tested(program, settings, outputs, directory)
+    write_tested(program, settings, outputs, directory, card)
     if settings.config.save_adapter and program.replicas.is_primary:
         assert isinstance(program.method.model, AdaptedNetwork)
         base = settings.flags.pretrained
@@ -71,7 +77,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         for note in findings.notes:
             print(f"warning: {note}", file=sys.stderr)
         passes = directory.read_passes()
-        result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings)
+        result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings, card)
         summary["remarks"] = remarks.remarks(result)
         for remark in summary["remarks"]:
             print(f"remark: {remark}", file=sys.stderr)
@@ -80,6 +86,52 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         directory.note(tables.result_line(summary))
         directory.write_summary(summary)
     return summary
+
+
+def assess(
+    program: Program, variables: Variables, outputs: np.ndarray, best_step: int, directory: RunDirectory
+) -> tuple[Card, Assessment | None]:
+    """Fit temperature and thresholds to the validation images, keep them, and assess the test images by them.
+
+    Args:
+        program: of the run.
+        variables: the result, on the devices.
+        outputs: of the test images.
+        best_step: number of the checkpoint that the result comes from.
+        directory: of the run.
+
+    Returns:
+        The card with what was fitted, and the assessment; None for retrieval, which says nothing of an image.
+    """
+    card, images = program.card, program.images
+    if program.task.name == "retrieval":
+        return card, None
+    entries: dict[str, Any] = {}
+    if "validation" in images.feeds:
+        labels = images.splits["validation"].labels
+        entries = assessment.fitted(card, program.outputs(program.predict, variables, "validation"), labels)
+    if entries:
+        directory.write_file(calibration.FILE, calibration.content(best_step, entries))
+        card = Card.from_json({**card.to_json(), **entries})
+    test, kept = images.source.splits["test"], images.splits["test"].kept
+    groups = None if test.group_names is None else [test.group_names[place] for place in kept]
+    return card, assessment.assess(card, outputs, images.splits["test"].labels, groups)
+
+
+def of_assessment(assessed: Assessment, scores: Mapping[str, float]) -> dict[str, Any]:
+    """What ``summary.json`` has of an assessment: scores that it lacks, intervals of all, and groups."""
+    values = {f"test_{name}": value for name, value in assessed.scores.items() if name != "loss"}
+    more = {name: value for name, value in values.items() if name not in scores}
+    if "test_micro_f1" in values:
+        # Those at thresholds of one half stand in metrics.csv; a run is used with thresholds of its own.
+        more |= {name: values[name] for name in ("test_micro_f1", "test_macro_f1")}
+    return {
+        **more,
+        "intervals": {
+            f"test_{name}": list(ends) for name, ends in assessed.intervals.items() if name != "loss"
+        },
+        **({"groups": assessed.groups} if assessed.groups else {}),
+    }
 
 
 def best_row(directory: RunDirectory, rows: Rows) -> tuple[int, Mapping[str, str]]:
@@ -159,14 +211,18 @@ def label_unlabelled(program: Program, variables: Variables, directory: RunDirec
         directory.write_file(f"predictions-{split}.csv", table.encode())
 
 
-def write_tested(program: Program, settings: Settings, outputs: np.ndarray, directory: RunDirectory) -> None:
+def write_tested(
+    program: Program, settings: Settings, outputs: np.ndarray, directory: RunDirectory, card: Card
+) -> None:
     """Write ``predictions-test.csv`` of a classifier: every test image with its class and the probabilities."""
     images, test = program.images, program.images.splits["test"]
     of_classes = test.labels.ndim == 1 and outputs.shape[1:] == (len(images.class_names),)
     if settings.config.protocol != "classification" or not of_classes:
         return
     names = [images.source.splits["test"].names[place] for place in test.kept]
-    table = predictions.tested_csv(names, test.labels, softmax(outputs, axis=1), images.class_names)
+    table = predictions.tested_csv(
+        names, test.labels, softmax(outputs / card.temperature, axis=1), images.class_names
+    )
     directory.write_file("predictions-test.csv", table.encode("utf-8", "surrogateescape"))
 
 
@@ -179,6 +235,7 @@ def run_result(
     outputs: np.ndarray,
     gallery: np.ndarray | None,
     findings: Findings,
+    card: Card,
 ) -> RunResult:
     """What the report of a run is made from.
 
@@ -191,13 +248,14 @@ def run_result(
         outputs: of the test images.
         gallery: outputs of what is searched, where that is another split.
         findings: of the method.
+        card: with what was fitted to the validation images.
     """
     return dataclasses.replace(
         report.begin(program, settings),
         rows=rows,
         passes=passes,
         summary=summary,
-        test=report.tested(program, settings.config, outputs, gallery),
+        test=report.tested(program, card, outputs, gallery),
         pictures=findings.draw(),
         files=findings.files,
     )

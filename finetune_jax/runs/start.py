@@ -15,6 +15,7 @@ from finetune_jax.models import pruning, registry
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.models.weights import channels, pretrained
 from finetune_jax.training.methods.registry import METHODS
+from finetune_jax.training.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ def begin(
     config: FinetuneConfig,
     origin: pretrained.Pretrained,
     class_names: tuple[str, ...],
-    head: str,
+    task: Task,
     key: jax.Array,
     image_size: int,
 ) -> Start:
@@ -123,7 +124,7 @@ def begin(
         config: of the run, resolved.
         origin: of :func:`load_origin`.
         class_names: of the outputs of the head.
-        head: its name, see ``models.heads``.
+        task: whose head it is.
         key: random key of what is fresh.
         image_size: side of the squares that the network sees.
 
@@ -132,7 +133,7 @@ def begin(
             is to be kept is not one of these classes.
     """
     origin = pretrained.at_image_size(origin, image_size)
-    num_classes = len(class_names)
+    num_classes, head = task.num_outputs(len(class_names)), task.head
     network = registry.with_norm_momentum(origin.network, resolution.number(config.norm_momentum))
     if config.prune_depth >= len(network.blocks):
         raise UserError(
@@ -145,7 +146,7 @@ def begin(
         variables = network.init(key, images)
     else:
         if config.keep_head:
-            _check_head(config, origin, class_names, head)
+            _check_head(config, origin, class_names, head, num_classes)
             variables = origin.variables
         else:
             network, variables = pretrained.replace_head(
@@ -159,7 +160,11 @@ def begin(
 
 
 def _check_head(
-    config: FinetuneConfig, origin: pretrained.Pretrained, class_names: tuple[str, ...], head: str
+    config: FinetuneConfig,
+    origin: pretrained.Pretrained,
+    class_names: tuple[str, ...],
+    head: str,
+    num_outputs: int,
 ) -> None:
     """Refuse a head of other classes, or for another task.
 
@@ -181,3 +186,7 @@ def _check_head(
             f"; they differ in {', '.join(differing[:10])}" if differing else ", which stand in another order"
         )
         raise UserError(f"{name} is of other classes than the data{which}; leave --keep_head out")
+    if origin.network.num_classes != num_outputs:
+        raise UserError(
+            f"{name} has {origin.network.num_classes} outputs, and the task needs {num_outputs}; leave --keep_head out"
+        )

@@ -45,6 +45,7 @@ def summarise(
     return {
         "method": config.method,
         "protocol": config.protocol,
+        "task": program.task.name,
         "network": network.architecture,
         "blocks": len(network.blocks),
         "pretrained": config.pretrained if program.method.from_pretrained else "none",

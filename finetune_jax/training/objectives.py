@@ -126,6 +126,8 @@ def _mixed(mix: Mixing, key: jax.Array, images: jax.Array, batch: Batch) -> tupl
     )
     images = mixing.apply(drawn, images, mixing.partners(images, mix.axis_name))
     partner_labels = mixing.partners(batch.labels, mix.axis_name)
+    if batch.labels.ndim == 2:
+        return images, drawn.share * batch.labels + (1 - drawn.share) * partner_labels
     return images, mixing.soft_labels(drawn, batch.labels, partner_labels, num_classes=mix.num_classes)
 
 
@@ -207,6 +209,23 @@ def soft_classification(
             example_losses *= targets @ jnp.asarray(class_weights)
         correct = (logits.argmax(-1) == targets.argmax(-1)).sum(dtype=jnp.float32)
         return example_losses.mean(), {"loss": example_losses.sum(), "correct": correct}
+
+    return function
+
+
+def of_examples(example_loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Loss:
+    """Mean of a loss of outputs ``[B, D]`` and what they should be, ``[B]`` or ``[B, D]``.
+
+    Args:
+        example_loss: of both, ``[B]``.
+    """
+
+    def function(
+        outputs: jax.Array, params: Tree, labels: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        del params
+        example_losses = example_loss(outputs, labels)
+        return example_losses.mean(), {"loss": example_losses.sum()}
 
     return function
 

@@ -45,7 +45,16 @@ def trial_line(epoch: int, epochs: int, verdict: Verdict) -> str:
 def shown(row: Mapping[str, Any]) -> str:
     """``train loss 0.12 accuracy 0.95  validation …``: what tells most of a row."""
     parts = []
-    labels = {"loss": "loss", "accuracy": "accuracy", "recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
+    labels = {
+        "loss": "loss",
+        "accuracy": "accuracy",
+        "recall_at_1": "Recall@1",
+        "map_at_r": "MAP@R",
+        "mean_average_precision": "mAP",
+        "quadratic_kappa": "quadratic kappa",
+        "mae": "MAE",
+        "r2": "R²",
+    }
     for split in ("train", "validation", "test"):
         values = [(label, row.get(f"{split}_{name}")) for name, label in labels.items()]
         numbers = " ".join(f"{label} {value:.4f}" for label, value in values if value is not None)

@@ -15,12 +15,14 @@ import jax
 import numpy as np
 
 from finetune_jax.algorithms import losses, retrieval
+from finetune_jax.config import fit_task
 from finetune_jax.config.settings import DataConfig, FinetuneConfig
 from finetune_jax.data.examples import Source
 from finetune_jax.errors import UserError
 from finetune_jax.models import heads
 from finetune_jax.models.network import Model
-from finetune_jax.training import evaluation, objectives
+from finetune_jax.training import evaluation, objectives, value_tasks
+from finetune_jax.training.class_names import trained_classes
 
 PROXIES = "proxies"
 """Name of the part beside the network that ``--loss=proxy_anchor`` trains."""
@@ -32,8 +34,15 @@ class Task(Protocol):
     """The pieces of a run that depend on what it is for."""
 
     @property
+    def name(self) -> str:
+        """As in ``--task``."""
+
+    @property
     def head(self) -> str:
         """Name of the network's head, see ``models.heads``."""
+
+    def num_outputs(self, num_classes: int) -> int:
+        """Outputs of the network's head."""
 
     @property
     def score(self) -> str:
@@ -75,9 +84,24 @@ class Task(Protocol):
         """``{PREFIX_NAME: number}`` of a split; ``gallery`` is outputs and labels of what is searched."""
 
 
-def create(config: FinetuneConfig) -> Task:
-    """The task of ``--protocol``."""
-    return Retrieval(config) if config.protocol == "retrieval" else Classification(config)
+def create(config: FinetuneConfig, source: Source | None = None) -> Task:
+    """The task of a run, ``--task=auto`` decided by its data; without any, one class per image.
+
+    Raises:
+        UserError: a setting has no meaning with the task.
+    """
+    if config.protocol == "retrieval":
+        return Retrieval(config)
+    if source is None:
+        return Classification(config)
+    fit_task.refuse_unfit(dataclasses.asdict(config), source.task)
+    if source.task == "multilabel":
+        return value_tasks.MultiLabel(config)
+    if source.task == "ordinal":
+        return value_tasks.Ordinal(config)
+    if source.task == "regression":
+        return value_tasks.Regression.of(config, source.splits["train"].truth)
+    return Classification(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +109,18 @@ class Classification:
     """Labels among the classes of the data set."""
 
     config: FinetuneConfig
+    name = "classification"
     head = heads.OWN
     score = "accuracy"
     totals = _LABELLED
 
+    def num_outputs(self, num_classes: int) -> int:
+        """One per class."""
+        return num_classes
+
     def class_names(self, source: Source) -> tuple[str, ...]:
         """All of the data set."""
-        names = source.class_names
-        absent = np.setdiff1d(np.arange(len(names)), source.splits["train"].labels)
-        if absent.size:
-            raise UserError(
-                f"{source.name} has no training images of {', '.join(names[i] for i in absent[:10])}; "
-                "add some, or remove the class"
-            )
-        if len(names) < 2:
-            raise UserError(f"{source.name} has only the class {names[0]}; at least two are needed")
-        return names
+        return trained_classes(source)
 
     def parts_beside_network(self, num_classes: int, key: jax.Array) -> dict[str, Any]:
         """None."""
@@ -133,6 +153,11 @@ class Retrieval:
     """Images of classes that were not trained on, found by the embeddings of others of their class."""
 
     config: FinetuneConfig
+    name = "retrieval"
+
+    def num_outputs(self, num_classes: int) -> int:
+        """One per class that is trained on."""
+        return num_classes
 
     @property
     def score(self) -> str:

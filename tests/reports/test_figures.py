@@ -356,6 +356,7 @@ EVERY_FIGURE = {
     "reliability": lambda **more: figures.reliability(
         np.array([0.5]), np.array([1.0]), np.array([3]), **more
     ),
+    "scatter": lambda **more: figures.scatter(np.array([1.0, 2.0]), np.array([1.0, 3.0]), "age", **more),
     "pruning_curve": lambda **more: figures.pruning_curve([0, 1], [[0.5], [0.6]], {"M": [2, 1]}, **more),
 }
 

@@ -170,7 +170,8 @@ def test_mistakes_come_with_names_and_probabilities_the_most_confident_first(pag
     right = sections(page)["Least sure right answers"]
     assert right.index("<i>bird</i> 40.00 %") < right.index("cat 50.00 %")
     assert page.count('src="data:image/jpeg') == 1  # the only photo at full resolution
-    assert page.count('src="data:image/png') == 3 + 1 + 6
+    # A batch, those beside the photo, right answers, and the two images of the confused pairs.
+    assert page.count('src="data:image/png') == 3 + 1 + 6 + 2
 
 
 def test_recalls_are_sorted_and_confusions_named(page):

@@ -109,7 +109,11 @@ def test_prediction_equals_the_network_run_by_hand(finished, base):
     pixels = (np.asarray(resized, np.float32) / 255 - np.array(card.mean)) / np.array(card.std)
     logits = card.network().apply(variables, pixels[None].astype(np.float32))
     expected = np.exp(logits) / np.exp(logits).sum()
-    np.testing.assert_allclose(finetune_jax.load(workdir)(path), expected, rtol=1e-3, atol=1e-5)
+    plain = finetune_jax.load(workdir, calibrated=False)
+    np.testing.assert_allclose(plain(path), expected, rtol=1e-3, atol=1e-5)
+    scaled = np.exp(np.asarray(logits, np.float64) / card.temperature)
+    assert card.temperature != 1
+    np.testing.assert_allclose(finetune_jax.load(workdir)(path), scaled / scaled.sum(), rtol=1e-3, atol=1e-5)
 
 
 def test_measuring_again_gives_the_summary_of_the_run(finished, one):

@@ -29,6 +29,7 @@ from finetune_jax.reports.figures.policies import (
 )
 from finetune_jax.reports.figures.pruning_curve import draw_pruning_curve, pruning_curve
 from finetune_jax.reports.figures.reliability import draw_reliability, reliability
+from finetune_jax.reports.figures.scatter import draw_scatter, scatter
 
 __all__ = [
     "FORMATS",
@@ -46,6 +47,7 @@ __all__ = [
     "draw_pruning_curve",
     "draw_reliability",
     "draw_retrieval_strips",
+    "draw_scatter",
     "draw_similarities",
     "draw_training_curves",
     "draw_trials",
@@ -59,6 +61,7 @@ __all__ = [
     "pruning_curve",
     "reliability",
     "retrieval_strips",
+    "scatter",
     "similarities",
     "training_curves",
     "trials",

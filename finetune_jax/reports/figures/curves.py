@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finetune_jax.reports.figures import canvas
-from finetune_jax.reports.tables import spoken
+from finetune_jax.reports.tables import is_share, spoken
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def draw_training_curves(
     panels = [name for name in measured(rows, score) if only in (None, name)]
     figure, axes = canvas.new(1, max(1, len(panels)), (4.5 * max(1, len(panels)), 3.2), squeeze=False)
     for axis, quantity in zip(axes[0], panels, strict=False):
-        percent = quantity != "loss"
+        percent = is_share(quantity)
         for split, (color, line) in _STYLES.items():
             points = _points(rows, split, quantity)
             if not points:
@@ -85,7 +85,7 @@ def draw_training_curves(
         if best_epoch is not None:
             axis.axvline(best_epoch, color=canvas.BLUE, linewidth=0.8, linestyle=":")
         axis.set_xlabel("epoch")
-        axis.set_title(f"{spoken(quantity)}, %" if percent else "loss", fontsize=10)
+        axis.set_title(f"{spoken(quantity)}, %" if percent else spoken(quantity), fontsize=10)
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.legend(frameon=False, fontsize=8)
         axis.grid(alpha=0.25)

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def reliability(
-    confidence: np.ndarray, accuracy: np.ndarray, images: np.ndarray, *, format: canvas.Format = "png"
+    confidence: np.ndarray,
+    accuracy: np.ndarray,
+    images: np.ndarray,
+    *,
+    before: tuple[np.ndarray, np.ndarray] | None = None,
+    format: canvas.Format = "png",
 ) -> bytes:
     """Accuracy over confidence as a file, a reliability diagram.
 
@@ -21,6 +26,7 @@ def reliability(
         confidence: ``[B]``, mean probability of the predicted class in each bin, NaN in an empty one.
         accuracy: ``[B]``, share of the bin's images that are right.
         images: ``[B]``, how many there are; bins with more have larger points.
+        before: confidence and accuracy without the temperature, drawn in grey behind; None draws none.
         format: of the file.
 
     Examples:
@@ -30,10 +36,16 @@ def reliability(
         >>> figures.reliability(confidence, accuracy, images)[1:4]
         b'PNG'
     """
-    return canvas.encode(draw_reliability(confidence, accuracy, images), format)
+    return canvas.encode(draw_reliability(confidence, accuracy, images, before=before), format)
 
 
-def draw_reliability(confidence: np.ndarray, accuracy: np.ndarray, images: np.ndarray) -> "Figure":
+def draw_reliability(
+    confidence: np.ndarray,
+    accuracy: np.ndarray,
+    images: np.ndarray,
+    *,
+    before: tuple[np.ndarray, np.ndarray] | None = None,
+) -> "Figure":
     """The figure of :func:`reliability`.
 
     Examples:
@@ -46,6 +58,18 @@ def draw_reliability(confidence: np.ndarray, accuracy: np.ndarray, images: np.nd
     """
     figure, axis = canvas.new(1, 1, (3.8, 3.6))
     axis.plot([0, 100], [0, 100], ":", color=canvas.GREY, linewidth=1)
+    if before is not None:
+        there = ~np.isnan(before[0])
+        axis.plot(
+            100 * before[0][there],
+            100 * before[1][there],
+            "--o",
+            color=canvas.GREY,
+            linewidth=1,
+            markersize=3,
+            label="without temperature",
+        )
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
     known = images > 0
     x, y = 100 * confidence[known], 100 * accuracy[known]
     axis.plot(x, y, "-", color=canvas.BLUE, linewidth=1)

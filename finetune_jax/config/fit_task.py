@@ -14,6 +14,13 @@ _LOSSES: Mapping[str, tuple[str, ...]] = {
     "ordinal": ("cross_entropy", "bce"),
     "regression": ("cross_entropy", *VALUE_LOSSES),
 }
+SCORES: Mapping[str, str] = {
+    "classification": "accuracy",
+    "multilabel": "mean_average_precision",
+    "ordinal": "quadratic_kappa",
+    "regression": "r2",
+}
+"""By which runs of a task are compared, without the split; retrieval has a setting for it."""
 _ONE_CLASS = ("classification", "retrieval")
 _TASKS_OF: Mapping[str, tuple[str, ...]] = {
     "label_smoothing": _ONE_CLASS,

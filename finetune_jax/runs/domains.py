@@ -140,6 +140,10 @@ class Prober:
             silent=silent,
             title=f"decoding images of {source.name}",
         )
+        if arrays.labels.ndim == 2:
+            raise UserError(
+                f"--{flag}={source.name} has labels of the kind {source.task}; classes are compared, one of each image"
+            )
         present = np.unique(arrays.labels)
         if len(present) < 2:
             raise UserError(

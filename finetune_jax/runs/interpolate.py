@@ -213,7 +213,12 @@ def _classifier_of(run: Path) -> tuple[Card, Variables]:
         )
     if card.head in ("embedding", "retrieval"):
         raise UserError(f"--run={run} finds images and classifies none; there is no accuracy to choose by")
-    return card, variables
+    if card.task != "classification":
+        raise UserError(
+            f"--run={run} learned {card.task}; interpolate chooses by the accuracy of a classifier"
+        )
+    # What was fitted to the outputs of the run is not that of a network between it and another.
+    return dataclasses.replace(card, temperature=1.0), variables
 
 
 def _start_of(run: Path, card: Card, end: Variables) -> Variables:

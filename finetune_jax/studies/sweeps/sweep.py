@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from finetune_jax.config import fit_task
 from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
 from finetune_jax.errors import Diverged, Pruned, UserError
-from finetune_jax.reports.tables import percent, spoken
+from finetune_jax.reports.tables import score_text, spoken
 from finetune_jax.studies.progress import Progress
 from finetune_jax.studies.sweeps.records import Record, Taken
 from finetune_jax.studies.sweeps.search import Point, Search
@@ -162,8 +163,11 @@ def point_label(point: Point) -> str:
 
 
 def metric(base: FinetuneConfig) -> str:
-    """Name of the number that decides."""
-    return f"validation_{base.retrieval_score if base.protocol == 'retrieval' else 'accuracy'}"
+    """Name of the number that decides; a task that only the labels tell is taken for classification."""
+    task = fit_task.task_of(base)
+    return (
+        f"validation_{base.retrieval_score if task == 'retrieval' else fit_task.SCORES.get(task, 'accuracy')}"
+    )
 
 
 def _train(
@@ -213,7 +217,7 @@ def _train(
         queue.finish(trial, scores[trial.number])
         score = statistics.fmean(scores[trial.number])
         progress.scored(point_label(trial.point), score)
-        say(f"{point_label(trial.point)}: {spoken(metric(base))} {percent(score)}")
+        say(f"{point_label(trial.point)}: {spoken(metric(base))} {score_text(metric(base), score)}")
 
 
 def _score(summary: Mapping[str, Any], base: FinetuneConfig) -> float:

@@ -58,7 +58,7 @@ def run(request, table, tmp_path_factory):
         method="feature_extractor",
         epochs=3,
         batch_size=12,
-        learning_rate=0.05,
+        learning_rate=0.01,
     )
     summary = finetune.run(config, Replicas(jax.devices()[:1]))
     return config, summary, list(csv.DictReader(table.open()))

@@ -109,9 +109,15 @@ def _kind_of_images(prepared: Mapping[str, Any]) -> str:
 
 
 def _task(summary: Mapping[str, Any]) -> str:
-    return (
+    kinds = {
+        "multilabel": "Several labels per image",
+        "ordinal": "Grades of images",
+        "regression": "Numbers from images",
+    }
+    plain = (
         "Image classification" if summary["protocol"] == "classification" else "Image retrieval by embeddings"
     )
+    return kinds.get(str(summary.get("task")), plain)
 
 
 def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -128,13 +134,13 @@ def _results(summary: Mapping[str, Any]) -> str:
     rows = []
     images = summary["images"].get("test")
     for name, value in _scores(summary).items():
-        ends = tables.interval_of(name, value, images)
-        share = "loss" not in name and 0 <= value <= 1
+        ends = tables.interval_of(name, value, images) or summary.get("intervals", {}).get(name)
+        share = tables.is_share(name) and 0 <= value <= 1
         rows.append(
             [
                 tables.spoken(name),
                 tables.percent(value) if share else f"{value:.4g}",
-                "–" if ends is None else tables.between(ends),
+                "–" if ends is None else tables.ends_text(name, ends),
             ]
         )
     return tables.as_markdown(Table(["score", f"of {images or 0:,} test images", "95 % interval"], rows))

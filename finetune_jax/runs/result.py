@@ -122,8 +122,8 @@ def of_assessment(assessed: Assessment, scores: Mapping[str, float]) -> dict[str
     """What ``summary.json`` has of an assessment: scores that it lacks, intervals of all, and groups."""
     values = {f"test_{name}": value for name, value in assessed.scores.items() if name != "loss"}
     more = {name: value for name, value in values.items() if name not in scores}
-    # A run is used with what was fitted to its validation images, which decides what is said: thresholds of classes, and
-    # the temperature of grades. Rows of metrics.csv are without.
+    # A run is used with what was fitted to its validation images, which decides what is said: thresholds of classes,
+    # and the temperature of grades. Rows of metrics.csv are without.
     if "test_micro_f1" in values:
         more |= {name: values[name] for name in ("test_micro_f1", "test_macro_f1")}
     if "test_quadratic_kappa" in values:

@@ -12,7 +12,7 @@ and the epoch that is best on validation is tested once. Nothing is chosen by a 
 :data:`CONTESTANTS`; those that average trained networks take the runs of plain SGD. A mean that differs from plain
 SGD's by no more than the larger of two standard deviations over the seeds is called a tie.
 
-The same command goes on after a stop. ``results.json`` keeps everything that was tried; the tables are printed as
+The same command goes on after a stop. ``results.json`` of each case keeps everything that was tried; the tables are printed as
 Markdown after every case.
 """
 
@@ -108,16 +108,15 @@ def walk(start: int, scores_of: Callable[[Sequence[int]], Sequence[float]]) -> t
 class Comparison:
     """All contestants on one case."""
 
-    def __init__(self, name: str, base: Any, runs: Any, seeds: Sequence[int]) -> None:
+    def __init__(self, base: Any, runs: Any, seeds: Sequence[int]) -> None:
         """Prepare.
 
         Args:
-            name: of the case.
             base: the config that all share.
             runs: trains, see ``studies.runs.Runs``.
             seeds: of the reported runs; the first one also chooses rates.
         """
-        self._name, self._base, self._runs, self._seeds = name, base, runs, seeds
+        self._base, self._runs, self._seeds = base, runs, seeds
         self._plain_rate: int | None = None
 
     def result(self, contestant: Contestant) -> dict[str, Any]:
@@ -175,7 +174,7 @@ class Comparison:
         ]
 
     def _averaged(self, averages: str, place: int, seed: int) -> dict[str, Any] | None:
-        kept = self._runs.root / "averages" / f"{self._name}-{averages}-lr{rate_at(place):g}-seed{seed}.json"
+        kept = self._runs.root / "averages" / f"{averages}-lr{rate_at(place):g}-seed{seed}.json"
         if kept.exists():
             return json.loads(kept.read_text())
         places = [place - 1, place, place + 1] if averages == "soup" else [place]
@@ -194,7 +193,7 @@ class Comparison:
 
     def _run_name(self, contestant: Contestant, place: int, seed: int) -> str:
         name = "".join(c if c.isalnum() else "_" for c in contestant.name)
-        return f"{self._name}/{name}/lr{rate_at(place):g}-seed{seed}"
+        return f"{name}/lr{rate_at(place):g}-seed{seed}"
 
 
 def _between(folder: Path, runs: Any) -> dict[str, Any]:
@@ -282,16 +281,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     prepare_backend()
-    runs = Runs(Path(case.workdir), local_replicas())
+    replicas = local_replicas()
     for text in case.case:
         name, base = case_of(text, case.epochs)
-        comparison = Comparison(name, base, runs, case.seeds)
+        # The runs of a study have the same images.
+        runs = Runs(Path(case.workdir) / name, replicas)
+        comparison = Comparison(base, runs, case.seeds)
         results = []
         for contestant in CONTESTANTS:
             if contestant is not PLAIN and contestant.name not in case.contestants:
                 continue
             results.append(comparison.result(contestant))
-            runs.write(f"results-{name}.json", json.dumps(results, indent=1))
+            runs.write("results.json", json.dumps(results, indent=1))
             print(f"{name}: {contestant.name} {_tests(results[-1])}", file=sys.stderr, flush=True)
         print(f"\n{text}\n\n{table(results)}\n", flush=True)
 

@@ -4,16 +4,16 @@ r"""Whether what practitioners switch on beats plain fine-tuning, at equal epoch
         --case="clothing-300 dataset=folder:clothing images_per_class=30 image_size=32" \
         --case="cifar-500 dataset=folder:cifar images_per_class=50 pretrained=mobilenet_v2 image_size=64"
 
-Protocol, fixed before the first run. Every contestant fine-tunes the same network on the same images for ``--epochs``
-epochs in batches of 32. Its learning rate is one of a lattice of half decades (…, 0.003, 0.01, 0.03, …): it tries
-three, and neighbours of the best as long as one of them is untried, so that no best rate lies at an edge; the score
-is the validation accuracy of the best epoch with the first of ``--seeds``. At that rate it trains with every seed,
-and the epoch that is best on validation is tested once. Nothing is chosen by a test score. Contestants: see
-:data:`CONTESTANTS`; those that average trained networks take the runs of plain SGD. A mean that differs from plain
-SGD's by no more than the larger of two standard deviations over the seeds is called a tie.
+Protocol, fixed before the first run. Every contestant fine-tunes the same network on the same images for
+``--epochs`` epochs in batches of 32. Its learning rate is one of a lattice of half decades (…, 0.003, 0.01, 0.03,
+…): it tries three, and neighbours of the best as long as one of them is untried, so that no best rate lies at an
+edge; the score is the validation accuracy of the best epoch with the first of ``--seeds``. At that rate it trains
+with every seed, and the epoch that is best on validation is tested once. Nothing is chosen by a test score.
+Contestants: see :data:`CONTESTANTS`; those that average trained networks take the runs of plain SGD. A mean that
+differs from plain SGD's by no more than the larger of two standard deviations over the seeds is called a tie.
 
-The same command goes on after a stop. ``results.json`` of each case keeps everything that was tried; the tables are printed as
-Markdown after every case.
+The same command goes on after a stop. ``results.json`` of each case keeps everything that was tried; the tables are
+printed as Markdown after every case.
 """
 
 import argparse

@@ -25,17 +25,23 @@ _SMALLEST_NORM = 1e-3
 _SMALLEST_GRADIENT = 1e-6
 
 
-def global_norm(gradients: Any) -> jax.Array:
-    """Euclidean norm of all leaves as one vector, ``[]``."""
-    return jnp.asarray(optax.tree.norm(gradients))
+def global_norm(gradients: Any, axis_name: str | None = None) -> jax.Array:
+    """Euclidean norm of all leaves as one vector, ``[]``.
+
+    Args:
+        gradients: any tree.
+        axis_name: of a mapped axis over which every array is cut into shares; None where they are whole.
+    """
+    norm = jnp.asarray(optax.tree.norm(gradients))
+    return norm if axis_name is None else jnp.sqrt(jax.lax.psum(jnp.square(norm), axis_name))
 
 
-def block_norms(gradients: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """``{part: norm}`` of the gradients of each part, every one ``[]``."""
-    return {name: global_norm(tree) for name, tree in gradients.items()}
+def block_norms(gradients: Mapping[str, Any], axis_name: str | None = None) -> dict[str, jax.Array]:
+    """``{part: norm}`` of the gradients of each part, every one ``[]``; arguments as of :func:`global_norm`."""
+    return {name: global_norm(tree, axis_name) for name, tree in gradients.items()}
 
 
-def by_global_norm(gradients: Any, limit: float | jax.Array) -> Any:
+def by_global_norm(gradients: Any, limit: float | jax.Array, axis_name: str | None = None) -> Any:
     """Gradients whose global norm is at most ``limit``; a smaller one leaves them as they are, bit for bit.
 
     Pascanu et al., "On the difficulty of training recurrent neural networks" (ICML 2013), Algorithm 1.
@@ -43,11 +49,12 @@ def by_global_norm(gradients: Any, limit: float | jax.Array) -> Any:
     Args:
         gradients: any tree.
         limit: above 0; may be a traced value.
+        axis_name: see :func:`global_norm`.
 
     Returns:
         A tree like ``gradients``.
     """
-    norm = global_norm(gradients)
+    norm = global_norm(gradients, axis_name)
     return jax.tree.map(
         lambda leaf: jnp.where(norm < limit, leaf, leaf / norm.astype(leaf.dtype) * limit), gradients
     )

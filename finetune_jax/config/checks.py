@@ -8,6 +8,7 @@ from finetune_jax.config import fit_task, methods, object_stores
 from finetune_jax.config.choices import (
     ALTERNATIVES,
     AUTO,
+    ELEMENTWISE,
     FIGURES,
     FIND,
     FINDS_RATES,
@@ -340,6 +341,32 @@ def _head_comes_first(values: Mapping[str, Any]) -> None:
         raise UserError(f"--keep_head contradicts {without}, which brings no head")
 
 
+def _shares_are_enough(values: Mapping[str, Any]) -> None:
+    if not values.get("shard_parameters"):
+        return
+    method, optimizer = values["method"], values["optimizer"]
+    if not methods.BY_NAME[method].in_shares:
+        raise UserError(
+            f"--shard_parameters is not for --method={method}, which puts networks together from several; it is for "
+            f"{', '.join(methods.with_fact('in_shares'))}"
+        )
+    if optimizer not in ELEMENTWISE:
+        raise UserError(
+            f"--shard_parameters is not for --optimizer={optimizer}, which looks at whole arrays, and every device has "
+            f"a share of them; use {', '.join(ELEMENTWISE[:-1])} or {ELEMENTWISE[-1]}"
+        )
+    if values["learning_rate"] == FIND:
+        raise UserError(
+            "--shard_parameters is not for --learning_rate=find, which rehearses with whole networks"
+        )
+    if values["clip"] == "agc":
+        raise UserError(
+            "--shard_parameters is not for --clip=agc, which looks at the outputs of layers; use --clip_norm"
+        )
+    if values["keep_trials"]:
+        raise UserError("--shard_parameters contradicts --keep_trials, which writes whole networks")
+
+
 _CONTRADICTIONS = (
     _streams_skip_nothing,
     _colours_are_of_three_channels,
@@ -347,6 +374,7 @@ _CONTRADICTIONS = (
     _fold_of_folds,
     _formats_of_figures,
     _one_task,
+    _shares_are_enough,
     _weights_of_classes_are_known,
     _something_is_mixed,
     _averages_of_weights,

@@ -38,6 +38,8 @@ OPTIMIZERS = (
 )
 DECAYS_EVERYTHING = ("prodigy", "dadapt_adamw", "momo")
 """Optimisers whose weight decay leaves nothing out."""
+ELEMENTWISE = ("sgd", "adamw", "adam", "lion", "schedule_free_adamw")
+"""Optimisers that treat every number by itself, so that shares of arrays are enough for them."""
 LABEL_LOSSES = ("cross_entropy", "bce", "focal")
 """Losses of classifiers."""
 VALUE_LOSSES = ("mse", "l1", "huber")

@@ -25,6 +25,7 @@ class Method:
         moves_weights: whether pretrained weights are moved, which is what ``--learning_rate=auto`` is about.
         sets_blocks: whether it sets the rates of the blocks itself, from epoch to epoch.
         finds_rates: whether it finds the rates of all parts itself, before training.
+        in_shares: whether it trains the parts of a network as they are, so that ``--shard_parameters`` may cut them.
         recipe: defaults of its paper where they differ from those of everything else, ``{setting: value}``.
     """
 
@@ -39,17 +40,19 @@ class Method:
     sets_blocks: bool = False
     finds_rates: bool = False
     takes_adapters: bool = False
+    in_shares: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 BY_NAME: Mapping[str, Method] = {
-    "standard": Method("all parts are fine-tuned", freezes=False, needs_weights=False),
-    "feature_extractor": Method("only the head is trained", moves_weights=False),
-    "last_k": Method("the head and the top k blocks are fine-tuned", counts_blocks=True),
-    "stochastic": Method("the head and a random half of the blocks are fine-tuned"),
+    "standard": Method("all parts are fine-tuned", freezes=False, needs_weights=False, in_shares=True),
+    "feature_extractor": Method("only the head is trained", moves_weights=False, in_shares=True),
+    "last_k": Method("the head and the top k blocks are fine-tuned", counts_blocks=True, in_shares=True),
+    "stochastic": Method("the head and a random half of the blocks are fine-tuned", in_shares=True),
     "l2_sp": Method(
         "all parts are fine-tuned, and pulled towards the pretrained weights",
         freezes=False,
+        in_shares=True,
         # The penalty takes the place of weight decay.
         recipe={"weight_decay": 0.0},
     ),
@@ -64,13 +67,18 @@ BY_NAME: Mapping[str, Method] = {
     "norms": Method("the parameters of norms are trained, and the head", freezes=False),
     "biases": Method("the biases are trained, and the head (BitFit)"),
     "scratch": Method(
-        "all parts are trained from random weights", freezes=False, needs_weights=False, moves_weights=False
+        "all parts are trained from random weights",
+        freezes=False,
+        needs_weights=False,
+        moves_weights=False,
+        in_shares=True,
     ),
     "autolr": Method(
         "all parts are fine-tuned, with learning rates of the blocks that AutoLR finds in trials",
         freezes=False,
         sets_blocks=True,
         takes_adapters=True,
+        in_shares=True,
         needs_weights=False,
         recipe={
             "learning_rate": 1e-3,

@@ -198,6 +198,13 @@ class FinetuneConfig(
         local=True,
         aliases=("save_total_limit", "checkpoint_hist", "save_top_k"),
     )
+    shard_parameters: bool = setting(
+        False,
+        "Train larger networks: every device keeps its share of parameters, gradients and optimiser state alone, and "
+        "the parameters of a block come together just before it runs (ZeRO-3, FSDP); computes as --rematerialise does.",
+        group=MACHINE,
+        aliases=("fsdp", "zero", "zero3"),
+    )
     steps_per_dispatch: int = setting(
         0,
         "Steps that the device runs per call; 0 is 1 on CPU and 64 on accelerators.",

@@ -21,6 +21,7 @@ from finetune_jax.errors import UserError
 
 State = Any
 Step = Callable[[State, Batch], State]
+Axes = Callable[[State], Any]
 Training = Callable[[State, np.ndarray], Iterator[tuple[State, int]]]
 """``(state, order [steps, B]) → (state, steps taken)`` after each dispatch; the state given is used up."""
 
@@ -43,8 +44,13 @@ class Arrays(Protocol):
 class Feed(Protocol):
     """Examples on their way to the devices."""
 
-    def compile_training(self, step: Step) -> Training:
-        """The per-replica ``step`` over all replicas and the batches of an order."""
+    def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
+        """The per-replica ``step`` over all replicas and the batches of an order.
+
+        Args:
+            step: of one replica.
+            axes: a state on the devices to what ``Replicas.map`` takes for it, None where all of it is replicated.
+        """
 
     def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
         """uint8 ``[devices, B / replicas, H, W, C]`` for each row of ``order [steps, B]``."""
@@ -88,7 +94,7 @@ class ResidentFeed:
         self._aspects = replicas.replicate(aspects)
         self._gather = replicas.map(lambda images, indices: images[indices], (None, 0), out_axes=0)
 
-    def compile_training(self, step: Step) -> Training:
+    def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
         """See :class:`Feed`."""
         replicas, limit = self._replicas, self._limit
 
@@ -112,7 +118,7 @@ class ResidentFeed:
             # The number of steps is a runtime value, so that the shorter last dispatch is the same program.
             return jax.lax.fori_loop(0, count, one, state)
 
-        mapped = _settling(replicas, dispatch, (None, None, None, None, 0, 0, None))
+        mapped = _settling(replicas, dispatch, axes, (None, None, None, 0, 0, None))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             own = replicas.local_columns(order)
@@ -144,11 +150,11 @@ class StreamedFeed:
         self._aspects = aspects
         self._replicas = replicas
 
-    def compile_training(self, step: Step) -> Training:
+    def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
         """See :class:`Feed`."""
         replicas = self._replicas
 
-        mapped = _settling(replicas, step, (None, 0))
+        mapped = _settling(replicas, step, axes, (0,))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
@@ -214,18 +220,23 @@ class _Rows:
 
 
 def _settling(
-    replicas: Replicas, function: Callable[..., State], in_axes: Sequence[int | None]
+    replicas: Replicas, function: Callable[..., State], axes: Axes, in_axes: Sequence[int | None]
 ) -> Callable[..., State]:
     """``function`` mapped, its first argument donated; memory is put in order after the first call.
+
+    The axes of the first argument, and of the result, are those of the first one that comes.
 
     Small values that were made while the first step held its memory lie behind it, and others in it as soon as it is
     free; the second step, for which that is now too little, would take the same again.
     """
-    mapped = replicas.map(function, in_axes, donate=(0,))
+    mapped: Callable[..., State] | None = None
     settled = False
 
     def call(*arguments: Any) -> State:
-        nonlocal settled
+        nonlocal mapped, settled
+        if mapped is None:
+            of_state = axes(arguments[0])
+            mapped = replicas.map(function, (of_state, *in_axes), of_state, donate=(0,))
         result = mapped(*arguments)
         if not settled:
             settled = True

@@ -17,7 +17,7 @@ import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from finetune_jax.devices import cluster, host_memory
+from finetune_jax.devices import cluster, host_memory, shares
 from finetune_jax.errors import UserError
 
 AXIS = "batch"
@@ -70,19 +70,22 @@ class Replicas:
     def map(
         self,
         function: Callable[..., Any],
-        in_axes: Sequence[int | None],
-        out_axes: int | None = None,
+        in_axes: Sequence[Any],
+        out_axes: Any = None,
         donate: Sequence[int] = (),
-    ) -> Callable[..., Any]:
-        """``function`` on every replica, compiled.
+    ) -> Any:
+        """``function`` on every replica, compiled; also has the ``lower`` of ``jax.jit``.
 
         Args:
             function: of one replica; may use collectives over :data:`AXIS`.
-            in_axes: None for a replicated argument, 0 for one split by :meth:`split`.
+            in_axes: None for a replicated argument, 0 for one split by :meth:`split`, or a tree of both that an
+                argument begins with.
             out_axes: None for results that are equal on all replicas (which nothing checks), 0 for results
-                laid out as by :meth:`split`.
+                laid out as by :meth:`split`, or a tree of both.
             donate: positions of arguments whose buffers the result may take over.
         """
+        if not (out_axes is None or isinstance(out_axes, int | tuple)):
+            return self._map_to_tree(function, in_axes, out_axes, donate)
         return jax.pmap(
             function,
             axis_name=AXIS,
@@ -93,6 +96,33 @@ class Replicas:
             devices=list(self.devices) if self.process_count == 1 else None,
             donate_argnums=tuple(donate),
         )
+
+    def _map_to_tree(
+        self, function: Callable[..., Any], in_axes: Sequence[Any], out_axes: Any, donate: Sequence[int]
+    ) -> Callable[..., Any]:
+        """:meth:`map` to a tree with both kinds of results; pmap of several processes takes no dictionaries of axes."""
+        structure: Any = None
+        is_split: list[bool] = []
+        # None is no leaf of a tree.
+        rows = jax.tree.map(lambda axis: axis == 0, out_axes, is_leaf=lambda axis: axis is None)
+
+        def sorted_by_axis(*arguments: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            nonlocal structure
+            result = function(*arguments)
+            leaves, structure = jax.tree.flatten(result)
+            is_split[:] = jax.tree.leaves(jax.tree.broadcast(rows, result))
+            split = tuple(leaf for leaf, of_rows in zip(leaves, is_split, strict=True) if of_rows)
+            equal = tuple(leaf for leaf, of_rows in zip(leaves, is_split, strict=True) if not of_rows)
+            return split, equal
+
+        mapped = self.map(sorted_by_axis, in_axes, (0, None), donate)
+
+        def call(*arguments: Any) -> Any:
+            split, equal = map(iter, mapped(*arguments))
+            return jax.tree.unflatten(structure, [next(split if of_rows else equal) for of_rows in is_split])
+
+        call.lower = mapped.lower  # type: ignore[attr-defined]
+        return call
 
     def map_replicated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` of replicated trees to replicated trees, compiled; every local device computes it all."""
@@ -110,6 +140,42 @@ class Replicas:
         rows = len(self.devices)
         reshaped = jax.tree.map(lambda x: np.reshape(x, (rows, x.shape[0] // rows, *x.shape[1:])), tree)
         return jax.device_put(reshaped, self._sharding(PartitionSpec(AXIS)))
+
+    def share(self, tree: Any) -> Any:
+        """Host arrays in shares over all replicas (see ``devices.shares``), on each local device its own.
+
+        Every process gives the whole arrays; what stays whole is replicated.
+        """
+        first = self.process_index * len(self.devices)
+
+        def place(rows: np.ndarray) -> jax.Array:
+            if not rows.ndim:
+                return jax.device_put(rows, self._sharding(PartitionSpec()))
+            # pmap counts the replicas of one process after the other.
+            own = rows[first : first + len(self.devices)]
+            return jax.device_put(own, self._sharding(PartitionSpec(AXIS)))
+
+        return jax.tree.map(lambda leaf: place(shares.cut(leaf, self.count)), tree)
+
+    def across_processes(self, tree: Any) -> Any:
+        """Arrays that :meth:`share` placed as those of the whole job, without a copy; all others on the host."""
+        devices = [device for index in range(self.process_count) for device in jax.local_devices(index)]
+        sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+        def of(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array) or leaf.is_fully_replicated:
+                return np.asarray(leaf)
+            rows = [shard.data for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays((self.count, *leaf.shape[1:]), sharding, rows)
+
+        return jax.tree.map(of, tree)
+
+    def on_host(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside it new arrays come to the memory of the host, where JAX has its CPU backend beside the devices'."""
+        try:
+            return jax.default_device(jax.local_devices(backend="cpu")[0])
+        except RuntimeError:  # JAX_PLATFORMS leaves it out
+            return contextlib.nullcontext()
 
     def local_columns(self, order: np.ndarray) -> np.ndarray:
         """This process's columns of ``order [steps, B]``, as ``[steps, B / processes]``."""

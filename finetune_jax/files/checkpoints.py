@@ -9,6 +9,9 @@ that is the step of the state.
 
 ``meta`` holds a digest of every array and of itself, which reading checks. An old checkpoint is renamed before it
 is deleted, so that whatever has a step's name is whole.
+
+Parameters that were in shares over the devices are saved as they were, by each process its own, and come back whole
+(``files.saved_shares``).
 """
 
 import contextlib
@@ -30,7 +33,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from finetune_jax.errors import UserError, readable
-from finetune_jax.files import causes, digests
+from finetune_jax.files import causes, digests, saved_shares
 
 # Generous for what a checkpoint holds beside its arrays, bytes.
 _OVERHEAD = 2**20
@@ -47,13 +50,21 @@ class Checkpoints:
     """The ``checkpoints/`` folder of one run, opened for writing by process 0 and for reading by all."""
 
     def __init__(
-        self, directory: Path, *, writable: bool, keep_all: bool = False, keep_best: int = 1
+        self,
+        directory: Path,
+        *,
+        writable: bool,
+        keep_all: bool = False,
+        keep_best: int = 1,
+        together: bool = False,
     ) -> None:
         """Open the folder.
 
         Args:
             directory: of the checkpoints; created where it is to be written.
             writable: whether this process writes.
+            together: whether all processes of the job write, each its rows of arrays in shares; process 0 opens the
+                folder before the others. All of them then call everything equally often.
             keep_all: whether all checkpoints stay, instead of the latest and the best.
             keep_best: how many of the best stay.
 
@@ -62,13 +73,16 @@ class Checkpoints:
         """
         self._directory = directory.absolute()
         self._keep_all, self._keep_best = keep_all, keep_best
+        self.together = together
+        self._deletes = not together or jax.process_index() == 0
         self._scores: dict[int, float | None] = {}
         self._manager = None
         if writable:
             with self._explained("opened"):
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._delete_leftovers()
-                self._manager = _manager(self._directory)
+                if self._deletes:
+                    self._directory.mkdir(parents=True, exist_ok=True)
+                    self._delete_leftovers()
+                self._manager = _manager(self._directory, together)
 
     @property
     def writable(self) -> bool:
@@ -96,12 +110,13 @@ class Checkpoints:
             return
         if number < (self._manager.latest_step() or 0):
             raise ValueError(f"step {number} comes after a checkpoint of step {self._manager.latest_step()}")
-        host = {name: jax.device_get(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
-        content = {
-            **meta,
-            "score": score,
-            _ARRAYS: {name: digests.of_tree(tree) for name, tree in host.items()},
-        }
+        present = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+        host = present if self.together else jax.device_get(present)
+        if saved_shares.are_in(meta):
+            recorded: dict[str, Any] = saved_shares.digests_of(host)
+        else:
+            recorded = {name: digests.of_tree(tree) for name, tree in host.items()}
+        content = {**meta, "score": score, _ARRAYS: recorded}
         arguments = ocp.args.Composite(
             meta=ocp.args.JsonSave({**content, _SELF: digests.of_json(content)}),
             **{name: ocp.args.StandardSave(tree) for name, tree in host.items()},
@@ -131,7 +146,7 @@ class Checkpoints:
     def _delete_surpassed(self) -> None:
         """Delete all checkpoints but the latest and the best ones (the latest of equals)."""
         steps = whole_steps(self._directory)
-        if self._keep_all or len(steps) < 2:
+        if self._keep_all or not self._deletes or len(steps) < 2:
             return
         for step in steps:
             if step not in self._scores:
@@ -277,7 +292,7 @@ def _readable(directory: Path, step: int) -> Iterator[None]:
         ) from error
 
 
-def _manager(directory: Path) -> ocp.CheckpointManager:
+def _manager(directory: Path, together: bool) -> ocp.CheckpointManager:
     _hush_orbax()
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics["score"],
@@ -286,7 +301,9 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
         create=False,
         cleanup_tmp_directories=True,  # what a kill cut short
         # Host arrays are written by process 0 alone, without barriers between processes.
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
+        multiprocessing_options=ocp.options.MultiprocessingOptions()
+        if together
+        else ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="primary"
         ),
     )
@@ -310,16 +327,21 @@ def restore(directory: Path, step: int, **items: Any) -> Any:
         UserError: the checkpoint is of another network or optimiser, or damaged.
     """
     path = directory.absolute() / str(step)
-    recorded = _whole_meta(directory, step).get(_ARRAYS)
+    meta = _whole_meta(directory, step)
+    recorded = meta.get(_ARRAYS)
     _hush_orbax()
     with _readable(directory, step):
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as reader:
             restored = reader.restore(path, args=ocp.args.Composite(**items))
         for name, target in items.items():
-            if isinstance(target, ocp.args.StandardRestore):
-                jax.tree_util.tree_map_with_path(_check_like, target.item, restored[name])
-                if recorded is not None:
-                    digests.check_tree(restored[name], recorded.get(name, {}))
+            if not isinstance(target, ocp.args.StandardRestore):
+                continue
+            if saved_shares.are_in(meta):
+                saved_shares.check(restored[name], (recorded or {}).get(name, {}))
+                restored[name] = saved_shares.joined(target.item, restored[name], meta)
+            jax.tree_util.tree_map_with_path(_check_like, target.item, restored[name])
+            if recorded is not None and not saved_shares.are_in(meta):
+                digests.check_tree(restored[name], recorded.get(name, {}))
     return restored
 
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from finetune_jax.devices import shares
 from finetune_jax.models.layers import stochastic_depth
 from finetune_jax.models.layers.basic import Numerics, global_average
 from finetune_jax.models.layers.rematerialisation import Run, rematerialised
@@ -226,7 +227,10 @@ class Network:
             own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
             statistics = variables["batch_stats"][name]
             run: Run = functools.partial(_run_part, self.part(name), name in training)
-            if self.numerics.rematerialise:
+            axis = self.numerics.parameter_axis
+            if axis is not None:
+                run = rematerialised(_gathering(run, self._part_shapes(name), axis), gathers=True)
+            elif self.numerics.rematerialise:
                 run = rematerialised(run)
             x, updated = run(own, x, self._streams(name, len(x), rngs) if name in training else None)
             statistics = updated.get("batch_stats", statistics)
@@ -270,9 +274,15 @@ class Network:
         features, _ = self.run(self.part_names[:-1], variables, images)
         return self.pool(variables, features)
 
+    def _part_shapes(self, name: str) -> Any:
+        """Shapes of the whole parameters of a part."""
+        return _shapes(self)["params"][name]
+
     def pool(self, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
         """:meth:`embed` of the output of the last block."""
         params = variables["params"].get("head", {})
+        if self.numerics.parameter_axis is not None:
+            params = shares.gathered(params, self._part_shapes("head"), self.numerics.parameter_axis)
         pooled: Any = _Pooled(self.pooling).apply({"params": params}, features)
         return pooled
 
@@ -285,6 +295,16 @@ class _Pooled(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.pooling(x)
+
+
+def _gathering(run: Run, shapes: Any, axis_name: str) -> Run:
+    """``run`` for parameters in shares."""
+
+    def function(variables: Any, x: jax.Array, rngs: Any) -> tuple[jax.Array, Any]:
+        params = shares.gathered(variables.get("params", {}), shapes, axis_name)
+        return run({**variables, "params": params}, x, rngs)
+
+    return function
 
 
 def _run_part(
@@ -313,6 +333,11 @@ _DROP_PATH = stochastic_depth.COLLECTION
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _init_part(module: nn.Module, key: jax.Array, shape: tuple[int, ...]) -> Any:
     return module.init(key, jnp.zeros(shape, jnp.float32), False)
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(network: Network) -> Variables:
+    return network.shapes()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -83,6 +83,7 @@ def create(
     norm_momentum: float = 0.9,
     norm_axis: str | None = None,
     rematerialise: bool = False,
+    parameter_axis: str | None = None,
     image_size: int | None = None,
     pool: str = "",
     drop_path: float = 0.0,
@@ -100,6 +101,8 @@ def create(
         norm_momentum: share of the old running statistics kept in each training step.
         norm_axis: mapped axis over which batch statistics are averaged; None keeps them per replica.
         rematerialise: keep only the input of each part for the backward pass and compute the rest again there.
+        parameter_axis: mapped axis over whose replicas the parameters are in shares (``devices.shares``); a part's are
+            brought together just before it runs, and again for its gradient, as if ``rematerialise`` were set.
         image_size: side of the images, only needed where parameters depend on it; None is that of the published
             weights.
         pool: how tokens become an embedding (``token``, ``mean``, ``both``, ``map``); empty is what the weights were
@@ -135,7 +138,7 @@ def create(
         )
     if image_size is not None and image_size < 1:
         raise UserError(f"--image_size={image_size} is out of range; give a number of pixels")
-    numerics = Numerics(dtype, norm_momentum, norm_axis, rematerialise)
+    numerics = Numerics(dtype, norm_momentum, norm_axis, rematerialise, parameter_axis)
     options = Options(image_size, pool, drop_path, dropout)
     network = _BUILDERS[name](name, num_classes, width, numerics, options)
     for flag in ("pool", "drop_path", "dropout"):

@@ -1,12 +1,16 @@
 """What a run is about, in the lines with which it begins and ends."""
 
+import math
 import textwrap
 from pathlib import Path
 
+import jax
+
 from finetune_jax.config.choices import VALUE_LOSSES
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.devices.shares import share_shape
 from finetune_jax.runs.chosen_rate import Settings
-from finetune_jax.runs.program import Program
+from finetune_jax.runs.program import Program, initial_state
 from finetune_jax.runs.report import seen
 from finetune_jax.training.state import parameter_count
 
@@ -26,13 +30,31 @@ def first_lines(program: Program, settings: Settings, directory: Path) -> list[s
     what = f"{of['classes']} classes"
     if program.task.name == "regression":
         what = f"numbers ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-    return [
+    lines = [
         f"{network.architecture} ({parameters / 1e6:.1f} M parameters, {pretrained}), images as {of['pixels']}; "
         f"{what}, {splits} images of {program.images.source.name}",
         f"--method={config.method}, {config.epochs} epochs of {program.images.steps_per_epoch} steps; "
         f"kept in {directory.absolute()}",
         _of_task(program, config),
     ]
+    return [*lines, shares_line(program, config)] if config.shard_parameters else lines
+
+
+def shares_line(program: Program, config: FinetuneConfig) -> str:
+    """What ``--shard_parameters`` saves: parameters, state of the optimiser and averages, on each device."""
+    replicas = program.replicas
+    if not program.placement.in_shares:
+        return "note: --shard_parameters: there is only one device, which holds everything"
+    state = jax.eval_shape(lambda: initial_state(program, config))
+    arrays = jax.tree.leaves(
+        (state.params, state.frozen, state.opt_state, (state.averages or {}).get("params"))
+    )
+    shares = sum(math.prod(share_shape(leaf.shape, replicas.count)) * leaf.dtype.itemsize for leaf in arrays)
+    whole = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays)
+    return (
+        f"--shard_parameters: {shares / 1e6:,.1f} MB of parameters and optimiser on each of {replicas.count} devices "
+        f"instead of {whole / 1e6:,.1f} MB"
+    )
 
 
 def wrapped(line: str) -> str:

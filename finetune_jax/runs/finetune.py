@@ -144,6 +144,8 @@ def train_in_lockstep(
             callback = report.after_each_epoch(program, settings, directory, callbacks[number])
             plan = programs.plan_of(program, settings.config, callback, rates_by_step=by_step)
             runs[number] = Prepared(program, settings, plan, directory)
+    if program.placement.in_shares:
+        vectorize = False
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
         vectorize = not replicas.on_cpu or program.trained == ("head",)

@@ -1,5 +1,6 @@
 """What is compiled for a run, and the plan of its training."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -16,10 +17,11 @@ from finetune_jax.data.batch import Batch
 from finetune_jax.data.feeds import Training
 from finetune_jax.data.statistics import channel_statistics
 from finetune_jax.devices.replicas import AXIS, Replicas
+from finetune_jax.errors import UserError
 from finetune_jax.models.card import Card, options_of, shapes_of
 from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
-from finetune_jax.models.registry import with_norm_momentum
+from finetune_jax.models.registry import with_norm_momentum, with_settings
 from finetune_jax.runs.images import Images
 from finetune_jax.runs.start import Start
 from finetune_jax.training import (
@@ -36,10 +38,12 @@ from finetune_jax.training import (
 from finetune_jax.training.evaluation import Evaluation
 from finetune_jax.training.methods import registry
 from finetune_jax.training.methods.method import Method
+from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import AfterEpoch, Plan
 from finetune_jax.training.state import TrainState, create_state
 from finetune_jax.training.step import Objective
 from finetune_jax.training.tasks import Task
+from finetune_jax.training.tuning import FixedRates
 from finetune_jax.training.value_tasks import Regression
 
 # Random streams of the run's key.
@@ -57,7 +61,7 @@ class Program:
     Attributes:
         key: random key of the run.
         images: what is trained on and measured.
-        replicas: where.
+        placement: where.
         task: what is learned.
         method: what is trained, and how.
         variables: before training, of all that the steps see: the method's, and what the task trains beside them.
@@ -74,7 +78,7 @@ class Program:
 
     key: jax.Array
     images: Images
-    replicas: Replicas
+    placement: Placement
     task: Task
     method: Method
     variables: Variables
@@ -86,6 +90,11 @@ class Program:
     predict: Evaluation
     card: Card
     estimate: Callable[[TrainState, np.ndarray], TrainState] | None = None
+
+    @property
+    def replicas(self) -> Replicas:
+        """The devices."""
+        return self.placement.replicas
 
     def outputs(self, predict: Evaluation, variables: Any, split: str) -> np.ndarray:
         """Outputs ``[N, …]`` of an evaluation for the images of a split."""
@@ -105,6 +114,11 @@ class Program:
         splits = self.images.splits
         searched = None if gallery is None else (gallery, splits["gallery"].labels)
         return self.task.scores(outputs, splits["test"].labels, "test", searched)
+
+
+def in_shares(config: FinetuneConfig, replicas: Replicas) -> bool:
+    """Whether the parameters of a run are in shares over the devices; on a single one there is nothing to share."""
+    return config.shard_parameters and replicas.count > 1
 
 
 def run_key(config: FinetuneConfig) -> jax.Array:
@@ -127,8 +141,14 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
     """
     key = run_key(config)
     num_classes = len(images.class_names)
+    placement = Placement(replicas, in_shares(config, replicas))
+    network, variables = start.network, start.variables
+    if placement.in_shares:
+        network = with_settings(network, parameter_axis=AXIS)
+        # One device may have no room for all of it beside what follows.
+        variables = jax.device_get(variables)
     method = registry.create(
-        config, start.network, start.variables, jax.random.fold_in(key, _METHOD_STREAM), axis_name=AXIS
+        config, network, variables, jax.random.fold_in(key, _METHOD_STREAM), axis_name=AXIS
     )
     beside = task.parts_beside_network(num_classes, jax.random.fold_in(key, _TASK_STREAM))
     params = {**method.variables["params"], **beside}
@@ -137,9 +157,10 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
     if config.normalization == "dataset":
         mean, std = channel_statistics(images.splits["train"].images)
     normalize = normalizer(mean, std)
+    loss = task.loss(images.splits["train"].labels, images.class_names)
     objective = objectives.objective(
         method.forward,
-        task.loss(images.splits["train"].labels, images.class_names),
+        objectives.with_whole_parts(loss, beside, AXIS) if placement.in_shares and beside else loss,
         normalize=normalize,
         augment=images.augment,
         mix=_mixing(config, num_classes),
@@ -153,8 +174,9 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         optimizer=optimizer,
         axis_name=AXIS,
         pieces=config.accumulate_steps,
-        clip=rates.clip(config),
+        clip=rates.clip(config, AXIS if placement.in_shares else None),
         gives_loss=config.optimizer == "momo",
+        in_shares=placement.in_shares,
     )
     network = method.network
     estimate = None
@@ -166,13 +188,18 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
             jax.random.fold_in(key, _METHOD_STREAM),
             axis_name=AXIS,
         )
+        if placement.in_shares:
+            raise UserError(
+                "--shard_parameters is not for --average_statistics=estimated with a network of batch norms; use "
+                "--average_statistics=kept"
+            )
         estimate = norm_statistics.compile_averages_estimate(
             forgetful.forward, objective.prepare, images.feeds["train"], replicas
         )
     return Program(
         key=key,
         images=images,
-        replicas=replicas,
+        placement=placement,
         task=task,
         method=method,
         variables={**method.variables, "params": params},
@@ -180,8 +207,10 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         normalize=normalize,
         objective=objective,
         train_step=train_step,
-        training=images.feeds["train"].compile_training(train_step),
-        predict=evaluation.compile_evaluation(task.outputs(method.measured, normalize), replicas),
+        training=images.feeds["train"].compile_training(train_step, placement.axes),
+        predict=evaluation.compile_evaluation(
+            task.outputs(method.measured, normalize), replicas, axes=placement.variable_axes
+        ),
         card=Card(
             architecture=network.architecture,
             width=network.width,
@@ -214,19 +243,20 @@ def _mixing(config: FinetuneConfig, num_classes: int) -> objectives.Mixing | Non
 
 def initial_state(program: Program, config: FinetuneConfig) -> TrainState:
     """The state before the first step of a run with this program and config (resolved)."""
-    return create_state(
-        program.variables,
-        program.trained,
-        rates.optimizer(
-            config,
+    with program.replicas.on_host() if program.placement.in_shares else contextlib.nullcontext():
+        return create_state(
+            program.variables,
             program.trained,
-            program.method.rules(config),
-            program.method.network.with_part_below,
-        ),
-        key=jax.random.fold_in(program.key, _STATE_STREAM),
-        totals=(*program.task.totals, *program.method.totals, *_norms(config, program.trained)),
-        averaged=averages.kind_of(config) is not None,
-    )
+            rates.optimizer(
+                config,
+                program.trained,
+                program.method.rules(config),
+                program.method.network.with_part_below,
+            ),
+            key=jax.random.fold_in(program.key, _STATE_STREAM),
+            totals=(*program.task.totals, *program.method.totals, *_norms(config, program.trained)),
+            averaged=averages.kind_of(config) is not None,
+        )
 
 
 def _norms(config: FinetuneConfig, trained: tuple[str, ...]) -> tuple[str, ...]:
@@ -252,6 +282,11 @@ def plan_of(
     if rates_by_step is None:
         rates_by_step = tables.rates_change_within_epochs(config)
     tuner = program.method.tuner(config, program.trained)
+    if program.placement.in_shares and isinstance(tuner, FixedRates):
+        # To know how far blocks moved takes a second copy of the weights, which only a method that sorts them needs.
+        tuner = dataclasses.replace(tuner, blocks=())
+    if program.placement.in_shares and tuner.measure != "mean":
+        raise UserError("--shard_parameters measures how far blocks moved by Eq. 1 of AutoLR alone")
     if config.head_epochs or config.unfreeze_epochs:
         tuner = unfreezing.Unfreezing(tuner, unfreezing.first_epochs(config, program.trained))
     return Plan(
@@ -264,11 +299,12 @@ def plan_of(
         patience=config.early_stopping,
         checkpoint_steps=config.checkpoint_steps,
         keep_best=config.keep_epochs,
+        in_shares=program.placement.in_shares,
         keep_trials=config.keep_trials,
         tables=tables.tables_of(
             config, program.trained, program.images.steps_per_epoch, by_step=rates_by_step
         ),
-        average=averages.updating(config, program.replicas, _estimating(program)),
+        average=averages.updating(config, program.placement, _estimating(program)),
         after_epoch=after_epoch,
         card=program.card.to_json(),
     )

@@ -53,7 +53,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         write_compact(program, directory, best_step, best_variables, card)
     elif averaged:
         write_compact(program, directory, best_step, saved, program.card)
-    variables = program.replicas.replicate(best_variables)
+    variables = program.placement.variables(best_variables)
     outputs = program.outputs(program.predict, variables, "test")
     gallery = program.gallery_outputs(program.predict, variables)
     scores = program.scores_of_outputs(outputs, gallery)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from finetune_jax.algorithms import averaging, optimizers
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.devices.replicas import Replicas
+from finetune_jax.training.placement import Placement
 from finetune_jax.training.state import TrainState
 
 EMA, SWA, SCHEDULE_FREE = "ema", "swa", "schedule_free"
@@ -31,18 +31,18 @@ def estimates_statistics(config: FinetuneConfig) -> bool:
 
 def updating(
     config: FinetuneConfig,
-    replicas: Replicas,
+    placement: Placement,
     estimate: Callable[[TrainState, int], TrainState] | None = None,
 ) -> Callable[[TrainState, int], TrainState] | None:
     """``(state, epoch) → state`` after the steps of an epoch; None where steps alone change the averages.
 
     Args:
         config: of the run, resolved.
-        replicas: where.
+        placement: where.
         estimate: gives the averages of a state after an epoch statistics of norms of their own; None leaves them those
             that were averaged, or of the last step.
     """
-    update = _updating(config, replicas)
+    update = _updating(config, placement)
     if update is None or estimate is None:
         return update
     first = config.epochs - config.swa_epochs if kind_of(config) == SWA else 0
@@ -54,7 +54,8 @@ def updating(
     return updated
 
 
-def _updating(config: FinetuneConfig, replicas: Replicas) -> Callable[[TrainState, int], TrainState] | None:
+def _updating(config: FinetuneConfig, placement: Placement) -> Callable[[TrainState, int], TrainState] | None:
+    replicas = placement.replicas
     kind = kind_of(config)
     if kind == SCHEDULE_FREE:
 
@@ -64,23 +65,49 @@ def _updating(config: FinetuneConfig, replicas: Replicas) -> Callable[[TrainStat
                 {"params": optimizers.evaluation_params(opt_state, params), "batch_stats": batch_stats},
             )
 
-        of_steps = replicas.map_replicated(evaluated)
-        return lambda state, epoch: state.replace(
-            averages=of_steps(state.params, state.opt_state, state.batch_stats)
+        of_steps = _elementwise(
+            placement, evaluated, lambda state: (state.params, state.opt_state, state.batch_stats)
         )
+        return lambda state, epoch: state.replace(averages=of_steps(state))
     if kind == SWA:
         first = config.epochs - config.swa_epochs
-        add = replicas.map_replicated(averaging.mean_update)
+
+        def added(averages: Any, params: Any, batch_stats: Any, count: Any) -> Any:
+            return averaging.mean_update(averages, {"params": params, "batch_stats": batch_stats}, count)
+
+        add = _elementwise(placement, added, lambda state: (state.averages, state.params, state.batch_stats))
 
         def of_epochs(state: TrainState, epoch: int) -> TrainState:
             if epoch < first:
                 return state
-            current = {"params": state.params, "batch_stats": state.batch_stats}
             count = replicas.replicate(jnp.asarray(epoch - first, jnp.int32))
-            return state.replace(averages=add(state.averages, current, count))
+            return state.replace(averages=add(state, count))
 
         return of_epochs
     return None
+
+
+def _elementwise(
+    placement: Placement, function: Callable[..., Any], chosen: Callable[[TrainState], tuple[Any, ...]]
+) -> Callable[..., Any]:
+    """``function`` of the chosen pieces of a state, and of numbers, to new averages; compiled.
+
+    It treats all elements of an array alike, so that shares of arrays give shares of the result.
+    """
+    if not placement.in_shares:
+        replicated = placement.replicas.map_replicated(function)
+        return lambda state, *numbers: replicated(*chosen(state), *numbers)
+    mapped: list[Callable[..., Any]] = []
+
+    def call(state: TrainState, *numbers: Any) -> Any:
+        if not mapped:
+            axes = placement.axes(state)
+            of_result = {"params": axes.params, "batch_stats": None}
+            in_axes = (*chosen(axes), *[None for _ in numbers])
+            mapped.append(placement.replicas.map(function, in_axes, of_result))
+        return mapped[0](*chosen(state), *numbers)
+
+    return call
 
 
 def scores_of_better(

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax.algorithms import weight_variation
+from finetune_jax.devices import shares
+from finetune_jax.devices.replicas import AXIS
 from finetune_jax.errors import Diverged
+from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import Start
 from finetune_jax.training.state import TrainState
 
@@ -31,6 +34,36 @@ def measure_pass(
         return variations, finite
 
     return jax.jit(of_pass)
+
+
+def measure_pass_in_shares(
+    blocks: tuple[str, ...], counts: np.ndarray, placement: Placement, start: Start, state: TrainState
+) -> Callable[[Start, TrainState], tuple[jax.Array, jax.Array]]:
+    """:func:`measure_pass` where parameters are in shares over the replicas.
+
+    Args:
+        blocks: whose variations are measured.
+        counts: int ``[K]``, elements of the kernels of each block.
+        placement: of the run.
+        start: one on the devices.
+        state: likewise.
+    """
+
+    def measure(start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        variations = jnp.zeros(0)
+        if blocks:
+            elements = weight_variation.kernel_counts(state.params, blocks=blocks)
+            own = weight_variation.weight_variation(start.params, state.params, blocks=blocks) * elements
+            # Squares of small norms do not fit into float32.
+            largest = jax.lax.pmax(own, AXIS)
+            scale = jnp.where(largest == 0, 1, largest)
+            variations = scale * jnp.sqrt(jax.lax.psum(jnp.square(own / scale), AXIS)) / counts
+        checked = (state.totals["loss"], state.params, state.batch_stats)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
+        return variations, jax.lax.pmin(finite.astype(jnp.int32), AXIS)
+
+    axes = (Start(shares.axes(start.params), None), placement.axes(state))
+    return placement.replicas.map(measure, axes)
 
 
 def refuse_if_not_finite(state: TrainState, step: int) -> None:

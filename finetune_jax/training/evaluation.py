@@ -28,18 +28,30 @@ Evaluation = Callable[[Any, Feed, int], np.ndarray]
 
 
 def compile_evaluation(
-    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int = BATCH_SIZE
+    function: Callable[[Any, jax.Array], jax.Array],
+    replicas: Replicas,
+    batch_size: int = BATCH_SIZE,
+    axes: Callable[[Any], Any] = lambda variables: None,
 ) -> Evaluation:
     """``function(variables, images uint8 [B, H, W, C]) → [B, …]`` over the examples of a feed.
 
     Any number of examples gives that many rows.
+
+    Args:
+        function: of one replica.
+        replicas: where.
+        batch_size: images of a batch over all devices.
+        axes: variables on the devices to what ``Replicas.map`` takes for them, None where all are replicated.
     """
-    batches = compile_batches(function, replicas, batch_size)
+    batches = compile_batches(function, replicas, batch_size, axes)
     return lambda variables, feed, count: np.concatenate(list(batches(variables, feed, count)))
 
 
 def compile_batches(
-    function: Callable[[Any, jax.Array], jax.Array], replicas: Replicas, batch_size: int = BATCH_SIZE
+    function: Callable[[Any, jax.Array], jax.Array],
+    replicas: Replicas,
+    batch_size: int = BATCH_SIZE,
+    axes: Callable[[Any], Any] = lambda variables: None,
 ) -> Callable[[Any, Feed, int], Iterator[np.ndarray]]:
     """:func:`compile_evaluation` batch by batch, for outputs that need not be held at once.
 
@@ -50,9 +62,12 @@ def compile_batches(
     def gathered(variables: Any, images: jax.Array) -> jax.Array:
         return jax.lax.all_gather(function(variables, images), AXIS, tiled=True)
 
-    mapped = replicas.map(gathered, (None, 0))
+    mapped: Callable[..., jax.Array] | None = None
 
     def run(variables: Any, feed: Feed, count: int) -> Iterator[np.ndarray]:
+        nonlocal mapped
+        if mapped is None:
+            mapped = replicas.map(gathered, (axes(variables), 0))
         waiting: collections.deque[jax.Array] = collections.deque()
         left = count
         for images in feed.batches(evaluation_order(count, batch_size)):

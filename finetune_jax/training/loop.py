@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax.algorithms import optimizers
+from finetune_jax.algorithms.weight_variation import kernel_counts
 from finetune_jax.data.feeds import Training
 from finetune_jax.devices.compile_clock import CompileClock
 from finetune_jax.devices.replicas import Replicas
@@ -39,7 +40,13 @@ from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.files.trials import Trial, Trials
 from finetune_jax.training import saving
-from finetune_jax.training.divergence import check_finite, measure_pass, refuse_if_not_finite
+from finetune_jax.training.divergence import (
+    check_finite,
+    measure_pass,
+    measure_pass_in_shares,
+    refuse_if_not_finite,
+)
+from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import Plan, Start, Steps
 from finetune_jax.training.progress import Progress
 from finetune_jax.training.rows import RATES_OF_NETWORK, pass_row, shown, spent, trial_line
@@ -103,15 +110,16 @@ class Loop:
         """
         self._plan = plan
         self._replicas = replicas
+        self._placement = Placement(replicas, plan.in_shares)
+        self._kernel_counts = np.zeros(0)  # of the blocks whose variations are measured
+        self._measure: Any = None
         self._directory = directory
         self._steps_per_epoch = len(plan.order(0))
         self._tuning: TunerState = plan.tuner.initial()
         self._averages_at_start: Any = None  # of the pass, where it may be rejected
         self._passes = 0  # over the training images so far, rejected ones included
         with replicas.fail_together():
-            self._saver = checkpoints.Checkpoints(
-                directory.checkpoints, writable=replicas.is_primary, keep_best=plan.keep_best
-            )
+            self._saver = saving.open_saver(directory.checkpoints, self._placement, plan.keep_best)
             self._trials = Trials(directory.trials, writable=replicas.is_primary and plan.tuner.can_reject)
         self._best_score = -math.inf
         self._best_epoch = -1
@@ -161,8 +169,9 @@ class Loop:
             state, start = self._resume(state)
         epoch, step_in_epoch = divmod(int(state.step), steps)
         self._progress.expect(((plan.epochs - epoch) * steps - step_in_epoch) * plan.batch_size)
-        state = self._replicas.replicate(state)
-        start = None if start is None else self._replicas.replicate(start)
+        self._kernel_counts = kernel_counts(state.params, blocks=plan.tuner.blocks)
+        state = self._placement.state(state)
+        start = None if start is None else Start(**self._placement.variables(start._asdict()))
         while epoch < plan.epochs:
             if plan.patience and epoch - self._best_epoch > plan.patience:
                 self._say(f"stopped early: no better {plan.score} for {plan.patience} epochs")
@@ -171,7 +180,8 @@ class Loop:
             self._clock.lap()
             while True:
                 if start is None:
-                    state, start = self._begin_pass(state)
+                    # In the middle of a pass only where none is needed.
+                    state, start = self._begin_pass(state) if not step_in_epoch else (state, _NO_START)
                 state = yield from self._take_steps(state, start, epoch, step_in_epoch, stop_requested)
                 state, verdict, row = self._end_pass(state, start, epoch)
                 start, step_in_epoch = None, 0
@@ -186,7 +196,7 @@ class Loop:
         """The state to go on with, and, in the middle of a pass, where that pass started."""
         folder = self._directory.checkpoints
         steps_trained = checkpoints.latest_step(folder)
-        start = None
+        start = averages_at_start = None
         if steps_trained is not None:
             meta = checkpoints.read_meta(folder, steps_trained)
             if meta["best_score"] is not None:
@@ -195,8 +205,12 @@ class Loop:
             like = Start(state.params, state.batch_stats)
             start = checkpoints.restore_item(folder, steps_trained, "start", like)
             if state.averages is not None:
-                averages = checkpoints.restore_item(folder, steps_trained, "start_averages", state.averages)
-                self._averages_at_start = None if averages is None else self._replicas.replicate(averages)
+                like_averages = state.averages
+                averages_at_start = checkpoints.restore_item(
+                    folder, steps_trained, "start_averages", like_averages
+                )
+                if averages_at_start is not None:
+                    self._averages_at_start = self._placement.variables(averages_at_start)
             self._passes = steps_trained // self._steps_per_epoch
             if jax.tree.leaves(self._tuning):
                 self._tuning = checkpoints.restore_item(folder, steps_trained, "tuning", self._tuning)
@@ -206,8 +220,8 @@ class Loop:
         while (trial := self._trials.read(self._passes, self._tuning)) is not None and not trial.accepted:
             if start is not None:
                 state = state.replace(params=start.params, batch_stats=start.batch_stats)
-                if self._averages_at_start is not None:
-                    state = state.replace(averages=jax.device_get(self._averages_at_start))
+                if averages_at_start is not None:
+                    state = state.replace(averages=averages_at_start)
                 start = None
             state = state.replace(step=np.asarray(epoch * self._steps_per_epoch, np.int32))
             self._tuning = trial.tuning
@@ -217,7 +231,8 @@ class Loop:
 
     def _begin_pass(self, state: TrainState) -> tuple[TrainState, Start]:
         tuner = self._plan.tuner
-        start = Start(*_copy((state.params, state.batch_stats)))
+        is_needed = tuner.can_reject or tuner.blocks
+        start = Start(*_copy((state.params, state.batch_stats))) if is_needed else _NO_START
         if tuner.can_reject and state.averages is not None:
             self._averages_at_start = _copy(state.averages)
         opt_state = optimizers.reset(state.opt_state) if tuner.can_reject else state.opt_state
@@ -255,10 +270,9 @@ class Loop:
                 continue  # the end of a pass is judged, and an epoch saved with its evaluation
             every, steps_trained = plan.checkpoint_steps, self._steps_trained(step_in_epoch)
             if stopping or (every and steps_trained // every > (steps_trained - taken) // every):
-                host = jax.device_get(state)
                 if not plan.tuner.can_reject:  # a tuner that can, judges for itself
-                    refuse_if_not_finite(host, epoch * self._steps_per_epoch + step_in_epoch)
-                self._save(host, None, steps_trained, start=start)
+                    refuse_if_not_finite(jax.device_get(state), epoch * self._steps_per_epoch + step_in_epoch)
+                self._save(state, None, steps_trained, start=start)
             if stopping:
                 self._stop_if(stop_requested, f"in epoch {epoch + 1}", steps_trained)
         return state
@@ -269,7 +283,7 @@ class Loop:
         """The state to go on with, what the tuner says of the pass, and its row of ``passes.csv``."""
         plan, tuner = self._plan, self._plan.tuner
         rates = tuner.rates(self._tuning, epoch)
-        variations, finite = jax.device_get(measure_pass(tuner.blocks, tuner.measure)(start, state))
+        variations, finite = jax.device_get(self._measured(start, state))
         outcome = Pass(epoch, variations, bool(finite))
         if not (outcome.finite or tuner.can_reject):
             refuse_if_not_finite(jax.device_get(state), epoch * self._steps_per_epoch + self._steps_per_epoch)
@@ -291,6 +305,15 @@ class Loop:
                 state = state.replace(averages=self._averages_at_start)
         return state, verdict, row
 
+    def _measured(self, start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        """Variations of the blocks in a pass, and whether losses and weights are finite."""
+        blocks = self._plan.tuner.blocks
+        if not self._plan.in_shares:
+            return measure_pass(blocks, self._plan.tuner.measure)(start, state)
+        counts, placement = self._kernel_counts, self._placement
+        self._measure = self._measure or measure_pass_in_shares(blocks, counts, placement, start, state)
+        return self._measure(start, state)
+
     def _end_epoch(
         self, state: TrainState, epoch: int, passed: Mapping[str, Any], began: float
     ) -> TrainState:
@@ -298,8 +321,7 @@ class Loop:
         plan = self._plan
         if plan.average is not None:
             state = plan.average(state, epoch)
-        host = jax.device_get(state)
-        means = self._means(host, epoch, self._steps_per_epoch)
+        means = self._means(state, epoch, self._steps_per_epoch)
         measured = plan.evaluate(state)
         # Without a score the latest epoch counts as the best.
         score: float | None = measured[plan.score] if plan.score else float(epoch)
@@ -322,7 +344,7 @@ class Loop:
             per_part = {name: value for name, value in passed.items() if "/" in name}
             self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
-        self._save(host, score, steps_trained)
+        self._save(state, score, steps_trained)
         self._say(
             f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {spent(row['seconds'], self._clock.lap())}"
         )
@@ -354,12 +376,14 @@ class Loop:
     ) -> None:
         meta = {
             **self._plan.card,
+            **saving.card_of_shares(self._placement),
             "best_score": None if self._best_epoch < 0 else self._best_score,
             "best_epoch": self._best_epoch,
         }
         more = {"tuning": self._tuning} | ({} if start is None else {"start": start})
         if start is not None and self._averages_at_start is not None:
             more["start_averages"] = self._averages_at_start
+        state, more = self._placement.across_processes((state, more))
         with self._replicas.fail_together():
             saving.save_state(self._saver, state, meta, score=score, steps_trained=steps_trained, more=more)
 
@@ -371,5 +395,8 @@ class Loop:
                 signum=stop_requested.signum,
             )
 
+
+_NO_START = Start({}, {})
+"""Of passes that nothing compares with their start; no second copy of the weights then."""
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))

@@ -3,7 +3,7 @@
 Both parts are pure functions of one replica, put together by :func:`objective`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from finetune_jax.algorithms import losses, mixing
 from finetune_jax.algorithms.augmentation import Augmentation
 from finetune_jax.data.batch import Batch
+from finetune_jax.devices import shares
 from finetune_jax.models.network import Network
 from finetune_jax.training.step import Objective, Outcome, Prepared
 
@@ -226,6 +227,24 @@ def of_examples(example_loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Lo
         del params
         example_losses = example_loss(outputs, labels)
         return example_losses.mean(), {"loss": example_losses.sum()}
+
+    return function
+
+
+def with_whole_parts(loss: Loss, shapes: Mapping[str, Any], axis_name: str) -> Loss:
+    """A loss that reads parameters beside the network, which are in shares over the replicas.
+
+    Args:
+        loss: of the whole parameters.
+        shapes: ``{part: tree}`` of those parts, of anything with the shapes of the whole arrays.
+        axis_name: of the replicas.
+    """
+
+    def function(
+        outputs: jax.Array, params: Tree, labels: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        whole = {name: shares.gathered(params[name], shapes[name], axis_name) for name in shapes}
+        return loss(outputs, {**params, **whole}, labels)
 
     return function
 

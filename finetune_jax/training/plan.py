@@ -26,6 +26,7 @@ class Plan:
         patience: stop after this many epochs without a better score; 0 never.
         checkpoint_steps: also save every this many steps; 0 only after epochs.
         keep_best: so many of the best epochs keep their checkpoints.
+        in_shares: whether the parameters are in shares over the devices, see ``devices.shares``.
         keep_trials: also record the weights of every pass that a tuner may reject.
         tables: epoch to the tables of the state, see ``TrainState``.
         average: ``(state, epoch) → state`` after the steps of an epoch, with the averages of epochs brought up to date.
@@ -43,6 +44,7 @@ class Plan:
     checkpoint_steps: int
     card: Mapping[str, Any]
     keep_best: int = 1
+    in_shares: bool = False
     keep_trials: bool = False
     tables: Callable[[int], dict[str, Any]] = lambda epoch: {}
     average: Callable[[TrainState, int], TrainState] | None = None

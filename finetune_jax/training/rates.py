@@ -105,11 +105,16 @@ def rule_of(config: FinetuneConfig) -> Rule:
     return optimizers.create(config.optimizer, weight_decay=decay, decay_norms=norms)
 
 
-def clip(config: FinetuneConfig) -> Callable[[Any, Any], Any] | None:
-    """``(gradients, params) → gradients`` as ``--clip_norm`` or ``--clip`` say; None where nothing is clipped."""
+def clip(config: FinetuneConfig, shares_axis: str | None = None) -> Callable[[Any, Any], Any] | None:
+    """``(gradients, params) → gradients`` as ``--clip_norm`` or ``--clip`` say; None where nothing is clipped.
+
+    Args:
+        config: of the run, resolved.
+        shares_axis: of the replicas, where each has its share of every gradient alone.
+    """
     limit, ratio = config.clip_norm, config.clip_ratio
     if limit is not None:
-        return lambda gradients, params: clipping.by_global_norm(gradients, limit)
+        return lambda gradients, params: clipping.by_global_norm(gradients, limit, shares_axis)
     if config.clip == "agc":
         return lambda gradients, params: clipping.adaptive(
             gradients, params, ratio, include=lambda path, leaf: "classifier" not in path

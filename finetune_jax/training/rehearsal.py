@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from finetune_jax.algorithms import optimizers
-from finetune_jax.data.feeds import Feed, Step, Training
+from finetune_jax.data.feeds import Axes, Feed, Step, Training
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.training.divergence import measure_pass
 from finetune_jax.training.plan import Plan, Start
@@ -200,7 +200,7 @@ class Chosen:
         """See ``Feed``; the order is of places in ``indices``."""
         return self.feed.batches(self.indices[order].astype(np.int32))
 
-    def compile_training(self, step: Step) -> Training:
+    def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
         """Not for training.
 
         Raises:

@@ -7,8 +7,39 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from finetune_jax.devices import cluster
+from finetune_jax.files import saved_shares
 from finetune_jax.files.checkpoints import Checkpoints, restore, targets
+from finetune_jax.training.placement import Placement
 from finetune_jax.training.state import TrainState
+
+
+def open_saver(directory: Path, placement: Placement, keep_best: int = 1) -> Checkpoints:
+    """What saves the states of a run; every process of a job opens one.
+
+    Args:
+        directory: the ``checkpoints/`` folder.
+        placement: of the run.
+        keep_best: how many of the best checkpoints stay.
+
+    Raises:
+        UserError: the folder cannot be created or written.
+    """
+    job = cluster.active() if placement.in_shares else None
+    if job is None:
+        return Checkpoints(directory, writable=placement.replicas.is_primary, keep_best=keep_best)
+    if job.place.index:
+        job.gather()
+    saver = Checkpoints(directory, writable=True, keep_best=keep_best, together=True)
+    if not job.place.index:
+        job.gather()
+    return saver
+
+
+def card_of_shares(placement: Placement) -> dict[str, Any]:
+    """What the JSON of a checkpoint says of shares, nothing where arrays are whole."""
+    replicas = placement.replicas
+    return saved_shares.card(replicas.count, replicas.process_count) if placement.in_shares else {}
 
 
 def save_state(
@@ -24,7 +55,8 @@ def save_state(
 
     Args:
         saver: of the ``checkpoints/`` folder.
-        state: its arrays are copied to the host before this returns.
+        state: its arrays are copied to the host before this returns; where all processes write, those of
+            ``Placement.across_processes``.
         meta: JSON.
         score: larger is better; None where the state was not evaluated.
         steps_trained: number of the checkpoint, by default the step of the state.
@@ -36,11 +68,12 @@ def save_state(
     """
     if not saver.writable:
         return
-    host = jax.device_get(state)
+    number = int(state.step) if steps_trained is None else steps_trained
+    host = state if saver.together else jax.device_get(state)
     items = {"variables": host.variables, "training": _training(host), **(more or {})}
     if host.averages is not None:
         items["averages"] = host.averages
-    saver.save(int(host.step) if steps_trained is None else steps_trained, items, meta, score=score)
+    saver.save(number, items, meta, score=score)
 
 
 def restore_state(directory: Path, step: int, like: TrainState) -> TrainState:

@@ -75,6 +75,7 @@ def train_step(
     pieces: int = 1,
     clip: Callable[[Tree, Tree], Tree] | None = None,
     gives_loss: bool = False,
+    in_shares: bool = False,
 ) -> TrainState:
     """One step of the optimiser on one batch.
 
@@ -90,6 +91,8 @@ def train_step(
         pieces: so many equal pieces of the batch go through the network one after the other.
         clip: ``(gradients, params) → gradients`` of the whole batch.
         gives_loss: whether the optimiser asks for the loss.
+        in_shares: whether each replica has its share of the parameters alone, and an objective that brings them
+            together (``devices.shares``); gradients of shares are means over the replicas already.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     tables = state.tables or {}
@@ -100,12 +103,15 @@ def train_step(
     batch_stats = outcome.batch_stats
     # Of one device alone, XLA would copy the gradients.
     if axis_name is not None and jax.lax.axis_size(axis_name) > 1:
-        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
+        if in_shares:
+            batch_stats = jax.lax.pmean(batch_stats, axis_name)
+        else:
+            gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
         totals = jax.lax.psum(totals, axis_name)
         if gives_loss:
             value = jax.lax.pmean(value, axis_name)
     if any(name.startswith(NORM) for name in state.totals):
-        norms = clipping.block_norms(gradients)
+        norms = clipping.block_norms(gradients, axis_name if in_shares else None)
         totals = {**totals, **{NORM + name: norm * totals["examples"] for name, norm in norms.items()}}
     if clip is not None:
         gradients = clip(gradients, state.params)

@@ -155,7 +155,7 @@ def numbers(workdir: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """Rows of the metrics and the summary, without what depends on the clock."""
     with (workdir / "metrics.csv").open(newline="") as lines:
         rows = [
-            {name: float(cell) for name, cell in row.items() if name != "seconds"}
+            {name: float(cell) for name, cell in row.items() if cell and name != "seconds"}
             for row in csv.DictReader(lines)
         ]
     summary = json.loads((workdir / "summary.json").read_text())
@@ -227,6 +227,32 @@ def test_two_processes_train_like_one_through_kills_stops_and_a_full_disk(
     # Finished: both answer at once.
     for status, _, err in end(start_two(command, workdir)):
         assert status == 0, err
+
+
+@pytest.mark.slow
+def test_two_processes_save_their_shares_of_the_parameters_and_four_devices_go_on_with_them(
+    command: list[str], alone: tuple[list[dict[str, float]], dict[str, Any]], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    processes = start_two(command, workdir, "--shard_parameters")
+    wait_for_checkpoints(processes, workdir, 14)
+    for process in processes:
+        process.kill()
+    end(processes)
+    assert list((workdir / "checkpoints" / str(latest(workdir)) / "variables").glob("ocdbt.process_1"))
+
+    # What process 0 had not finished is gone; then with another number of devices, in one process.
+    processes = start_two(command, workdir, "--shard_parameters")
+    wait_for_checkpoints(processes, workdir, latest(workdir) + 1)
+    processes[1].send_signal(signal.SIGTERM)
+    for status, _, err in end(processes):
+        assert status == 143, err
+    ((status, _, err),) = end([start(command, workdir, "--shard_parameters", "--virtual_devices=4")])
+    assert status == 0, err
+    assert "of parameters and optimiser on each of 4 devices instead of" in err
+    # How far blocks moved would take a second copy of the weights.
+    expected = [{k: v for k, v in row.items() if k != "sorting_quality"} for row in alone[0]]
+    assert_close(numbers(workdir), (expected, alone[1]))
 
 
 @pytest.mark.slow

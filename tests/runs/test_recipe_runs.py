@@ -19,6 +19,7 @@ from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
 from finetune_jax.runs import finetune
 from finetune_jax.training import averages, saving
+from finetune_jax.training.placement import Placement
 from finetune_jax.training.state import TrainState
 
 
@@ -174,7 +175,7 @@ def test_prediction_takes_the_average_where_that_is_better(base, one, tmp_path, 
 
 def test_weights_of_the_last_epochs_are_averaged(one):
     config = FinetuneConfig(epochs=4, swa_epochs=3)
-    update = averages.updating(config, one)
+    update = averages.updating(config, Placement(one))
     rng = np.random.default_rng(0)
     trees = [{"head": rng.normal(size=3).astype(np.float32)} for _ in range(4)]
     zeros = {"params": {"head": np.zeros(3, np.float32)}, "batch_stats": {"head": np.zeros(3, np.float32)}}

@@ -40,12 +40,14 @@ class Numerics:
         norm_axis: name of the mapped axis over which batch statistics are averaged; None keeps them
             per replica, as in the papers.
         rematerialise: keep only the input of each part for the backward pass and compute the rest again there.
+        parameter_axis: name of the mapped axis over whose replicas the parameters are in shares; None has them whole.
     """
 
     dtype: Dtype = field(default=jnp.float32)
     norm_momentum: float = 0.9
     norm_axis: str | None = None
     rematerialise: bool = False
+    parameter_axis: str | None = None
 
 
 def scaled(features: int, width: float) -> int:

@@ -9,8 +9,12 @@ Run = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
 """``(variables, x, random streams) → (output, statistics)`` of a part; the streams may be None."""
 
 
-def rematerialised(run: Run) -> Run:
+def rematerialised(run: Run, *, gathers: bool = False) -> Run:
     """``run`` with the same values and gradients, whose backward pass starts from its arguments alone.
+
+    Args:
+        run: a part.
+        gathers: whether it brings its parameters together from shares, which it then does again.
 
     Unlike ``jax.checkpoint`` this holds on CPU too: XLA drops optimisation barriers there before it decides the
     order of operations, and would compute everything again early, for more memory than without.
@@ -25,7 +29,10 @@ def rematerialised(run: Run) -> Run:
 
     def backward(saved: Any, cotangent: tuple[jax.Array, Any]) -> tuple[Any, jax.Array, None]:
         variables, x, rngs = saved
-        x = _after(cotangent[0], x)
+        if gathers:
+            variables, x = _after(cotangent[0], (variables, x))
+        else:
+            x = _after(cotangent[0], x)
         _, transposed = jax.vjp(lambda variables, x: run(variables, x, rngs), variables, x)
         return (*transposed(cotangent), None)
 
@@ -33,10 +40,10 @@ def rematerialised(run: Run) -> Run:
     return function
 
 
-def _after(cotangent: jax.Array, x: jax.Array) -> jax.Array:
-    """``x``, not before ``cotangent`` is there."""
+def _after(cotangent: jax.Array, tree: Any) -> Any:
+    """The arrays of ``tree``, not before ``cotangent`` is there."""
     if jax.default_backend() == "cpu":
         # A sum that XLA must not simplify, because infinity times zero is none: then training has diverged.
-        return x + 0 * cotangent.ravel()[0].astype(x.dtype)
-    x, _ = jax.lax.optimization_barrier((x, cotangent))
-    return x
+        return jax.tree.map(lambda leaf: leaf + 0 * cotangent.ravel()[0].astype(leaf.dtype), tree)
+    tree, _ = jax.lax.optimization_barrier((tree, cotangent))
+    return tree

@@ -36,7 +36,7 @@ class MachineConfig:
     )
     peer_timeout: float = setting(
         60.0,
-        "Seconds that processes of --coordinator wait for one that does not come or no longer answers.",
+        "Seconds within which the processes of --coordinator end where one does not come or no longer answers.",
         group=MACHINE,
         range=ranges.POSITIVE,
         local=True,

@@ -148,7 +148,7 @@ def join(
         coordinator: ``host:port`` of process 0, or ``auto`` for what Slurm, Open MPI, Kubernetes or a TPU pod say.
         process_count: ignored with ``auto``.
         process_index: ignored with ``auto``.
-        peer_timeout: seconds after which a process that has not come, or is silent, is lost.
+        peer_timeout: seconds within which all have ended where a process has not come, or is silent.
         stop_timeout: seconds after SIGTERM at which a process ends that has not come to save its state.
 
     Raises:
@@ -159,12 +159,14 @@ def join(
     devices: tuple[int, ...] | None = None
     if coordinator == "auto" and slurm.is_task(os.environ):
         devices = slurm.local_device_ids(os.environ, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    # The rest is for telling each other.
+    patience = peer_timeout - min(_ENDED_SECONDS, peer_timeout / 4)
     port = roll_call.address(place.coordinator)[1]
     # JAX's own patience must be longer: it ends a process without a word.
     heartbeat = round(3 * peer_timeout) + 60
     service = None
     if place.index == 0:
-        attendance = roll_call.gather(place, peer_timeout)
+        attendance = roll_call.gather(place, patience)
         try:
             service = CoordinationService(port, place.count, heartbeat)
         except UserError as error:
@@ -172,8 +174,8 @@ def join(
             raise
         attendance.go()
     else:
-        attendance = roll_call.report(place, peer_timeout)
-    peers = Peers(place, attendance, timeout=peer_timeout, stop_timeout=stop_timeout)
+        attendance = roll_call.report(place, patience)
+    peers = Peers(place, attendance, timeout=patience, stop_timeout=stop_timeout)
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         place.coordinator,

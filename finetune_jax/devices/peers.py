@@ -174,7 +174,7 @@ class Peers:
             time.sleep(0.5)
             now = time.monotonic()
             if self._store is None:
-                if self._closed or now - self._last_contact > 2 * self._timeout:
+                if self._closed or now - self._last_contact > self._timeout:
                     self._lost(min(self._closed, default=0))
             elif now - self._last_contact > self._timeout:
                 # The store is on its host.

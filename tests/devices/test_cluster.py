@@ -167,7 +167,7 @@ def test_a_process_that_never_comes_is_named() -> None:
     ends = [member.end() for member in members]
     assert [status for status, _ in ends] == [1, 1]
     assert ends[0][1] == ends[1][1]
-    assert f"process 1 of 3 did not come to 127.0.0.1:{port} within 4 s" in ends[0][1]
+    assert f"process 1 of 3 did not come to 127.0.0.1:{port} within 3 s" in ends[0][1]
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -1,4 +1,4 @@
-"""Addresses of object stores, which the flags of files and folders do not take."""
+"""Addresses of object stores: which flags take them, and what is said of the others."""
 
 import re
 
@@ -25,6 +25,21 @@ TAKEN_BY = frozenset({"data_dir", "compilation_cache"})
 """Flags whose libraries (TFDS, JAX) read object stores themselves."""
 
 
+_FOLDERS = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "s3", "s3a"})
+"""Schemes of which ``--dataset=folder:…`` makes a local copy, see ``data.object_store``."""
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether a data set is a folder on a store that is read.
+
+    >>> is_folder("folder:gs://bucket/photos"), is_folder("folder:photos")
+    (True, False)
+    """
+    kind, _, address = dataset.partition(":")
+    scheme, separator, _ = address.partition("://")
+    return kind == "folder" and bool(separator) and scheme.lower() in _FOLDERS
+
+
 def refusal(flag: str, value: str) -> str:
     """Why an address is no value of a flag; empty where it is none.
 
@@ -41,7 +56,7 @@ def refusal(flag: str, value: str) -> str:
     """
     match = _ADDRESS.search(value)
     scheme = match["scheme"].lower() if match else ""
-    if scheme not in _STORES or flag in TAKEN_BY:
+    if scheme not in _STORES or flag in TAKEN_BY or (flag == "dataset" and is_folder(value)):
         return ""
     if not _STORES[scheme]:
         return f"--{flag}={value}: {scheme}:// is not supported; give the path of a folder"

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from finetune_jax.data import label_values
+from finetune_jax.config import object_stores
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
 from finetune_jax.data.folds import with_fold
@@ -113,6 +114,10 @@ def load(
     elif kind == "folder" and rest:
         from finetune_jax.data import folder
 
+        if object_stores.is_folder(dataset):
+            from finetune_jax.data import object_store
+
+            rest = str(object_store.local_copy(rest, cache_dir, progress=progress))
         source = folder.read(
             rest,
             by_folder=group_by == "folder",

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
     ("flag", "value", "advice"),
     [
         ("workdir", "gs://bucket/run", "gcsfuse"),
-        ("dataset", "folder:s3://bucket/photos", "mount-s3"),
+        ("dataset", "csv:s3://bucket/photos.csv", "mount-s3"),
+        ("dataset", "folder:hdfs://cluster/photos", "hadoop-fuse"),
         ("workdir", "S3://bucket", "mount-s3"),
         ("cache_dir", "az://container", "blobfuse2"),
         ("workdir", "file:///tmp/run", "give the path of a folder"),
@@ -41,6 +42,7 @@ def test_other_values_are_not(value: str) -> None:
 
 def test_what_libraries_read_themselves_is_left_to_them() -> None:
     assert object_stores.refusal("data_dir", "gs://tfds-data/datasets") == ""
+    assert object_stores.refusal("dataset", "folder:s3://bucket/photos") == ""
 
 
 def test_a_config_is_checked() -> None:

@@ -21,6 +21,8 @@ from finetune_jax.errors import UserError
 
 _TRY_SECONDS = 2.0
 _SILENT_SECONDS = 10.0
+# The coordination service of a process 0 that was killed holds its port for five seconds.
+_LEFT_OVER_SECONDS = 8.0
 # Names of pods may become known after the pods have started.
 _UNKNOWN_HOST_SECONDS = 30.0
 _LONGEST_MESSAGE = 1 << 20
@@ -96,19 +98,27 @@ def gather(place: Place, seconds: float) -> Attendance:
     """
     host, port = address(place.coordinator)
     nonce = secrets.token_hex(8)
-    try:
-        dual = socket.has_dualstack_ipv6()
-        listener = socket.create_server(
-            ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=1024
-        )
-    except OSError as error:
-        answer = _probe(host, port, nonce, place.host)
-        if answer:
-            raise UserError(answer) from error
-        raise UserError(
-            f"--coordinator={place.coordinator}: process 0 cannot listen on port {port} of {place.host} "
-            f"({os.strerror(error.errno or 0)}); another program uses it: choose a free one"
-        ) from error
+    dual = socket.has_dualstack_ipv6()
+    deadline = time.monotonic() + min(_LEFT_OVER_SECONDS, seconds)
+    while True:
+        try:
+            listener = socket.create_server(
+                ("", port),
+                family=socket.AF_INET6 if dual else socket.AF_INET,
+                dualstack_ipv6=dual,
+                backlog=1024,
+            )
+            break
+        except OSError as error:
+            answer = _probe(host, port, nonce, place.host)
+            if answer:
+                raise UserError(answer) from error
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--coordinator={place.coordinator}: process 0 cannot listen on port {port} of {place.host} "
+                    f"({os.strerror(error.errno or 0)}); another program uses it: choose a free one"
+                ) from error
+        time.sleep(0.2)
     attendance = Attendance((place.host,))
     hosts = {0: place.host}
     with listener, contextlib.ExitStack() as on_error:

@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from finetune_jax.devices import cluster
+from finetune_jax.devices import cluster, roll_call
 from finetune_jax.devices.peers import LOST_STATUS, STOPPED_STATUS
 from finetune_jax.errors import UserError
 
@@ -219,3 +220,12 @@ def test_a_coordinator_that_does_not_answer_or_has_no_name_is_named() -> None:
     status, line = Member(port, 1, timeout=2.0).end()
     assert status == 1
     assert "could not reach process 0 within 2 s: Connection refused" in line
+
+
+def test_a_port_that_becomes_free_in_a_moment_is_waited_for() -> None:
+    # As after a kill: the coordination service of the last start still holds it.
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        threading.Timer(0.5, taken.close).start()
+        attendance = roll_call.gather(roll_call.Place(f"127.0.0.1:{port}", 1, 0, "here"), 5.0)
+    assert attendance.hosts == ("here",)

@@ -127,6 +127,9 @@ class Checkpoints:
             self._delete_surpassed()
             _reserve(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(host)) + _OVERHEAD)
             self._manager.save(number, args=arguments, metrics=metrics)
+            if self.together:
+                # Process 0 finishes the folder; the others must not go on to a next one meanwhile.
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait until everything is on disk.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from finetune_jax.devices import shares
 from finetune_jax.models.layers import stochastic_depth
 from finetune_jax.models.layers.basic import Numerics, global_average
-from finetune_jax.models.layers.rematerialisation import Run, rematerialised
+from finetune_jax.models.layers.rematerialisation import Run, after, rematerialised
 from finetune_jax.models.options import Options, TokenGrid
 
 Variables = dict[str, dict[str, Any]]
@@ -223,12 +223,17 @@ class Network:
         """
         training = set(parts if train is True else train or ())
         batch_stats = {}
+        before: jax.Array | None = None  # input of the part before
         for name in parts:
             own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
             statistics = variables["batch_stats"][name]
             run: Run = functools.partial(_run_part, self.part(name), name in training)
             axis = self.numerics.parameter_axis
             if axis is not None:
+                if before is not None and "params" in own:
+                    # Nothing else keeps a compiler from bringing all parts together at once. This leaves it one ahead.
+                    own["params"] = after(before, own["params"])
+                before = x
                 run = rematerialised(_gathering(run, self._part_shapes(name), axis), gathers=True)
             elif self.numerics.rematerialise:
                 run = rematerialised(run)

@@ -30,9 +30,9 @@ def rematerialised(run: Run, *, gathers: bool = False) -> Run:
     def backward(saved: Any, cotangent: tuple[jax.Array, Any]) -> tuple[Any, jax.Array, None]:
         variables, x, rngs = saved
         if gathers:
-            variables, x = _after(cotangent[0], (variables, x))
+            variables, x = after(cotangent[0], (variables, x))
         else:
-            x = _after(cotangent[0], x)
+            x = after(cotangent[0], x)
         _, transposed = jax.vjp(lambda variables, x: run(variables, x, rngs), variables, x)
         return (*transposed(cotangent), None)
 
@@ -40,10 +40,11 @@ def rematerialised(run: Run, *, gathers: bool = False) -> Run:
     return function
 
 
-def _after(cotangent: jax.Array, tree: Any) -> Any:
-    """The arrays of ``tree``, not before ``cotangent`` is there."""
+def after(signal: jax.Array, tree: Any) -> Any:
+    """The arrays of ``tree``, not before ``signal`` is there."""
+    signal = jax.lax.stop_gradient(signal)
     if jax.default_backend() == "cpu":
         # A sum that XLA must not simplify, because infinity times zero is none: then training has diverged.
-        return jax.tree.map(lambda leaf: leaf + 0 * cotangent.ravel()[0].astype(leaf.dtype), tree)
-    tree, _ = jax.lax.optimization_barrier((tree, cotangent))
+        return jax.tree.map(lambda leaf: leaf + 0 * signal.ravel()[0].astype(leaf.dtype), tree)
+    tree, _ = jax.lax.optimization_barrier((tree, signal))
     return tree

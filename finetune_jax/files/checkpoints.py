@@ -303,11 +303,12 @@ def _manager(directory: Path, together: bool) -> ocp.CheckpointManager:
         preservation_policy=None,
         create=False,
         cleanup_tmp_directories=True,  # what a kill cut short
-        # Host arrays are written by process 0 alone, without barriers between processes.
-        multiprocessing_options=ocp.options.MultiprocessingOptions()
-        if together
-        else ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}, barrier_sync_key_prefix="primary"
+        # Host arrays are written by process 0 alone, without barriers between processes. Where all write, the barriers
+        # are those of the coordination service and no collectives.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=0,
+            active_processes=set(range(jax.process_count() if together else 1)),
+            barrier_sync_key_prefix="together" if together else "primary",
         ),
     )
     return ocp.CheckpointManager(directory, options=options)

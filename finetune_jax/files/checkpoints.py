@@ -32,6 +32,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from finetune_jax.devices import cluster
 from finetune_jax.errors import UserError, readable
 from finetune_jax.files import causes, digests, saved_shares
 
@@ -63,8 +64,8 @@ class Checkpoints:
         Args:
             directory: of the checkpoints; created where it is to be written.
             writable: whether this process writes.
-            together: whether all processes of the job write, each its rows of arrays in shares; process 0 opens the
-                folder before the others. All of them then call everything equally often.
+            together: whether all processes of the job write, each its rows of arrays in shares. All of them
+                then call everything equally often.
             keep_all: whether all checkpoints stay, instead of the latest and the best.
             keep_best: how many of the best stay.
 
@@ -82,6 +83,8 @@ class Checkpoints:
                 if self._deletes:
                     self._directory.mkdir(parents=True, exist_ok=True)
                     self._delete_leftovers()
+                if together and (job := cluster.active()) is not None:
+                    job.gather()  # the folder is there, and Orbax's own barriers come next
                 self._manager = _manager(self._directory, together)
 
     @property

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from finetune_jax.devices import cluster
 from finetune_jax.files import saved_shares
 from finetune_jax.files.checkpoints import Checkpoints, restore, targets
 from finetune_jax.training.placement import Placement
@@ -25,15 +24,13 @@ def open_saver(directory: Path, placement: Placement, keep_best: int = 1) -> Che
     Raises:
         UserError: the folder cannot be created or written.
     """
-    job = cluster.active() if placement.in_shares else None
-    if job is None:
-        return Checkpoints(directory, writable=placement.replicas.is_primary, keep_best=keep_best)
-    if job.place.index:
-        job.gather()
-    saver = Checkpoints(directory, writable=True, keep_best=keep_best, together=True)
-    if not job.place.index:
-        job.gather()
-    return saver
+    together = placement.in_shares and placement.replicas.process_count > 1
+    return Checkpoints(
+        directory,
+        writable=together or placement.replicas.is_primary,
+        keep_best=keep_best,
+        together=together,
+    )
 
 
 def card_of_shares(placement: Placement) -> dict[str, Any]:

@@ -103,14 +103,12 @@ class Replicas:
         """:meth:`map` to a tree with both kinds of results; pmap of several processes takes no dictionaries of axes."""
         structure: Any = None
         is_split: list[bool] = []
-        # None is no leaf of a tree.
-        rows = jax.tree.map(lambda axis: axis == 0, out_axes, is_leaf=lambda axis: axis is None)
 
         def sorted_by_axis(*arguments: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
             nonlocal structure
             result = function(*arguments)
             leaves, structure = jax.tree.flatten(result)
-            is_split[:] = jax.tree.leaves(jax.tree.broadcast(rows, result))
+            is_split[:] = jax.tree.leaves(_split_leaves(result, out_axes))
             split = tuple(leaf for leaf, of_rows in zip(leaves, is_split, strict=True) if of_rows)
             equal = tuple(leaf for leaf, of_rows in zip(leaves, is_split, strict=True) if not of_rows)
             return split, equal
@@ -157,18 +155,23 @@ class Replicas:
 
         return jax.tree.map(lambda leaf: place(shares.cut(leaf, self.count)), tree)
 
-    def across_processes(self, tree: Any) -> Any:
-        """Arrays that :meth:`share` placed as those of the whole job, without a copy; all others on the host."""
+    def across_processes(self, tree: Any, axes: Any) -> Any:
+        """Arrays in shares as those of the whole job, without a copy; all others on the host.
+
+        Args:
+            tree: arrays as :meth:`map` takes and gives them.
+            axes: of it, as for :meth:`map`.
+        """
         devices = [device for index in range(self.process_count) for device in jax.local_devices(index)]
         sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
-        def of(leaf: Any) -> Any:
-            if not isinstance(leaf, jax.Array) or leaf.is_fully_replicated:
+        def of(leaf: Any, is_split: bool) -> Any:
+            if not is_split:
                 return np.asarray(leaf)
             rows = [shard.data for shard in leaf.addressable_shards]
             return jax.make_array_from_single_device_arrays((self.count, *leaf.shape[1:]), sharding, rows)
 
-        return jax.tree.map(of, tree)
+        return jax.tree.map(of, tree, _split_leaves(tree, axes))
 
     def on_host(self) -> contextlib.AbstractContextManager[Any]:
         """Inside it new arrays come to the memory of the host, where JAX has its CPU backend beside the devices'."""
@@ -218,6 +221,13 @@ class Replicas:
 
     def _sharding(self, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), spec)
+
+
+def _split_leaves(tree: Any, axes: Any) -> Any:
+    """For each leaf whether it is split, from axes that the tree begins with."""
+    # None is no leaf of a tree.
+    is_split = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=lambda axis: axis is None)
+    return jax.tree.broadcast(is_split, tree)
 
 
 def local_replicas(devices: Sequence[jax.Device] | None = None) -> Replicas:

@@ -383,7 +383,13 @@ class Loop:
         more = {"tuning": self._tuning} | ({} if start is None else {"start": start})
         if start is not None and self._averages_at_start is not None:
             more["start_averages"] = self._averages_at_start
-        state, more = self._placement.across_processes((state, more))
+        placement = self._placement
+        axes = {
+            name: placement.start_axes(tree) if name.startswith("start") else None
+            for name, tree in more.items()
+        }
+        more = placement.across_processes(more, axes)
+        state = placement.across_processes(state, placement.axes(state))
         with self._replicas.fail_together():
             saving.save_state(self._saver, state, meta, score=score, steps_trained=steps_trained, more=more)
 

@@ -54,10 +54,15 @@ class Placement:
             tables=tables,
         )
 
-    def across_processes(self, tree: Tree) -> Tree:
-        """Arrays on the devices as all processes of the job save them together; on the host where one saves alone."""
+    def across_processes(self, tree: Tree, axes: Any) -> Tree:
+        """Arrays on the devices as all processes of the job save them together; on the host where one saves alone.
+
+        Args:
+            tree: any.
+            axes: of it, as for ``Replicas.map``.
+        """
         if self.in_shares and self.replicas.process_count > 1:
-            return self.replicas.across_processes(tree)
+            return self.replicas.across_processes(tree, axes)
         return jax.device_get(tree)
 
     def axes(self, state: TrainState) -> Any:
@@ -76,6 +81,12 @@ class Placement:
             averages=None if state.averages is None else self.variable_axes(state.averages),
             tables=None,
         )
+
+    def start_axes(self, start: Any) -> Any:
+        """Of where a pass starts, or of averages: a ``Start`` or variables."""
+        if isinstance(start, dict):
+            return self.variable_axes(start)
+        return start._replace(params=shares.axes(start.params), batch_stats=None) if self.in_shares else None
 
     def variable_axes(self, variables: Tree) -> Any:
         """Of variables on the devices, for ``Replicas.map``."""

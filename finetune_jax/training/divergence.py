@@ -14,7 +14,8 @@ from finetune_jax.devices.replicas import AXIS
 from finetune_jax.errors import Diverged
 from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import Start
-from finetune_jax.training.state import TrainState
+from finetune_jax.training.state import TrainState, Tree
+from finetune_jax.training.tuning import Tuner
 
 
 @functools.cache
@@ -34,6 +35,29 @@ def measure_pass(
         return variations, finite
 
     return jax.jit(of_pass)
+
+
+def measuring(
+    tuner: Tuner, placement: Placement, params: Tree
+) -> Callable[[Start, TrainState], tuple[jax.Array, jax.Array]]:
+    """:func:`measure_pass` for what a tuner asks, wherever the parameters are.
+
+    Args:
+        tuner: of the run.
+        placement: of the run.
+        params: the trained ones, whole, or their shapes.
+    """
+    if not placement.in_shares:
+        return measure_pass(tuner.blocks, tuner.measure)
+    counts = weight_variation.kernel_counts(params, blocks=tuner.blocks)
+    compiled: list[Callable[[Start, TrainState], tuple[jax.Array, jax.Array]]] = []
+
+    def measured(start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        if not compiled:
+            compiled.append(measure_pass_in_shares(tuner.blocks, counts, placement, start, state))
+        return compiled[0](start, state)
+
+    return measured
 
 
 def measure_pass_in_shares(

@@ -31,7 +31,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax.algorithms import optimizers
-from finetune_jax.algorithms.weight_variation import kernel_counts
 from finetune_jax.data.feeds import Training
 from finetune_jax.devices.compile_clock import CompileClock
 from finetune_jax.devices.replicas import Replicas
@@ -40,12 +39,7 @@ from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.files.trials import Trial, Trials
 from finetune_jax.training import saving
-from finetune_jax.training.divergence import (
-    check_finite,
-    measure_pass,
-    measure_pass_in_shares,
-    refuse_if_not_finite,
-)
+from finetune_jax.training.divergence import check_finite, measuring, refuse_if_not_finite
 from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import Plan, Start, Steps
 from finetune_jax.training.progress import Progress
@@ -111,8 +105,7 @@ class Loop:
         self._plan = plan
         self._replicas = replicas
         self._placement = Placement(replicas, plan.in_shares)
-        self._kernel_counts = np.zeros(0)  # of the blocks whose variations are measured
-        self._measure: Any = None
+        self._measured: Any = None
         self._directory = directory
         self._steps_per_epoch = len(plan.order(0))
         self._tuning: TunerState = plan.tuner.initial()
@@ -169,7 +162,7 @@ class Loop:
             state, start = self._resume(state)
         epoch, step_in_epoch = divmod(int(state.step), steps)
         self._progress.expect(((plan.epochs - epoch) * steps - step_in_epoch) * plan.batch_size)
-        self._kernel_counts = kernel_counts(state.params, blocks=plan.tuner.blocks)
+        self._measured = measuring(plan.tuner, self._placement, state.params)
         state = self._placement.state(state)
         start = None if start is None else Start(**self._placement.variables(start._asdict()))
         while epoch < plan.epochs:
@@ -304,15 +297,6 @@ class Loop:
             if state.averages is not None:
                 state = state.replace(averages=self._averages_at_start)
         return state, verdict, row
-
-    def _measured(self, start: Start, state: TrainState) -> tuple[jax.Array, jax.Array]:
-        """Variations of the blocks in a pass, and whether losses and weights are finite."""
-        blocks = self._plan.tuner.blocks
-        if not self._plan.in_shares:
-            return measure_pass(blocks, self._plan.tuner.measure)(start, state)
-        counts, placement = self._kernel_counts, self._placement
-        self._measure = self._measure or measure_pass_in_shares(blocks, counts, placement, start, state)
-        return self._measure(start, state)
 
     def _end_epoch(
         self, state: TrainState, epoch: int, passed: Mapping[str, Any], began: float

@@ -252,7 +252,9 @@ def test_two_processes_save_their_shares_of_the_parameters_and_four_devices_go_o
     assert "of parameters and optimiser on each of 4 devices instead of" in err
     # How far blocks moved would take a second copy of the weights.
     expected = [{k: v for k, v in row.items() if k != "sorting_quality"} for row in alone[0]]
-    assert_close(numbers(workdir), (expected, alone[1]))
+    scores = {name: value for name, value in alone[1].items() if name.startswith("test_")}
+    assert scores
+    assert_close(numbers(workdir), (expected, scores))
 
 
 @pytest.mark.slow

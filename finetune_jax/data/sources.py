@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from finetune_jax.data import label_values
 from finetune_jax.config import object_stores
+from finetune_jax.data import label_values
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
 from finetune_jax.data.folds import with_fold

@@ -75,6 +75,37 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
+    """How likely two classifiers differ as much as they do on the same images, if both are equally good.
+
+    The exact test: of the images on which one alone is right, each is a fair coin.
+
+    Source: McNemar, "Note on the Sampling Error of the Difference between Correlated Proportions" (Psychometrika
+    1947).
+
+    Args:
+        first: bool ``[N]``, whether the one is right on each image.
+        second: bool ``[N]``, likewise the other.
+
+    Returns:
+        The two-sided p-value, in (0, 1]; 1 where they never differ.
+
+    Raises:
+        ValueError: they are not of the same images.
+
+    >>> mcnemar([1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0])
+    0.03125
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"got results of shape {first.shape} and {second.shape}")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    differing = only_first + only_second
+    # Whole numbers: the powers of two of a few thousand images are no floats.
+    tail = sum(math.comb(differing, count) for count in range(min(only_first, only_second) + 1))
+    return min(1.0, (2 * tail) / 2**differing)
+
+
 class Calibration(NamedTuple):
     """Probabilities of the predicted classes beside how often these are right, in bins of equal width.
 

@@ -82,12 +82,15 @@ class _NumberOrWord(flags.ArgumentParser):
         return "number or word"
 
 
-def read_flags(config_class: type[Config], base: Config | None = None) -> Config:
+def read_flags(
+    config_class: type[Config], base: Config | None = None, *, without: Collection[str] = ()
+) -> Config:
     """The config the parsed flags describe.
 
     Args:
         config_class: the class the flags were defined from.
         base: what flags not given on the command line take their values from.
+        without: fields that are those of the base, whatever flags there are of their names.
 
     Raises:
         UserError: a value out of range, or flags that contradict each other.
@@ -98,6 +101,9 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
     values: dict[str, Any] = {}
     settings = declared(config_class)
     for name, setting in settings.items():
+        if name in without:
+            values[name] = setting.default if base is None else getattr(base, name)
+            continue
         if name not in flags.FLAGS:
             continue
         if base is not None and not flags.FLAGS[name].present:
@@ -114,7 +120,8 @@ def read_flags(config_class: type[Config], base: Config | None = None) -> Config
         idle = [
             name
             for name in values
-            if not flags.FLAGS[name].present and settings[name].unmet(values) is not None
+            if name not in without and not flags.FLAGS[name].present
+            if settings[name].unmet(values) is not None
         ]
         values |= {name: settings[name].default for name in idle}
     config = config_class(**values)

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from finetune_jax.data import near_duplicates
-from finetune_jax.data.examples import Source
+from finetune_jax.data.examples import Examples, Source
 from finetune_jax.errors import UserError
 
 
@@ -39,6 +39,31 @@ def numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np
     return found
 
 
+def of_examples(examples: Examples, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The fold of each example and its group, both int64 ``[N]``; the order of the examples is no matter.
+
+    Near-duplicates, and the images of a group (``--group_by``), are in one fold.
+
+    Args:
+      examples: To divide.
+      folds: At least 2.
+      seed: Of the draw.
+
+    Raises:
+      ValueError: There are fewer groups than folds.
+    """
+    groups = np.arange(len(examples))
+    order = groups
+    if examples.digests is not None:
+        groups = near_duplicates.groups_of(examples.digests, examples.appearances)
+        if examples.groups is not None:
+            groups = near_duplicates.joined(groups, examples.groups)
+        order = np.lexsort(examples.digests.T[::-1])
+    found = np.empty(len(examples), np.int64)
+    found[order] = numbers(examples.labels[order], _renumbered(groups[order]), folds, seed)
+    return found, groups
+
+
 def with_fold(source: Source, folds: int, fold: int, seed: int) -> Source:
     """The source with one fold of its training images as the test split.
 
@@ -54,16 +79,8 @@ def with_fold(source: Source, folds: int, fold: int, seed: int) -> Source:
       UserError: There are too few images, or a class would lie in a single fold.
     """
     train = source.splits["train"]
-    groups = np.arange(len(train))
-    order = groups
-    if train.digests is not None:
-        groups = near_duplicates.groups_of(train.digests, train.appearances)
-        if train.groups is not None:
-            groups = near_duplicates.joined(groups, train.groups)
-        order = np.lexsort(train.digests.T[::-1])
     try:
-        found = np.empty(len(train), np.int64)
-        found[order] = numbers(train.labels[order], _renumbered(groups[order]), folds, seed)
+        found, groups = of_examples(train, folds, seed)
     except ValueError as error:
         raise UserError(f"--folds={folds}: {error}; give fewer folds, or more images") from error
     for label in np.unique(train.labels):

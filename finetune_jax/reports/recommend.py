@@ -1,0 +1,243 @@
+"""Report of a recommendation: the weights, the methods, which one to train, and what more images would bring."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_jax.algorithms.metrics import mean_and_spread
+from finetune_jax.algorithms.uncertainty import mcnemar, wilson_interval
+from finetune_jax.config import durations
+from finetune_jax.reports import figures
+from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.tables import Table, json_text, percent, with_spread
+
+PROBE = "ridge probe of the head alone"
+"""What is called what fine-tuning must beat."""
+
+
+def report(result: Mapping[str, Any]) -> StudyReport:
+    """The page of a recommendation.
+
+    Args:
+        result: of ``studies.recommend.run``.
+    """
+    parts: list[str | Table] = [
+        _headline(result),
+        f"Train it in full:\n{result['contestants'][result['recommended']]}",
+        "Weights, by probes of their features: no part of the network is trained. ± is the standard deviation of "
+        "five folds of the training images; LogME is comparable within a column only.",
+        origins_table(result),
+        "Methods, by successive halving on the validation images. In brackets 95 % Wilson intervals of so few images; "
+        "p is of McNemar's test against the best one on the same images. As the validation images chose, the score of "
+        "the best is a little too high: the whole training tests it on images that nothing here has looked at.",
+        methods_table(result),
+        _times(result),
+    ]
+    pictures = []
+    if result["curve"]:
+        parts.append(_curve_sentence(result))
+        pictures.append(_curve_picture(result))
+    return StudyReport(
+        title=f"A recommendation for {result['dataset']}",
+        parts=parts,
+        pictures=pictures,
+        data={"results.json": json_text(dict(result))},
+    )
+
+
+def origins_table(result: Mapping[str, Any]) -> Table:
+    """A row per origin, the best ridge probe first."""
+    usable = {name: probe for name, probe in result["probes"].items() if "unusable" not in probe}
+    ranked = sorted(usable, key=lambda name: -_mean(usable[name]["ridge"]["folds"]))
+    rows: list[list[Any]] = [
+        [
+            name + (" (taken)" if name == result["origin"] else ""),
+            probe["image_size"],
+            with_spread(probe["ridge"]["folds"]),
+            with_spread(probe["neighbours"]["folds"]),
+            round(probe["logme"], 4),
+            probe["similarity"],
+            f"{probe['parameters'] / 1e6:.1f} M",
+            f"{probe['milliseconds']:.2f}",
+        ]
+        for name, probe in ((name, usable[name]) for name in ranked)
+    ]
+    rows += [
+        [f"{name}: {probe['unusable']}", *[None] * 7]
+        for name, probe in result["probes"].items()
+        if "unusable" in probe
+    ]
+    columns = ["weights", "pixels", "ridge probe, %", "k-NN, %", "LogME", "similarity", "parameters"]
+    return Table([*columns, "ms per image"], rows)
+
+
+def methods_table(result: Mapping[str, Any]) -> Table:
+    """The probe, and a row per method by its last rung, the best first, those without a score last."""
+    probe = result["probes"][result["origin"]]
+    best = _right(result["measured"][result["best"]]["right"]) if result["best"] else None
+    last = _last_trials(result)
+    ranked = sorted(last.values(), key=lambda trial: (trial["score"] is None, -_share(result, trial)))
+    rows: list[list[Any]] = [
+        [
+            f"{PROBE} ({result['origin']})",
+            None,
+            _score(probe["validation"]),
+            _p(probe["validation"], best),
+            _seconds(result, f"probe/{result['origin']}"),
+            None,
+            None,
+            None,
+            f"{probe['milliseconds']:.2f}",
+            "what fine-tuning must beat",
+        ]
+    ]
+    for trial in ranked:
+        measured = result["measured"].get(trial["name"])
+        is_scored = trial["score"] is not None and measured is not None
+        rows.append(
+            [
+                f"{trial['name']} ({result['origins_of'][trial['name']]})",
+                trial["epochs"],
+                _score(measured["right"]) if is_scored else None,
+                _p(measured["right"], best) if is_scored else None,
+                durations.spoken(_seconds_of(result, trial["name"])),
+                _images_of(result, trial["name"]),
+                durations.spoken(in_full(trial, result["epochs"])) if is_scored else None,
+                _millions(trial["parameters_trained"]),
+                f"{measured['milliseconds']:.2f}" if is_scored else None,
+                _remark(result, trial),
+            ]
+        )
+    rows += [
+        [f"{name} ({result['origins_of'][name]})", *[None] * 8, "no time was left to try it"]
+        for name in result["contestants"]
+        if name not in last
+    ]
+    columns = ["method", "epochs", "validation, %", "p", "time taken", "images trained", "time in full"]
+    return Table([*columns, "trained", "ms per image", ""], rows)
+
+
+def in_full(trial: Mapping[str, Any], epochs: int) -> float:
+    """Seconds that a whole training is expected to take."""
+    each = trial["seconds_per_epoch"]
+    return max(0.0, trial["seconds"] - trial["epochs"] * each) + epochs * each
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    origin, name = result["origin"], result["recommended"]
+    probe = result["probes"][origin]
+    of_probe = _right(probe["validation"])
+    if result["by_probes"]:
+        return (
+            f"The budget of {durations.spoken(result['budget'])} is too small to train anything here, so this is what "
+            f"the probes alone say: start from {origin}, whose ridge probe is right on "
+            f"{percent(_mean(probe['ridge']['folds']))} of the training images by cross-validation, and train as below."
+        )
+    right = _right(result["measured"][name]["right"])
+    text = f"Recommended: {name} on {result['origins_of'][name]}, {percent(_mean(right))} of the validation images."
+    others = [other for other in result["tied"] if other != name]
+    if others:
+        text += (
+            f" That is a tie with {', '.join(others)}: on {len(right)} validation images the differences may be "
+            f"chance, and {name} costs the least."
+        )
+    else:
+        text += " It is measurably better than all others that were tried."
+    difference = mcnemar(right, of_probe)
+    if _mean(right) > _mean(of_probe) and difference <= 0.05:
+        return f"{text} It beats the ridge probe ({percent(_mean(of_probe))}) by more than chance (p {difference:.3g})."
+    return (
+        f"{text} It does not measurably beat the ridge probe ({percent(_mean(of_probe))}, p {difference:.3g}): the "
+        "features as they are do nearly as well here, or the validation images are too few to see it."
+    )
+
+
+def _times(result: Mapping[str, Any]) -> str:
+    text = (
+        f"Taken: {durations.spoken(result['spent'])} of a budget of {durations.spoken(result['budget'])}, starts of "
+        "the program not counted. Time taken includes compilation and earlier rungs; time in full is expected of "
+        f"{result['epochs']} epochs."
+    )
+    rungs = [f"{rung['epochs']} epochs: {', '.join(rung['names'])}" for rung in result["rungs"]]
+    return f"{text} Rungs: {'; '.join(rungs)}." if rungs else text
+
+
+def _curve_sentence(result: Mapping[str, Any]) -> str:
+    curve = {int(count): values for count, values in result["curve"].items()}
+    steps = ", ".join(f"{count}: {with_spread(values)}" for count, values in sorted(curve.items()))
+    return (
+        "How much would more images help? Ridge probes of so many training images per class, % of the validation "
+        f"images, ± over five draws: {steps}. It is the curve of the probe, not of fine-tuning, which gains more from "
+        "more images as a rule."
+    )
+
+
+def _curve_picture(result: Mapping[str, Any]) -> Picture:
+    curve = {int(count): values for count, values in result["curve"].items()}
+    figure = figures.draw_learning_curve(curve, score_name="validation accuracy of the ridge probe")
+    return Picture(
+        "learning_curve", "The ridge probe by training images per class; a point for each draw.", figure
+    )
+
+
+def _last_trials(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The last trial of each contestant that has a score, or else its last one."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for rung in result["rungs"]:
+        for trial in rung["trials"]:
+            if trial["score"] is not None or trial["name"] not in last:
+                last[trial["name"]] = trial
+    return last
+
+
+def _remark(result: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
+    name = trial["name"]
+    words = [trial["reason"]] if trial["score"] is None else []
+    if name == result["recommended"] and not result["by_probes"]:
+        words.append("recommended")
+    if name == result["best"]:
+        words.append("best")
+    elif name in result["tied"]:
+        words.append("tie")
+    return ", ".join(words)
+
+
+def _right(text: str) -> list[bool]:
+    return [letter == "1" for letter in text]
+
+
+def _score(text: str) -> str:
+    right = _right(text)
+    return with_spread([_mean(right)], wilson_interval(sum(right), len(right)))
+
+
+def _share(result: Mapping[str, Any], trial: Mapping[str, Any]) -> float:
+    measured = result["measured"].get(trial["name"])
+    return _mean(_right(measured["right"])) if measured else 0.0
+
+
+def _p(text: str, best: list[bool] | None) -> str | None:
+    return None if best is None else f"{mcnemar(_right(text), best):.3g}"
+
+
+def _mean(values: Any) -> float:
+    return mean_and_spread([float(value) for value in values])[0]
+
+
+def _seconds(result: Mapping[str, Any], step: str) -> str:
+    return durations.spoken(result["seconds_of"].get(step, 0.0))
+
+
+def _seconds_of(result: Mapping[str, Any], name: str) -> float:
+    return sum(
+        trial["seconds"] for rung in result["rungs"] for trial in rung["trials"] if trial["name"] == name
+    )
+
+
+def _images_of(result: Mapping[str, Any], name: str) -> int:
+    return sum(
+        trial["images"] for rung in result["rungs"] for trial in rung["trials"] if trial["name"] == name
+    )
+
+
+def _millions(parameters: int | None) -> str | None:
+    return None if parameters is None else f"{parameters / 1e6:.2f} M"

@@ -1,0 +1,293 @@
+"""Which weights and which method for a data set, within a budget: probes of all, then successive halving of methods.
+
+Everything that was measured or decided is in a record, a dict of JSON that is saved after each step: a study that was
+stopped goes on with the same survivors, although it is the clock that decides.
+
+This module knows no files: it is handed functions that probe, train and measure.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from finetune_jax.algorithms import halving
+from finetune_jax.algorithms.halving import Judged, Rung, Trial
+from finetune_jax.algorithms.uncertainty import mcnemar
+from finetune_jax.config.recipes import changed
+from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.errors import Diverged, Pruned, UserError
+from finetune_jax.runs.probing import flags_of
+from finetune_jax.studies.progress import Progress
+from finetune_jax.training.plan import AfterEpoch
+
+Record = dict[str, Any]
+_TIED = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A method on some weights.
+
+    Attributes:
+        name: for the table.
+        config: of its whole training.
+        command: that trains it.
+    """
+
+    name: str
+    config: FinetuneConfig
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a study is made of.
+
+    Attributes:
+        dataset: its name.
+        origins: names of the weights to probe.
+        must_fit: whether an origin that cannot be probed is a mistake.
+        probe: from an origin to what ``runs.probing.judge`` says.
+        curve: from an origin to the learning curve of its probe.
+        contestants: of an origin and of the one that came second (empty for none), in the order of their trials.
+        train: trains a config below a name, telling of each epoch, and returns its summary.
+        measure: from the name of a run and its config to what ``runs.probing.measure`` says.
+        save: keeps the record.
+        budget: seconds.
+        epochs: of a whole training.
+        progress: is told of every run.
+        clock: seconds.
+    """
+
+    dataset: str
+    origins: Sequence[str]
+    must_fit: bool
+    probe: Callable[[str], Mapping[str, Any]]
+    curve: Callable[[str], Mapping[str, Any]]
+    contestants: Callable[[str, str], Sequence[Contestant]]
+    train: Callable[[FinetuneConfig, str, AfterEpoch], Mapping[str, Any]]
+    measure: Callable[[str, FinetuneConfig], Mapping[str, Any]]
+    save: Callable[[Record], None]
+    budget: float
+    epochs: int
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    clock: Callable[[], float] = time.monotonic
+
+
+def run(work: Work, record: Record) -> dict[str, Any]:
+    """Probe, try, decide; what the record has already is not done again.
+
+    Args:
+        work: the study.
+        record: empty, or what an earlier start of it has saved.
+
+    Returns:
+        JSON: the record with ``dataset``, ``budget``, ``epochs``, ``contestants`` (``{name: command}``), ``tied``,
+        ``best`` and ``recommended`` (names of contestants), and ``by_probes`` (whether nothing was trained).
+
+    Raises:
+        UserError: no origin or no method suits the data; says why.
+    """
+    record.setdefault("spent", 0.0)
+    for name in ("probes", "seconds_of", "measured"):
+        record.setdefault(name, {})
+    record.setdefault("rungs", [])
+    _probe_all(work, record)
+    origin, second = chosen_origins(record["probes"])
+    if "curve" not in record:
+        with _spending(work, record, "curve"):
+            record["curve"] = dict(work.curve(origin))
+    contestants = {one.name: one for one in work.contestants(origin, second)}
+    rung: Rung | None = Rung(halving.first_epochs(work.epochs), tuple(contestants))
+    number = 0
+    while rung is not None:
+        if number == len(record["rungs"]):
+            record["rungs"].append({"epochs": rung.epochs, "names": list(rung.names), "trials": []})
+        trials = _run_rung(work, record, number, contestants)
+        number += 1
+        if number < len(record["rungs"]):
+            continue
+        left = work.budget - record["spent"]
+        rung = halving.next_rung(trials, seconds_left=left, most_epochs=work.epochs)
+    refuse_all_failed(record)
+    finals = final_trials(record)
+    for name, trial in finals.items():
+        if name not in record["measured"]:
+            with _spending(work, record, f"measure/{name}"):
+                config = for_epochs(contestants[name].config, trial["epochs"])
+                record["measured"][name] = dict(work.measure(trial["run"], config))
+    judged = [
+        Judged(name, flags_of(record["measured"][name]["right"]), _trial_of(trial).predicted(work.epochs))
+        for name, trial in finals.items()
+    ]
+    decision = halving.verdict(judged) if judged else None
+    work.save(record)
+    fallback = next((one.name for one in contestants.values()), "")
+    return {
+        **record,
+        "dataset": work.dataset,
+        "budget": work.budget,
+        "epochs": work.epochs,
+        "origin": origin,
+        "contestants": {name: one.command for name, one in contestants.items()},
+        "origins_of": {name: one.config.pretrained for name, one in contestants.items()},
+        "best": decision.best if decision else "",
+        "tied": list(decision.tied) if decision else [],
+        "recommended": decision.recommended if decision else fallback,
+        "by_probes": decision is None,
+    }
+
+
+def chosen_origins(probes: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """The origin to train from, and the one that came second; empty where there is none.
+
+    It is the fastest of those that McNemar's test cannot tell from the best ridge probe.
+
+    Args:
+        probes: of the record; at least one that could be used.
+    """
+    right = {
+        name: flags_of(probe["ridge"]["right"]) for name, probe in probes.items() if "unusable" not in probe
+    }
+    ranked = sorted(right, key=lambda name: (-int(right[name].sum()), probes[name]["milliseconds"]))
+    tied = [name for name in ranked if mcnemar(right[ranked[0]], right[name]) > _TIED]
+    origin = min(tied, key=lambda name: probes[name]["milliseconds"])
+    others = [name for name in ranked if name != origin]
+    return origin, others[0] if others else ""
+
+
+def for_epochs(config: FinetuneConfig, epochs: int) -> FinetuneConfig:
+    """A config for a training of fewer epochs, its warm-up and its drops of the rates in proportion."""
+    share = epochs / config.epochs
+    if share == 1:
+        return config
+    drops = {min(max(1, round(share * drop)), epochs) for drop in config.drop_epochs}
+    return changed(
+        config,
+        epochs=epochs,
+        warmup_epochs=share * config.warmup_epochs,
+        drop_epochs=tuple(sorted(drops)),
+    )
+
+
+def final_trials(record: Record) -> dict[str, dict[str, Any]]:
+    """The trial of each contestant in the last rung in which it has a score."""
+    return {
+        trial["name"]: trial
+        for rung in record["rungs"]
+        for trial in rung["trials"]
+        if trial["score"] is not None
+    }
+
+
+def _probe_all(work: Work, record: Record) -> None:
+    probes = record["probes"]
+    for origin in work.origins:
+        if origin in probes:
+            continue
+        if record["spent"] > work.budget and any("unusable" not in probe for probe in probes.values()):
+            continue  # a larger budget probes it
+        try:
+            with _spending(work, record, f"probe/{origin}"):
+                probes[origin] = dict(work.probe(origin))
+        except UserError as error:
+            if work.must_fit:
+                raise
+            probes[origin] = {"unusable": str(error)}
+    if all("unusable" in probe for probe in probes.values()):
+        raise UserError(next(probe["unusable"] for probe in probes.values()))
+
+
+def _run_rung(work: Work, record: Record, number: int, contestants: Mapping[str, Contestant]) -> list[Trial]:
+    """The trials of a rung, those that there was no time for left out."""
+    rung = record["rungs"][number]
+    is_last = number == len(record["rungs"]) - 1
+    known = {trial["name"] for trial in rung["trials"]}
+    missing = [name for name in rung["names"] if name not in known and name in contestants]
+    work.progress.expect(len(missing))
+    # What was decided after this rung stays, whatever the budget has become.
+    for name in missing if is_last else ():
+        if record["spent"] + _least_seconds(work, record, rung, contestants[name]) > work.budget:
+            continue
+        rung["trials"].append(_try(work, record, contestants[name], rung["epochs"]))
+        work.save(record)
+    return [_trial_of(trial) for trial in rung["trials"]]
+
+
+def _least_seconds(work: Work, record: Record, rung: Mapping[str, Any], contestant: Contestant) -> float:
+    """What a trial takes at least: as long as the longest so far, before any as long as looking at the images."""
+    if rung["trials"]:
+        return float(max(trial["seconds"] for trial in rung["trials"]))
+    probe = record["probes"][contestant.config.pretrained]
+    return float(rung["epochs"] * len(probe["ridge"]["right"]) * probe["milliseconds"] / 1000)
+
+
+def _try(work: Work, record: Record, contestant: Contestant, epochs: int) -> dict[str, Any]:
+    """One training; a method that does not suit the network, diverges or takes too long has no score."""
+    words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in contestant.name)
+    name = f"rung_{epochs:03d}/{words}"
+    work.progress.begin(f"{contestant.name}, {epochs} epochs")
+    config = for_epochs(contestant.config, epochs)
+    began, left = work.clock(), work.budget - record["spent"]
+
+    def in_time(row: Mapping[str, Any]) -> None:
+        if int(row["epoch"]) < epochs and work.clock() - began > left:
+            raise Pruned(f"the budget ended after {row['epoch']} of {epochs} epochs")
+
+    score, reason, summary = None, "", {}
+    try:
+        with _spending(work, record, name):
+            summary = dict(work.train(config, name, in_time))
+        score = float(summary[summary["score"].replace("test", "validation")])
+        work.progress.scored(contestant.name, score)
+    except Diverged:
+        reason = "diverged"
+    except (Pruned, UserError) as error:
+        reason = str(error)
+    train_images = summary.get("images", {}).get("train", 0)
+    return {
+        "name": contestant.name,
+        "run": name,
+        "epochs": epochs,
+        "score": score,
+        "reason": reason,
+        "seconds": round(record["seconds_of"][name], 3),
+        "seconds_per_epoch": summary.get("seconds_per_epoch", 0.0),
+        "parameters_trained": summary.get("parameters_trained"),
+        "images": summary.get("passes", 0) * train_images
+        + summary.get("search", {}).get("images_trained", 0),
+    }
+
+
+@contextmanager
+def _spending(work: Work, record: Record, name: str) -> Iterator[None]:
+    """Counts the seconds of a step, even of one that was stopped, and saves the record."""
+    began = work.clock()
+    try:
+        yield
+    finally:
+        seconds = work.clock() - began
+        record["spent"] += seconds
+        record["seconds_of"][name] = record["seconds_of"].get(name, 0.0) + seconds
+        work.save(record)
+
+
+def _trial_of(trial: Mapping[str, Any]) -> Trial:
+    score = math.nan if trial["score"] is None else trial["score"]
+    return Trial(trial["name"], trial["epochs"], score, trial["seconds"], trial["seconds_per_epoch"])
+
+
+def refuse_all_failed(record: Record) -> None:
+    """Refuse a study all of whose methods failed, which is no matter of the budget.
+
+    Raises:
+        UserError: says why the first one failed.
+    """
+    tried = [trial for rung in record["rungs"] for trial in rung["trials"]]
+    reasons = [trial["reason"] for trial in tried if "budget" not in trial["reason"]]
+    if tried and all(reasons) and len(reasons) == len(tried):
+        record["rungs"] = []
+        raise UserError(f"no method could be trained: {tried[0]['name']}: {reasons[0]}")

@@ -24,6 +24,7 @@ from finetune_jax.commands import command_line, study_output
 from finetune_jax.config import durations, methods
 from finetune_jax.config.choices import FIND
 from finetune_jax.config.declaration import declared
+from finetune_jax.config.invocation import as_started
 from finetune_jax.config.named_recipes import NAMED_RECIPES, starting_config
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
@@ -80,6 +81,7 @@ def main() -> int:
     if not values.methods:
         raise UserError("--methods is empty; leave it out, or name some")
     base = _config("standard", {})
+    _contestants(base.pretrained, "")  # flags that contradict a method are told now, and not after the probes
     runs = command_line.start_study(base.workdir, "recommend")
     if runs.replicas.process_count > 1:
         raise UserError("recommend is for one process, as the clocks of several decide differently")
@@ -188,9 +190,11 @@ def _command(method: str, settings: Mapping[str, Any], config: FinetuneConfig) -
     typed = [values[name].serialize() for name in names if name in values and values[name].present]
     own = [f"--{name}={value}" for name, value in {"method": method, **settings}.items()]
     epochs = [] if values["epochs"].present else [f"--epochs={config.epochs}"]
-    words = "".join(letter if letter.isalnum() else "_" for letter in f"{method}-{settings['pretrained']}")
+    words = "".join(
+        letter if letter.isalnum() else "_" for letter in f"{method}-{Path(settings['pretrained']).name}"
+    )
     workdir = f"--workdir={Path('runs') / f'recommended-{words}'}"
-    return shlex.join(["finetune-jax", "finetune", *typed, *own, *epochs, workdir])
+    return as_started(shlex.join(["finetune-jax", "finetune", *typed, *own, *epochs, workdir]))
 
 
 def _asked() -> dict[str, Any]:

@@ -112,7 +112,7 @@ def run(work: Work, record: Record) -> dict[str, Any]:
             continue
         left = work.budget - record["spent"]
         rung = halving.next_rung(trials, seconds_left=left, most_epochs=work.epochs)
-    refuse_all_failed(record)
+    _refuse_all_failed(work, record)
     finals = final_trials(record)
     for name, trial in finals.items():
         if name not in record["measured"]:
@@ -280,7 +280,7 @@ def _trial_of(trial: Mapping[str, Any]) -> Trial:
     return Trial(trial["name"], trial["epochs"], score, trial["seconds"], trial["seconds_per_epoch"])
 
 
-def refuse_all_failed(record: Record) -> None:
+def _refuse_all_failed(work: Work, record: Record) -> None:
     """Refuse a study all of whose methods failed, which is no matter of the budget.
 
     Raises:
@@ -289,5 +289,6 @@ def refuse_all_failed(record: Record) -> None:
     tried = [trial for rung in record["rungs"] for trial in rung["trials"]]
     reasons = [trial["reason"] for trial in tried if "budget" not in trial["reason"]]
     if tried and all(reasons) and len(reasons) == len(tried):
-        record["rungs"] = []
+        record["rungs"] = []  # tried again at the next start
+        work.save(record)
         raise UserError(f"no method could be trained: {tried[0]['name']}: {reasons[0]}")

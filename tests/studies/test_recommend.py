@@ -39,9 +39,15 @@ class MadeUp:
         self.probed.append(origin)
         of_folds = {"folds": [self.probes[origin]] * 2, "right": right(self.probes[origin])}
         return {
-            **{"ridge": of_folds, "neighbours": of_folds, "logme": 0.5, "similarity": None},
-            **{"validation": right(self.probes[origin]), "image_size": 32, "milliseconds": 1.0},
-            **{"parameters": 1_000_000, "features": 8},
+            "ridge": of_folds,
+            "neighbours": of_folds,
+            "logme": 0.5,
+            "similarity": None,
+            "validation": right(self.probes[origin]),
+            "image_size": 32,
+            "milliseconds": 1.0,
+            "parameters": 1_000_000,
+            "features": 8,
         }
 
     def contestants(self, origin: str, second: str) -> list[study.Contestant]:
@@ -65,8 +71,11 @@ class MadeUp:
         if np.isnan(self.scores[method]):
             raise Diverged("too fast")
         return {
-            **{"score": "test_accuracy", "validation_accuracy": self.scores[method]},
-            **{"passes": config.epochs, "images": {"train": 50}, "parameters_trained": 900},
+            "score": "test_accuracy",
+            "validation_accuracy": self.scores[method],
+            "passes": config.epochs,
+            "images": {"train": 50},
+            "parameters_trained": 900,
             "seconds_per_epoch": self.per_epoch.get(method, 1.0),
         }
 

@@ -89,15 +89,7 @@ def main() -> int:
     from finetune_jax.studies import recommend as study
 
     record = _read(runs.root / _RECORD)
-    asked = _asked()
-    if record.setdefault("asked", asked) != asked:
-        differing = [
-            name for name in {**asked, **record["asked"]} if asked.get(name) != record["asked"].get(name)
-        ]
-        raise UserError(
-            f"{runs.root} holds a recommendation that was asked for with another --{differing[0]}; give another "
-            "--workdir, or the same flags"
-        )
+    study.check_asked(record, _asked(), runs.root)
     work = _work(base, runs, budget, counts)
     result = study.run(work, record)
     study_output.finish(report.report(result), runs, "recommend")
@@ -186,7 +178,8 @@ def _config(method: str, settings: Mapping[str, Any]) -> FinetuneConfig:
 def _command(method: str, settings: Mapping[str, Any], config: FinetuneConfig) -> str:
     """The command of a whole training."""
     values = flags.FLAGS
-    names = [name for name in (*declared(FinetuneConfig), "recipe") if name not in (*_SET_HERE, "workdir")]
+    known = dict.fromkeys(("dataset", *declared(FinetuneConfig), "recipe"))
+    names = [name for name in known if name not in (*_SET_HERE, "workdir")]
     typed = [values[name].serialize() for name in names if name in values and values[name].present]
     own = [f"--{name}={value}" for name, value in {"method": method, **settings}.items()]
     epochs = [] if values["epochs"].present else [f"--epochs={config.epochs}"]

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from finetune_jax.algorithms import halving
@@ -139,6 +140,26 @@ def run(work: Work, record: Record) -> dict[str, Any]:
         "recommended": decision.recommended if decision else fallback,
         "by_probes": decision is None,
     }
+
+
+def check_asked(record: Record, asked: Mapping[str, Any], where: Path) -> None:
+    """Note what a study is asked, or refuse a record of another question.
+
+    Args:
+        record: of the study, perhaps empty.
+        asked: the flags that were typed, but for the budget and where things lie.
+        where: the study is.
+
+    Raises:
+        UserError: names a flag that differs.
+    """
+    before = record.setdefault("asked", dict(asked))
+    differing = [name for name in {**asked, **before} if asked.get(name) != before.get(name)]
+    if differing:
+        raise UserError(
+            f"{where} holds a recommendation that was asked for with another --{differing[0]}; give another "
+            "--workdir, or the same flags"
+        )
 
 
 def chosen_origins(probes: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The command ``recommend``: on photos, stopped by its budget and gone on with."""
 
+import html
 import json
 import os
 import subprocess
@@ -47,10 +48,6 @@ def test_a_budget_of_nothing_asks_the_probes_and_a_larger_one_goes_on_from_there
     probes = json.loads((study / "record.json").read_text())["probes"]
     assert not (study / "runs").exists()
 
-    other = recommend(*flags[:-1], "--budget=1h")
-    assert other.returncode == 1
-    assert "was asked for with another --images_per_class" in other.stderr
-
     second = recommend(*flags, "--budget=1h")
     assert second.returncode == 0, second.stderr
     result = json.loads((study / "results.json").read_text())
@@ -67,14 +64,13 @@ def test_a_budget_of_nothing_asks_the_probes_and_a_larger_one_goes_on_from_there
     assert f"--method={result['recommended']}" in command
     assert "--epochs=2" in command
     assert (study / "learning_curve.png").exists()
-    assert "finetune --dataset" in (study / "report.html").read_text()
+    assert command in html.unescape((study / "report.html").read_text())
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
         ("--budget=abc", "--budget=abc is no time above 0"),
-        ("--budget=0s", "--budget=0s is no time above 0"),
         ("--methods=nope", "--methods=nope is no method"),
         ("--images_per_class=0,5", "give numbers of at least 1"),
     ],

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -233,3 +234,14 @@ def test_a_shorter_training_warms_up_and_drops_in_proportion() -> None:
 def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--budget={text} is no time above 0"):
         seconds_of(text, "budget")
+
+
+def test_a_record_of_another_question_is_refused(tmp_path: Path) -> None:
+    record: dict[str, Any] = {}
+    study.check_asked(record, {"dataset": "photos"}, tmp_path)
+    study.check_asked(record, {"dataset": "photos"}, tmp_path)
+    for asked in ({"dataset": "others"}, {}):
+        with pytest.raises(UserError, match="asked for with another --dataset"):
+            study.check_asked(record, asked, tmp_path)
+    with pytest.raises(UserError, match="another --seed"):
+        study.check_asked(record, {"dataset": "photos", "seed": 1}, tmp_path)

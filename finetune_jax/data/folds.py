@@ -64,7 +64,7 @@ def of_examples(examples: Examples, folds: int, seed: int) -> tuple[np.ndarray, 
     return found, groups
 
 
-def with_fold(source: Source, folds: int, fold: int, seed: int) -> Source:
+def with_fold(source: Source, folds: int, fold: int, seed: int, *, of_classes: bool = True) -> Source:
     """The source with one fold of its training images as the test split.
 
     Near-duplicates, and the images of a group (``--group_by``), are in one fold. The order of the images is no matter.
@@ -74,16 +74,20 @@ def with_fold(source: Source, folds: int, fold: int, seed: int) -> Source:
       folds: At least 2.
       fold: From 1.
       seed: Of the draw.
+      of_classes: Whether labels are classes, each of which has to be in two folds; else they are numbers.
 
     Raises:
       UserError: There are too few images, or a class would lie in a single fold.
     """
     train = source.splits["train"]
+    balanced = train
+    if not of_classes:
+        balanced = dataclasses.replace(train, labels=np.zeros(len(train), np.int32))
     try:
-        found, groups = of_examples(train, folds, seed)
+        found, groups = of_examples(balanced, folds, seed)
     except ValueError as error:
         raise UserError(f"--folds={folds}: {error}; give fewer folds, or more images") from error
-    for label in np.unique(train.labels):
+    for label in np.unique(train.labels) if of_classes and train.targets is None else ():
         if len(np.unique(found[train.labels == label])) < 2:
             raise UserError(
                 f"--folds={folds}: all images of {source.class_names[label]} are in one fold, as they are few, alike "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from finetune_jax.data import image_files, image_inputs
+from finetune_jax.data import image_files, image_inputs, memory_labels
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Examples, Source, as_digests, digest_of, fingerprint_of_digests
 from finetune_jax.data.file_tree import File
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     Attributes:
         images: N of them, see ``image_inputs.one_by_one``.
-        labels: N names of classes, or numbers.
+        labels: of these, see ``memory_labels.understand``.
         groups: what each image belongs to, such as a patient; None for no groups.
     """
 
@@ -47,35 +47,35 @@ class Held:
 _held: "weakref.WeakValueDictionary[str, Held]" = weakref.WeakValueDictionary()
 
 
-def hold(parts: Mapping[str, Part], *, decoding: Decoding, workers: int | None = None) -> Held:
+def hold(
+    parts: Mapping[str, Part], *, decoding: Decoding, task: str = "auto", workers: int | None = None
+) -> Held:
     """Make a data set of images in memory.
 
     Args:
         parts: by split, ``train`` among them.
         decoding: of files and wide grey values.
+        task: how labels are understood, see ``memory_labels.understand``.
         workers: number of threads that look at the images.
 
     Raises:
         UserError: there are other numbers of images and labels, a label is missing, or a file cannot be read.
         TypeError: something is no image.
     """
-    values = {split: _labels(part.labels, split) for split, part in parts.items()}
-    classes = _sorted({label for labels in values.values() for label in labels})
-    if len(classes) < 2:
-        raise UserError(f"all labels are {readable(classes[0])}: at least two classes are needed")
-    numbers = {label: number for number, label in enumerate(classes)}
+    understood = memory_labels.understand({split: part.labels for split, part in parts.items()}, task)
     splits = {}
     for split, part in parts.items():
-        labels = np.array([numbers[label] for label in values[split]], np.int32)
+        labels = understood.labels[split]
         examples = _examples(part.images, labels, split, decoding, workers)
+        if understood.targets is not None:
+            examples = examples.with_targets(understood.targets[split])
         if part.groups is not None:
             groups = [str(group) for group in part.groups]
             if len(groups) != len(labels):
                 raise UserError(f"{split}: {len(labels)} images and {len(groups)} groups are given")
             examples = examples.grouped(groups)
         splits[split] = examples
-    names = tuple(readable(label) for label in classes)
-    source = Source("", names, splits, split_rule=BY_CONTENT)
+    source = Source("", understood.class_names, splits, split_rule=BY_CONTENT, task=understood.task)
     return hold_source(source)
 
 
@@ -101,32 +101,6 @@ def read(name: str) -> Source:
             "or name a folder or table"
         )
     return held.source
-
-
-def _labels(labels: Any, split: str) -> list[str]:
-    """Labels as names of classes."""
-    array = np.asarray(labels)
-    if array.ndim != 1:
-        raise UserError(
-            f"{split}: labels must be a list of class names or numbers, not of shape {array.shape}"
-        )
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array) & (array == np.round(array))
-        if not whole.all():
-            raise UserError(f"{split}: the label {array[int((~whole).argmax())]} is no class")
-        array = array.astype(np.int64)
-    names = [str(label) for label in array.tolist()]
-    if any(label is None or name == "" for label, name in zip(array.tolist(), names, strict=True)):
-        raise UserError(f"{split}: the label of an image is missing")
-    return names
-
-
-def _sorted(names: set[str]) -> list[str]:
-    """Numbers by their value, anything else by its letters."""
-    try:
-        return sorted(names, key=int)
-    except ValueError:
-        return sorted(names)
 
 
 def _examples(

@@ -99,7 +99,7 @@ def load(
             raise UserError(
                 f"--group_by={group_by}: give folder with --dataset=folder:PATH, or a column with csv:FILE"
             )
-        if task == "multilabel":
+        if task == "multilabel" and kind != "memory":
             raise UserError(
                 f"--task=multilabel needs a table of labels, --dataset=csv:FILE; --dataset={dataset} gives every image "
                 "one class"
@@ -173,7 +173,7 @@ def load(
     if train_on_validation:
         source = _with_validation_in_training(source)
     if folds:
-        source = with_fold(source, folds, fold, seed)
+        source = with_fold(source, folds, fold, seed, of_classes=task != "regression")
     if retrieval:
         source = for_retrieval(source, seed=seed, validation_fraction=validation_fraction)
         return few_per_class(source, images_per_class, seed) if images_per_class else source

@@ -135,14 +135,8 @@ def _results(summary: Mapping[str, Any]) -> str:
     images = summary["images"].get("test")
     for name, value in _scores(summary).items():
         ends = tables.interval_of(name, value, images) or summary.get("intervals", {}).get(name)
-        share = tables.is_share(name) and 0 <= value <= 1
-        rows.append(
-            [
-                tables.spoken(name),
-                tables.percent(value) if share else f"{value:.4g}",
-                "–" if ends is None else tables.ends_text(name, ends),
-            ]
-        )
+        interval = "–" if ends is None else tables.ends_text(name, ends)
+        rows.append([tables.spoken(name), tables.score_text(name, value), interval])
     return tables.as_markdown(Table(["score", f"of {images or 0:,} test images", "95 % interval"], rows))
 
 

@@ -174,3 +174,58 @@ def tested_csv(
         numbers = [f"{value:.6f}" for value in row] if shown else []
         rows.append([name, class_names[label], class_names[best], f"{row[best]:.6f}", *numbers])
     return tables.csv_text(rows)
+
+
+def tested_values_csv(
+    names: Sequence[str], values: np.ndarray, predicted: np.ndarray, value_names: Sequence[str]
+) -> str:
+    """Tested images: their numbers and the predicted ones, as CSV.
+
+    Args:
+        names: of N images.
+        values: float ``[N, D]``.
+        predicted: float ``[N, D]``.
+        value_names: D of them.
+
+    >>> print(tested_values_csv(["a.jpg"], np.array([[2.0]]), np.array([[1.5]]), ["age"]), end="")
+    image,age,predicted_age
+    a.jpg,2,1.5
+    """
+    columns = [column for name in value_names for column in (name, f"predicted_{name}")]
+    rows: list[list[str]] = [["image", *columns]]
+    for name, true, said in zip(names, values, predicted, strict=True):
+        rows.append([name, *[f"{number:.6g}" for pair in zip(true, said, strict=True) for number in pair]])
+    return tables.csv_text(rows)
+
+
+def tested_labels_csv(
+    names: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    present: np.ndarray,
+    class_names: Sequence[str],
+) -> str:
+    """Tested images of any number of classes: those that they have, those predicted, and probabilities, as CSV.
+
+    Args:
+        names: of N images.
+        labels: 0 and 1, ``[N, C]``.
+        probabilities: float ``[N, C]``.
+        present: which classes are predicted, bool ``[N, C]``.
+        class_names: C of them.
+
+    >>> chances = np.array([[0.9, 0.2]])
+    >>> print(tested_labels_csv(["a"], np.array([[1, 1]]), chances, chances > 0.5, ["x", "y"]), end="")
+    image,label,prediction,probability_x,probability_y
+    a,x|y,x,0.900000,0.200000
+    """
+    shown = len(class_names) <= MOST_COLUMNS
+    columns = [f"probability_{name}" for name in class_names] if shown else []
+    rows = [["image", "label", "prediction", *columns]]
+    for name, truth, row, has in zip(names, labels, probabilities, present, strict=True):
+        listed = [
+            "|".join(class_names[int(place)] for place in np.flatnonzero(which))
+            for which in (truth > 0.5, has)
+        ]
+        rows.append([name, *listed, *([f"{value:.6f}" for value in row] if shown else [])])
+    return tables.csv_text(rows)

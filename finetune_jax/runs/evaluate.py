@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,28 @@ def measure(
     groups = None if group_names is None else [group_names[place] for place in kept[split]]
     if card.task in ("multilabel", "regression"):
         labels = targets_of_run(labels, source, card)
-        details: Mapping[str, Any] = {}
+    elif labels.ndim == 2:
+        raise UserError(
+            f"{source.name} has labels of the kind {source.task}, and the run learned {card.task}"
+        )
     else:
-        if labels.ndim == 2:
-            raise UserError(
-                f"{source.name} has labels of the kind {source.task}, and the run learned {card.task}"
-            )
         labels = labels_of_run(labels, source, card.class_names)
+    return {**result, **described(card, outputs, labels, groups)}
+
+
+def described(
+    card: Card, outputs: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What outputs are worth: task, scores with intervals, and classes or groups one by one.
+
+    Args:
+        card: of the network.
+        outputs: of it, ``[N, …]``.
+        labels: class numbers of the card ``[N]``, or targets ``[N, D]``.
+        groups: names of the images' groups.
+    """
+    details: Mapping[str, Any] = {}
+    if card.task not in ("multilabel", "regression"):
         # Of grades what is most probable stands for the outputs, which are questions about them.
         shown = (
             outputs
@@ -129,7 +144,7 @@ def measure(
     names = {"balanced_accuracy": "balanced accuracy", "loss": "cross-entropy"}
     scores = {names.get(name, name): value for name, value in assessed.scores.items()}
     ends = {names.get(name, name): list(pair) for name, pair in assessed.intervals.items()}
-    result |= {**details, "task": card.task}
+    result: dict[str, Any] = {**details, "task": card.task}
     values = {**scores, **details.get("scores", {})}
     result["scores"] = values
     result["intervals"] = {name: ends[name] for name in values if name in ends}

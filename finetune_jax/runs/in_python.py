@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from finetune_jax import data as datasets
+from finetune_jax.config import fit_task
 from finetune_jax.config.checks import validate
 from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.named_recipes import NAMED_RECIPES, VERSION, starting_config
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import DataConfig, FinetuneConfig
 from finetune_jax.config.spelling import data_set
-from finetune_jax.data import in_memory
+from finetune_jax.data import in_memory, memory_labels
 from finetune_jax.data.examples import Source
 from finetune_jax.data.in_memory import Held, Part
 from finetune_jax.devices.replicas import Replicas, local_replicas
 from finetune_jax.errors import UserError, readable
 from finetune_jax.files.run_directory import RunDirectory, data_config_of
+from finetune_jax.models.card import Card
 from finetune_jax.runs import evaluate as measuring
 from finetune_jax.runs import finetune
 from finetune_jax.runs.predict import Predictor, load
@@ -77,7 +79,8 @@ def fit(
     Args:
         images: a data set (what ``--dataset`` takes, or the path of a folder or table), or N training images: an array
             uint8 ``[N, h, w, C]`` of NumPy or JAX, or a list of paths, Pillow images, encoded files, arrays.
-        labels: of the images, N names or numbers of classes; None for a data set.
+        labels: of the images, N names or numbers of classes; N lists of names, or rows of 0 and 1, for several classes
+            of an image; numbers to be predicted; ``task=…`` says which where it is not plain. None for a data set.
         validation: images and labels that choose the best epoch; None holds out a part of the training images.
         test: images and labels that test the best epoch; None holds out a part of the training images.
         groups: N names, such as of patients; equal ones never lie on two sides of splits that are made.
@@ -155,7 +158,12 @@ def hold(
     """Images in memory as a data set; arguments and errors as of :func:`fit`."""
     given = {"train": train, "validation": validation, "test": test}
     parts = {split: Part(*part) for split, part in given.items() if part is not None}
-    return in_memory.hold(parts, decoding=datasets.decoding(config), workers=config.decode_workers or None)
+    return in_memory.hold(
+        parts,
+        decoding=datasets.decoding(config),
+        task=fit_task.task_of(config),
+        workers=config.decode_workers or None,
+    )
 
 
 def config_of(
@@ -250,8 +258,8 @@ def evaluate(
     )
 
 
-def predict(run: str | Path | Fitted, images: Any, *, views: str = "one") -> list[str]:
-    """The likeliest class of each image; :func:`load` gives probabilities and embeddings.
+def predict(run: str | Path | Fitted, images: Any, *, views: str = "one") -> list[Any]:
+    """What each image is: its likeliest class; :func:`load` gives probabilities and embeddings.
 
     Args:
         run: directory of a run, or what :func:`fit` gave.
@@ -259,7 +267,7 @@ def predict(run: str | Path | Fitted, images: Any, *, views: str = "one") -> lis
         views: of every image, over which logits are averaged: ``one``, ``mirror``, ``five_crops`` or ``ten_crops``.
 
     Returns:
-        The name of a class for each image.
+        The name of a class for each image, a tuple of names of ``multilabel``, or a number of ``regression``.
 
     Raises:
         UserError: no such run, or an image cannot be read.
@@ -279,24 +287,49 @@ def predict(run: str | Path | Fitted, images: Any, *, views: str = "one") -> lis
         predictor = run.predictor
     else:
         predictor = load(run.directory if isinstance(run, Fitted) else Path(run).expanduser(), views=views)
-    return [predictor.class_names[number] for number in predictor(images).argmax(1)]
+    return predictor.labels(images)
 
 
 def _measured(predictor: Predictor, directory: Path, images: Any, labels: Any) -> dict[str, Any]:
-    numbers = {name: number for number, name in enumerate(predictor.class_names)}
-    names = [str(label) for label in np.asarray(labels).tolist()]
-    unknown = sorted(set(names) - set(numbers))
-    if unknown:
+    card = predictor.card
+    truth = _truth(card, labels)
+    outputs = predictor.logits(images)
+    if len(outputs) != len(truth):
+        raise UserError(f"{len(outputs)} images and {len(truth)} labels are given")
+    return {"run": str(directory), "images": len(truth), **measuring.described(card, outputs, truth)}
+
+
+def _truth(card: Card, labels: Any) -> np.ndarray:
+    """Labels in the run's own numbers: int32 ``[N]``, or targets float32 ``[N, D]``.
+
+    Raises:
+        UserError: they are of another kind or of other classes than the run's.
+    """
+    kind = "classification" if card.task == "ordinal" else card.task
+    if kind == "classification":
+        numbers = {name: number for number, name in enumerate(card.class_names)}
+        names = memory_labels.names(labels, "labels")
+        unknown = sorted(set(names) - set(numbers))
+        if unknown:
+            raise UserError(
+                f"the run does not know the classes {readable(', '.join(unknown[:10]))}; it knows "
+                f"{', '.join(card.class_names[:10])}"
+            )
+        return np.array([numbers[name] for name in names], np.int32)
+    understood = memory_labels.understand({"train": labels}, kind)
+    assert understood.targets is not None
+    targets = understood.targets["train"]
+    if understood.class_names == card.class_names or (kind == "regression" and targets.shape[1] == 1):
+        return targets
+    places = [card.class_names.index(name) for name in understood.class_names if name in card.class_names]
+    if kind == "regression" or len(places) < len(understood.class_names):
         raise UserError(
-            f"the run does not know the classes {readable(', '.join(unknown[:10]))}; it knows "
-            f"{', '.join(predictor.class_names[:10])}"
+            f"the labels are {', '.join(understood.class_names[:10])}, and the run knows "
+            f"{', '.join(card.class_names[:10])}"
         )
-    logits = predictor.logits(images)
-    if len(logits) != len(names):
-        raise UserError(f"{len(logits)} images and {len(names)} labels are given")
-    truth = np.array([numbers[name] for name in names], np.int32)
-    details = measuring.classification_details(logits, truth, predictor.class_names)
-    return {"run": str(directory), "images": len(truth), **details}
+    whole = np.zeros((len(targets), len(card.class_names)), np.float32)
+    whole[:, places] = targets
+    return whole
 
 
 def _of_kind(setting: Setting, value: Any) -> Any:

@@ -49,7 +49,9 @@ def of_run(run: Path, files: Mapping[str, str] | None = None, *, name: str = "")
             settings=changed,
             files=files or {},
             versions=versions(),
-            recall=_recall(run / "predictions-test.csv"),
+            recall=_recall(run / "predictions-test.csv")
+            if card.task in ("classification", "ordinal")
+            else (),
         )
     )
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.errors import UserError
@@ -68,7 +67,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
     if kind := averages.kind_of(settings.config):
         summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)
-    write_tested(program, settings, outputs, directory, card)
+    write_tested(program, outputs, directory, card)
     if settings.config.save_adapter and program.replicas.is_primary:
         assert isinstance(program.method.model, AdaptedNetwork)
         base = settings.flags.pretrained
@@ -214,18 +213,27 @@ def label_unlabelled(program: Program, variables: Variables, directory: RunDirec
         directory.write_file(f"predictions-{split}.csv", table.encode())
 
 
-def write_tested(
-    program: Program, settings: Settings, outputs: np.ndarray, directory: RunDirectory, card: Card
-) -> None:
-    """Write ``predictions-test.csv`` of a classifier: every test image with its class and the probabilities."""
-    images, test = program.images, program.images.splits["test"]
-    of_classes = test.labels.ndim == 1 and outputs.shape[1:] == (len(images.class_names),)
-    if settings.config.protocol != "classification" or not of_classes:
+def write_tested(program: Program, outputs: np.ndarray, directory: RunDirectory, card: Card) -> None:
+    """Write ``predictions-test.csv``: every test image with what it is and what the network says; not for retrieval.
+
+    Args:
+        program: of the run.
+        outputs: of the test images.
+        directory: of the run.
+        card: with what was fitted to the validation images.
+    """
+    if program.task.name == "retrieval":
         return
+    images, test = program.images, program.images.splits["test"]
     names = [images.source.splits["test"].names[place] for place in test.kept]
-    table = predictions.tested_csv(
-        names, test.labels, softmax(outputs / card.temperature, axis=1), images.class_names
-    )
+    said, class_names = assessment.said(card, outputs), images.class_names
+    if card.task == "regression":
+        table = predictions.tested_values_csv(names, test.labels, said, class_names)
+    elif card.task == "multilabel":
+        present = said >= assessment.thresholds_of(card)
+        table = predictions.tested_labels_csv(names, test.labels, said, present, class_names)
+    else:
+        table = predictions.tested_csv(names, test.labels, said, class_names)
     directory.write_file("predictions-test.csv", table.encode("utf-8", "surrogateescape"))
 
 

@@ -78,3 +78,16 @@ def test_a_test_split_of_the_data_set_is_in_no_fold_and_validation_is_made_of_th
     sizes = {split: len(examples) for split, examples in loaded.splits.items()}
     assert sizes["test"] == 20
     assert sizes["train"] + sizes["validation"] == 40
+
+
+def test_numbers_and_several_classes_are_divided_without_regard_to_classes():
+    numbers = in_memory.hold({"train": Part(IMAGES, np.arange(COUNT) / 7)}, decoding=Decoding()).source
+    flags = np.zeros((COUNT, 3))
+    flags[0, 0], flags[:, 1] = 1, 1  # one image alone has the first class
+    several = in_memory.hold({"train": Part(IMAGES, flags)}, decoding=Decoding()).source
+    for whole in (numbers, several):
+        found = [folds.with_fold(whole, 3, number, seed=0).splits["test"] for number in (1, 2, 3)]
+        assert sorted(name for part in found for name in part.names) == sorted(whole.splits["train"].names)
+        assert all(
+            part.targets.shape == (len(part), whole.splits["train"].targets.shape[1]) for part in found
+        )

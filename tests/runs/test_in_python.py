@@ -109,6 +109,24 @@ def test_mistakes_are_said_in_one_sentence(run, tmp_path):
             call()
 
 
+def test_images_of_several_classes_and_numbers_are_learned_and_measured(tmp_path):
+    light = np.arange(64) % 2
+    lists = [["pale", "any"] if number else ["any"] for number in light]
+    several = finetune_jax.fit(IMAGES, lists, workdir=tmp_path / "several", **SETTINGS)
+    assert several.class_names == ("any", "pale")
+    assert all("any" in names for names in finetune_jax.predict(several, IMAGES[:4]))
+    found = finetune_jax.evaluate(several, IMAGES, lists)
+    assert found["task"] == "multilabel"
+    assert set(found["per_class"]) == {"any", "pale"}
+    assert (several.directory / "predictions-test.csv").read_text().startswith("image,label,prediction,")
+    numbers = finetune_jax.fit(IMAGES, 0.5 + light, workdir=tmp_path / "numbers", **SETTINGS)
+    said = finetune_jax.predict(numbers, IMAGES[:4])
+    assert said[1] > said[0]
+    result = finetune_jax.evaluate(numbers, IMAGES, 0.5 + light)
+    expected = np.abs(np.array(finetune_jax.predict(numbers, IMAGES)) - 0.5 - light).mean()
+    assert result["scores"]["mae"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_groups_stay_on_one_side_and_numbers_are_sorted_by_value():
     groups = np.arange(64) // 4
     held = in_memory.hold({"train": Part(IMAGES, np.arange(64) % 11, groups)}, decoding=Decoding())

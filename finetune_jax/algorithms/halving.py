@@ -143,7 +143,7 @@ def verdict(candidates: Sequence[Judged]) -> Verdict:
 
     >>> right = np.arange(40) < 30
     >>> verdict([Judged("a", right, 9.0), Judged("b", np.roll(right, 1), 2.0), Judged("c", ~right, 1.0)])
-    Verdict(best='a', tied=('b', 'a'))
+    Verdict(best='b', tied=('b', 'a'))
     """
     # Of equal scores the cheapest is called the best.
     best = min(candidates, key=lambda candidate: (-int(candidate.right.sum()), candidate.cost))

@@ -37,7 +37,16 @@ _FOUND = "find"
 _LAST = 3
 _TRIED = ("feature_extractor", "last_k", "standard", _FOUND, "lora", "l2_sp", "autolr", "auto", "spottune")
 _SET_HERE = (
-    *("pretrained", "method", "k", "protocol", "images_per_class", "train_on_validation", "select_on"),
+    *(
+        "pretrained",
+        "method",
+        "k",
+        "protocol",
+        "task",
+        "images_per_class",
+        "train_on_validation",
+        "select_on",
+    ),
     *("folds", "fold", "keep_head"),
 )
 """Settings that each contestant has its own of, or that leave no validation images."""
@@ -171,7 +180,7 @@ def _config(method: str, settings: Mapping[str, Any]) -> FinetuneConfig:
     optimizer = values.optimizer if values["optimizer"].present else None
     start = starting_config(recipe=values.recipe, method=method, optimizer=optimizer)
     epochs = starting_config(recipe=values.recipe, method="standard", optimizer=optimizer).epochs
-    base = changed(start, **{"epochs": epochs, **settings})
+    base = changed(start, **{"epochs": epochs, "task": "classification", **settings})
     return command_line.read_flags(FinetuneConfig, base=base, without=_SET_HERE)
 
 
@@ -182,6 +191,8 @@ def _command(method: str, settings: Mapping[str, Any], config: FinetuneConfig) -
     names = [name for name in known if name not in (*_SET_HERE, "workdir")]
     typed = [values[name].serialize() for name in names if name in values and values[name].present]
     own = [f"--{name}={value}" for name, value in {"method": method, **settings}.items()]
+    if config.dataset.startswith("csv:"):
+        own.append(f"--task={config.task}")  # the labels of a table might be taken for numbers
     epochs = [] if values["epochs"].present else [f"--epochs={config.epochs}"]
     words = "".join(
         letter if letter.isalnum() else "_" for letter in f"{method}-{Path(settings['pretrained']).name}"

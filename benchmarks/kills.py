@@ -182,6 +182,19 @@ def differing(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
     return sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
 
 
+def first_difference(one: Any, other: Any) -> str:
+    """Where two outcomes differ first, and how."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            if one.get(key) != other.get(key):
+                return f"{key}: {first_difference(one.get(key), other.get(key))}"
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            if a != b:
+                return f"{number}: {first_difference(a, b)}"
+    return f"{one!r} against {other!r}"
+
+
 def write_weights(file: Path) -> None:
     """Random weights to start from, written in a process of its own, since this one must not start JAX."""
     process = os.fork()
@@ -218,8 +231,10 @@ def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.
                 )
             longest[case.name] = time.monotonic() - began
         expected[case.name] = outcome(root / f"{case.name}-first")
-        if names := differing(expected[case.name], outcome(root / f"{case.name}-second")):
-            raise SystemExit(f"{case.name} is not repeatable: {names}")
+        again = outcome(root / f"{case.name}-second")
+        if names := differing(expected[case.name], again):
+            shown = first_difference(expected[case.name].get(names[0]), again.get(names[0]))
+            raise SystemExit(f"{case.name} is not repeatable: {names}; of {names[0]} {shown}")
         print(f"{case.name}: {longest[case.name]:.1f} s undisturbed", flush=True)
     kinds = ["at random", "in a write", "at random", "in a deletion", "in the report"]
     for number in range(sys.maxsize):

@@ -1,5 +1,6 @@
 """The runs of a study, each in a directory of its own, none of them trained twice."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -133,9 +134,11 @@ class Runs:
         if note.exists():
             raise Diverged(note.read_text().strip())
         finished = (workdir / "summary.json").exists()
-        if after_epoch is not None and not finished:
+        if after_epoch is not None:
             for row in RunDirectory(workdir).read_metrics():
-                after_epoch(row)
+                # A run that has ended was not pruned when others stood where they stood then.
+                with contextlib.suppress(*([Pruned] if finished else [])):
+                    after_epoch(row)
         return dataclasses.replace(config, workdir=str(workdir)), name, finished
 
     def _beside(self, config: FinetuneConfig) -> dict[str, Any]:

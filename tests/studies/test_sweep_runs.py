@@ -54,6 +54,16 @@ def test_a_real_run_that_was_pruned_goes_on_where_it_ended_and_the_best_is_a_run
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[0]["validation_accuracy"]) == told[0][1]
     assert (directory / "report.html").exists()
+    # A worker that was killed after the end of a run, before it told the study: the next one tells all epochs.
+    again = TrialQueue(str(tmp_path / "again.journal"), "sweep", search, hpo.settings(base, search, (0,)))
+    (record,) = hpo.run(base, search, (0,), again, train)
+    assert (record.state, record.steps, record.score) == ("complete", 2, result["best"]["score"])
+
+    def worse(row):
+        raise Pruned("worse")
+
+    (kept,) = train([hpo.Job(config, "0000-lr0.02-m0.9-wd0", worse)])
+    assert kept["test_accuracy"] == summary["test_accuracy"]
 
 
 @pytest.mark.parametrize("vectorize", [False, True])

@@ -68,7 +68,6 @@ class DataConfig:
         "--loss and the labels, and is said in the first lines.",
         TASKS,
         group=DATA,
-        important=11,
         aliases=("problem_type", "classification_task", "task_type", "objective"),
     )
     protocol: str = setting(

@@ -216,13 +216,15 @@ def label_unlabelled(program: Program, variables: Variables, directory: RunDirec
 def write_tested(program: Program, outputs: np.ndarray, directory: RunDirectory, card: Card) -> None:
     """Write ``predictions-test.csv``: every test image with what it is and what the network says; not for retrieval.
 
+    Where the test split of a data set has no labels, its images stand in that file, and others are tested.
+
     Args:
         program: of the run.
         outputs: of the test images.
         directory: of the run.
         card: with what was fitted to the validation images.
     """
-    if program.task.name == "retrieval":
+    if program.task.name == "retrieval" or "test" in program.images.source.unlabelled:
         return
     images, test = program.images, program.images.splits["test"]
     names = [images.source.splits["test"].names[place] for place in test.kept]

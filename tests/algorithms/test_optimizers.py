@@ -89,8 +89,9 @@ def test_equal_rates_are_plain_sgd_bit_for_bit(params):
     tx = optimizers.per_block_sgd(params, dict.fromkeys(params, 0.1))
     plain = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9, nesterov=True))
     ours, theirs = tx.init(params), plain.init(params)
-    updates, _ = jax.jit(tx.update)(params, ours, params)
-    expected, _ = jax.jit(plain.update)(params, theirs, params)
+    # Operation by operation: compiled together, two programs may round a product and a sum once or twice.
+    updates, _ = tx.update(params, ours, params)
+    expected, _ = plain.update(params, theirs, params)
     for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
 

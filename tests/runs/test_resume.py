@@ -27,7 +27,15 @@ REPOSITORY = Path(__file__).parents[2]
 EPOCHS = 6
 KILLS = 6
 DEVICES = "1 device (CPU)\n"
-FIRST_WORDS = ("1 device ", "compiling ", "resnet26_policy ", "--method=", "learning rate ", "epoch ")
+FIRST_WORDS = (
+    "1 device ",
+    "compiling ",
+    "task: ",
+    "resnet26_policy ",
+    "--method=",
+    "learning rate ",
+    "epoch ",
+)
 SEED = int(os.environ.get("KILL_SEED", "0"))
 
 

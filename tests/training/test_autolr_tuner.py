@@ -287,7 +287,7 @@ def test_a_rejected_trial_costs_no_checkpoint_and_is_recorded(tmp_path: Path) ->
             super().save(number, *arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "Checkpoints", Spy)
+        patch.setattr(saving, "Checkpoints", Spy)
         fit(tmp_path)
     trials = restated()[0]
     accepted = [(number + 1) * STEPS for number, trial in enumerate(trials) if trial["accepted"]]

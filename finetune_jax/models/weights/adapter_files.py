@@ -113,6 +113,19 @@ def add_adapter(network: Network, variables: Variables, folder: str | os.PathLik
     Raises:
         UserError: a file is missing or damaged, the adapters are of another kind than plain LoRA, or of another
             network.
+
+    Examples:
+        >>> import json, pathlib, tempfile
+        >>> import numpy as np
+        >>> from finetune_jax import models, weight_files
+        >>> network, variables = models.load_pretrained("resnet26_cifar10", num_classes=2)
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+        >>> _ = (folder / "adapter_config.json").write_text(json.dumps(config))
+        >>> head = {"base_model.model.linear.bias": np.array([0.5, -0.5], np.float32)}
+        >>> weight_files.write(folder / "adapter_model.safetensors", head)
+        >>> models.add_adapter(network, variables, folder)["params"]["head"]["classifier"]["bias"].tolist()
+        [0.5, -0.5]
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)

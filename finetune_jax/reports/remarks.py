@@ -99,10 +99,14 @@ def _thumbnails(result: RunResult) -> str:
         return ""
     if result.photo_size < 2 * result.image_size:
         return ""
-    flags = ", ".join(f"--pretrained={name}" for name in result.larger_weights[:3])
+    if result.flags.get("pretrained") in result.larger_weights:
+        advice = "its weights are for larger images: leave out --image_size"
+    else:
+        flags = ", ".join(f"--pretrained={name}" for name in result.larger_weights[:3])
+        advice = f"installed are weights for larger images: {flags}"
     return (
         f"the network saw thumbnails of {result.image_size} pixels, and half of the photos have "
-        f"{result.photo_size} or more on their shorter side; installed are weights for larger images: {flags}"
+        f"{result.photo_size} or more on their shorter side; {advice}"
     )
 
 

@@ -31,10 +31,10 @@ def classified(predicted, labels):
 GOOD = classified([0, 1, 2] * 40, [0, 1, 2] * 40)
 
 
-def remarks_of(metrics=None, test=GOOD, validation=200, selected_on="validation", **more):
+def remarks_of(metrics=None, test=GOOD, validation=200, selected_on="validation", flags=(), **more):
     summary = {"images": {"validation": validation}, "selected_on": selected_on}
     metrics = metrics or rows([2.0, 1.5, 1.2, 1.0])
-    return remarks(RunResult({}, "accuracy", metrics, [], summary=summary, test=test, **more))
+    return remarks(RunResult(dict(flags), "accuracy", metrics, [], summary=summary, test=test, **more))
 
 
 def test_a_good_run_has_no_remarks_and_one_that_goes_on_neither():
@@ -92,6 +92,8 @@ def test_thumbnails_are_told_where_larger_weights_are_installed_and_the_photos_a
     (text,) = remarks_of(**seen)
     assert "thumbnails of 32 pixels" in text
     assert "--pretrained=mobilenet_v2" in text
+    (own,) = remarks_of(**seen, flags={"pretrained": "mobilenet_v2"})
+    assert own.endswith("its weights are for larger images: leave out --image_size")
     assert remarks_of(**{**seen, "larger_weights": ()}) == []
     assert remarks_of(**{**seen, "photo_size": 32}) == []
     assert remarks_of(**{**seen, "image_size": 224}) == []

@@ -75,7 +75,8 @@ def main() -> int:
         configs = {name: _of_data_set(config, name) for name in names}
         results = evaluate.measure_all(run, configs, replicas, **settings)
         table = tables.measurements_table(results)
-        print(tables.as_text(table))
+        # A line for each score: that many columns are wider than a terminal.
+        print(tables.as_text(tables.turned(table)))
         _write(run / f"{name}-sets.json", tables.json_text(results))
         _write(run / f"{name}-sets.md", tables.as_markdown(table) + "\n")
         _write(run / f"{name}-sets.csv", tables.csv_text([table.columns, *table.rows]))

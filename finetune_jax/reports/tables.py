@@ -297,6 +297,17 @@ def measurements_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(["data set", "images", *map(spoken, names)], rows)
 
 
+def turned(table: Table) -> Table:
+    """Rows as columns: the first column gives their names.
+
+    >>> turned(Table(["data set", "images"], [["a", 4], ["b", 5]])).rows
+    [['images', '4', '5']]
+    """
+    names, *columns = zip(*table.cells, strict=True)
+    rows = [[name, *column] for name, column in zip(table.columns[1:], columns, strict=True)]
+    return Table([table.columns[0], *names], rows)
+
+
 def mappings_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """A row per name with what is known of it, such as the scores of classes or groups.
 

@@ -6,13 +6,11 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-from weights import write_weights
+from small_runs import small_run
 
 import finetune_jax
 from finetune_jax import data as datasets
 from finetune_jax.commands import interpolate as command
-from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.feeds import create_feed
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
@@ -35,27 +33,7 @@ def one():
 def trained(tmp_path_factory, one):
     """The config of two runs that differ in their seed, and their directories."""
     home = tmp_path_factory.mktemp("interpolate")
-    write_weights(home / "weights.npz")
-    rng = np.random.default_rng(0)
-    for label in range(4):
-        folder = home / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        for number in range(30):
-            pixels = rng.integers(0, 100, (8, 8, 3))
-            pixels[:, 2 * label : 2 * label + 2] += 100
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    config = FinetuneConfig(
-        dataset=f"folder:{home / 'photos'}",
-        cache_dir=str(home / "cache"),
-        pretrained=str(home / "weights.npz"),
-        network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        batch_size=16,
-        epochs=3,
-        learning_rate=0.02,
-        validation_fraction=0.3,
-    )
+    config = small_run(home, epochs=3, learning_rate=0.02, validation_fraction=0.3)
     runs = [home / "first", home / "second"]
     for seed, workdir in enumerate(runs):
         finetune.run(dataclasses.replace(config, seed=seed, workdir=str(workdir)), one)

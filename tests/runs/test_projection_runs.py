@@ -5,8 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-from weights import write_weights
+from small_runs import small_run
 
 from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
@@ -21,23 +20,10 @@ from finetune_jax.training import saving
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     home = tmp_path_factory.mktemp("projection")
-    write_weights(home / "weights.npz")
-    rng = np.random.default_rng(0)
-    for label in range(2):
-        folder = home / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        for number in range(40):
-            pixels = rng.integers(0, 100, (8, 8, 3))
-            pixels[:, 4 * label : 4 * label + 4] += 100
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    return FinetuneConfig(
-        dataset=f"folder:{home / 'photos'}",
-        cache_dir=str(home / "cache"),
-        pretrained=str(home / "weights.npz"),
-        network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        batch_size=16,
+    return small_run(
+        home,
+        classes=2,
+        count=40,
         epochs=2,
         learning_rate=0.02,
         method="ftp",

@@ -7,8 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-from weights import write_weights
+from small_runs import small_run
 
 import finetune_jax
 from finetune_jax.config.settings import FinetuneConfig
@@ -32,27 +31,7 @@ def one():
 def base(tmp_path_factory):
     """Four classes of noise with a bright stripe each, and a small network from a file: an epoch takes no time."""
     home = tmp_path_factory.mktemp("recipe")
-    write_weights(home / "weights.npz")
-    rng = np.random.default_rng(0)
-    for label in range(4):
-        folder = home / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        for number in range(30):
-            pixels = rng.integers(0, 100, (8, 8, 3))
-            pixels[:, 2 * label : 2 * label + 2] += 100
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    return FinetuneConfig(
-        dataset=f"folder:{home / 'photos'}",
-        cache_dir=str(home / "cache"),
-        pretrained=str(home / "weights.npz"),
-        network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        batch_size=16,
-        epochs=3,
-        learning_rate=0.01,
-        validation_fraction=0.3,
-    )
+    return small_run(home, epochs=3, learning_rate=0.01, validation_fraction=0.3)
 
 
 @pytest.fixture(scope="module")

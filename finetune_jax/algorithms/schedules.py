@@ -11,7 +11,7 @@ for an array, a JAX one under ``jax.jit`` and ``jax.vmap`` too.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 Schedule = Callable[[Any], Any]
@@ -177,6 +177,52 @@ def floored(schedule: Schedule, lowest: float) -> Schedule:
     if not 0 <= lowest <= 1:
         raise ValueError(f"lowest must be in [0, 1], got {lowest}")
     return lambda epoch: lowest + (1 - lowest) * schedule(epoch)
+
+
+def period(epoch: float, epochs: int, restarts: Sequence[int]) -> tuple[int, int]:
+    """First epoch of the period that an epoch lies in, and the number of epochs of that period.
+
+    Args:
+        epoch: 0-based, fractions allowed.
+        epochs: length of the training.
+        restarts: whole epochs after which a period ends and the next one begins, ascending, below ``epochs``.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> [schedules.period(epoch, 30, restarts=(20,)) for epoch in (0, 19.9, 20, 29)]
+        [(0, 20), (0, 20), (20, 10), (20, 10)]
+    """
+    ends = [*restarts, epochs]
+    place = sum(epoch >= end for end in restarts)
+    first = ends[place - 1] if place else 0
+    return first, ends[place] - first
+
+
+def restarted(create: Callable[[int], Schedule], epochs: int, restarts: Sequence[int]) -> Schedule:
+    """A schedule that begins again after some epochs, as training is prolonged: each period has one of its own.
+
+    Args:
+        create: number of epochs to the schedule of a training of that length.
+        epochs: length of the training, all periods together.
+        restarts: as of :func:`period`; the schedule takes numbers, not arrays, where there is one.
+
+    Examples:
+        >>> from finetune_jax import schedules
+        >>> schedule = schedules.restarted(lambda epochs: schedules.cosine(1.0, epochs), 6, restarts=(4,))
+        >>> [round(schedule(epoch), 4) for epoch in range(6)]
+        [1.0, 0.8536, 0.5, 0.1464, 1.0, 0.5]
+    """
+    if not restarts:
+        return create(epochs)
+    ends = [*restarts, epochs]
+    if ends != sorted(set(ends)) or ends[0] < 1:
+        raise ValueError(f"restarts must ascend between 1 and {epochs - 1}, got {tuple(restarts)}")
+
+    def schedule(epoch: float) -> Any:
+        first, length = period(epoch, epochs, restarts)
+        return create(length)(epoch - first)
+
+    return schedule
 
 
 def by_step(schedule: Schedule, steps_per_epoch: int) -> Schedule:

@@ -1,13 +1,16 @@
 r"""Go on with a run without typing its flags again.
 
     finetune-jax resume runs/photos
+    finetune-jax resume runs/photos --epochs=30
 
 The settings are those that the run began with; flags of the machine (devices, caches, coordinator) may be given.
-A run that has finished prints its result.
+A run that has finished prints its result. With more --epochs than it has, finished or not, it goes on to these:
+weights, momentum and best score stay, the schedule begins again over the added epochs.
 """
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -22,7 +25,7 @@ from finetune_jax.errors import UserError
 _HERE = tuple(sorted(LOCAL_SETTINGS - {"workdir"}))
 
 command_line.define_flags(
-    FinetuneConfig, without=[name for name in declared(FinetuneConfig) if name not in _HERE]
+    FinetuneConfig, without=[name for name in declared(FinetuneConfig) if name not in (*_HERE, "epochs")]
 )
 
 
@@ -45,8 +48,14 @@ def main(arguments: list[str]) -> int:
     changed = {name: getattr(typed, name) for name in _HERE if flags.FLAGS[name].present}
     config = dataclasses.replace(config, workdir=str(workdir), **changed)
     replicas = command_line.start_jax()
-    from finetune_jax.runs import finetune
+    from finetune_jax.runs import finetune, prolong
 
+    if flags.FLAGS["epochs"].present:
+        with replicas.fail_together():
+            before, config = config, prolong.prolonged(config, typed.epochs)
+            if config != before and replicas.is_primary:
+                prolong.record(before, config)
+                print(prolong.line(before, config), file=sys.stderr)
     summary = finetune.run(config, replicas)
     if replicas.is_primary:
         command_line.show_result(summary, config.workdir)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from finetune_jax.config import fit_task, methods, object_stores
+from finetune_jax.config import epoch_checks, fit_task, methods, object_stores
 from finetune_jax.config.choices import (
     ALTERNATIVES,
     AUTO,
@@ -317,30 +317,6 @@ def _one_clip(values: Mapping[str, Any]) -> None:
         raise UserError(f"--clip={values['clip']} and --clip_norm both shorten the gradient; give one")
 
 
-def _head_comes_first(values: Mapping[str, Any]) -> None:
-    method = values.get("method")
-    for name in ("head_epochs", "unfreeze_epochs"):
-        if not values.get(name):
-            continue
-        if method in ("feature_extractor", "progressive", "scratch"):
-            raise UserError(
-                f"--{name}={values[name]} has no meaning with --method={method}, which has no pretrained parts to "
-                "train after the head"
-            )
-        if values.get("pretrained") == "none":
-            raise UserError(
-                f"--{name}={values[name]} has no meaning with --pretrained=none: nothing is worth keeping"
-            )
-    if values.get("head_epochs", 0) >= values.get("epochs", 1) and values.get("head_epochs"):
-        raise UserError(
-            f"--head_epochs={values['head_epochs']} leaves none of --epochs={values['epochs']} for the other parts; "
-            "use --method=feature_extractor to train the head alone"
-        )
-    if values.get("keep_head") and (values["pretrained"] == "none" or method == "scratch"):
-        without = "--pretrained=none" if values["pretrained"] == "none" else "--method=scratch"
-        raise UserError(f"--keep_head contradicts {without}, which brings no head")
-
-
 def _shares_are_enough(values: Mapping[str, Any]) -> None:
     if not values.get("shard_parameters"):
         return
@@ -381,7 +357,8 @@ _CONTRADICTIONS = (
     _trials_start_over,
     _steps_end_where_they_lead,
     _one_clip,
-    _head_comes_first,
+    epoch_checks.head_comes_first,
+    epoch_checks.restarts_come_before_the_end,
     _weights_of_the_method,
     _adapters_are_trained,
     _one_rule_of_rates,

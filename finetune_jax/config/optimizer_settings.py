@@ -231,6 +231,15 @@ class OptimizerConfig:
         runtime=True,
         aliases=("warmup", "lr_warmup_epochs", "warmup_ratio", "warmup_steps"),
     )
+    restart_epochs: tuple[int, ...] = setting(
+        (),
+        "Epochs after which the schedule begins again, warm-up included, over those up to the next of them or to the "
+        "end, as resume DIR --epochs=N prolongs a run; weights and momentum stay.",
+        group=SCHEDULE,
+        range=ranges.RISING_EPOCHS,
+        runtime=True,
+        aliases=("warm_restarts",),
+    )
     head_epochs: int = setting(
         0,
         "First epochs in which the head alone learns; then all parts do, after a warm-up of their own "

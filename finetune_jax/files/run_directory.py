@@ -192,14 +192,15 @@ class RunDirectory:
         ):
             raise UserError(
                 f"--workdir={readable(self.path)} holds a run that has finished its {before['epochs']} epochs, and its "
-                "schedule with them; to train its result further, begin a new run: --pretrained="
-                f"{readable(self.path)} --keep_head --epochs={now['epochs'] - before['epochs']} and another --workdir"
+                f"schedule with them; to train it further: finetune-jax resume {readable(self.path)} "
+                f"--epochs={now['epochs']}"
             )
         if differing:
             changes = ", ".join(f"--{name}={now.get(name)} (was {before.get(name)})" for name in differing)
             raise UserError(
                 f"--workdir={self.path} holds a run with other flags: {changes}; "
-                "give the same flags to go on with it, or another --workdir"
+                f"give the same flags to go on with it (finetune-jax resume {readable(self.path)} does), or another "
+                "--workdir"
             )
 
     def _flags(self) -> dict[str, Any] | None:

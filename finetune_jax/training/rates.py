@@ -1,5 +1,6 @@
 """Rates and optimiser of a run, from its config."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,7 +51,12 @@ def _factor(text: str) -> float | None:
 
 def decay(config: FinetuneConfig) -> Callable[[int], float]:
     """Epoch to the factor of all learning rates, at most 1."""
-    epochs, low, cycles = config.epochs, config.lowest_factor, config.cycles
+    return schedules.restarted(functools.partial(_decay, config), config.epochs, config.restart_epochs)
+
+
+def _decay(config: FinetuneConfig, epochs: int) -> Callable[[int], float]:
+    """:func:`decay` of a training of so many epochs."""
+    low, cycles = config.lowest_factor, config.cycles
     drops = config.drop_epochs or (max(1, round(0.8 * epochs)),)
     return {
         "constant": lambda: schedules.constant(1.0),

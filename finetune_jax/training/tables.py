@@ -59,9 +59,10 @@ def _rate_factors(
         by_step = schedules.by_step(decay, steps)
         schedule = np.array([by_step(epoch * steps + step) / (decay(epoch) or 1.0) for step in range(steps)])
     warmup = schedules.warmup(config.warmup_epochs * steps)
+    begun, _ = schedules.period(epoch, config.epochs, config.restart_epochs)
 
     def of_part(first_epoch: int) -> np.ndarray:
-        since = (epoch - first_epoch) * steps
+        since = (epoch - max(first_epoch, begun)) * steps
         rising = np.array([warmup(max(since + step, 0)) for step in range(steps)])
         return (schedule * rising).astype(np.float32)
 

@@ -41,6 +41,17 @@ def test_cosine_falls_from_the_peak_over_one_half_to_zero_and_stays():
     )
 
 
+def test_a_restarted_schedule_is_one_schedule_after_the_other():
+    schedule = schedules.restarted(lambda epochs: schedules.cosine(1.0, epochs), 9, restarts=(2, 5))
+    pieces = [schedules.cosine(1.0, length) for length in (2, 3, 4)]
+    for first, piece, length in zip((0, 2, 5), pieces, (2, 3, 4), strict=True):
+        for step in np.arange(0, length, 0.25):
+            assert schedule(first + step) == piece(step)
+    for restarts in [(0,), (9,), (5, 2), (3, 3)]:
+        with pytest.raises(ValueError, match="restarts must ascend between 1 and 8"):
+            schedules.restarted(schedules.constant, 9, restarts)
+
+
 def test_one_cycle_is_a_triangle():
     schedule = schedules.cyclic(0.1, 0.5, cycles=1, epochs=8)
     expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1]

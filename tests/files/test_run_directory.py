@@ -103,7 +103,7 @@ def test_more_epochs_for_a_finished_run_are_answered_with_the_way(directory: Run
     with pytest.raises(UserError) as caught:
         directory.claim(FLAGS | {"epochs": 5})
     assert "has finished its 3 epochs" in str(caught.value)
-    assert f"--pretrained={directory.path} --keep_head --epochs=2 and another --workdir" in str(caught.value)
+    assert f"to train it further: finetune-jax resume {directory.path} --epochs=" in str(caught.value)
     with pytest.raises(UserError, match=r"other flags: --epochs=2 \(was 3\)"):  # fewer
         directory.claim(FLAGS | {"epochs": 2})
     with pytest.raises(UserError, match="other flags"):  # and something else

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finetune_jax.models import pruning as pruning
     from finetune_jax.reports import figures as figures
     from finetune_jax.runs.estimator import ImageClassifier as ImageClassifier
+    from finetune_jax.runs.estimator import ImageRegressor as ImageRegressor
     from finetune_jax.runs.in_python import evaluate as evaluate
     from finetune_jax.runs.in_python import fit as fit
     from finetune_jax.runs.in_python import predict as predict
@@ -63,6 +64,7 @@ _PUBLIC = {
 
 _FUNCTIONS = {
     "ImageClassifier": "runs.estimator",
+    "ImageRegressor": "runs.estimator",
     "evaluate": "runs.in_python",
     "fit": "runs.in_python",
     "load": "runs.predict",

@@ -36,7 +36,7 @@ class DataConfig:
         (),
         "Columns of a table by their roles, e.g. image=filename,label=species,split=fold; what is left out is "
         "guessed by the columns' names. Several label columns, one by one or as label=PREFIX*, are for "
-        "--task=multilabel or regression.",
+        "--task=multilabel or regression. weight=COLUMN multiplies the loss of each training image.",
         group=DATA,
     )
     label_delimiter: str = setting(

@@ -16,6 +16,7 @@ class Batch(NamedTuple):
         aspects: float32 ``[B]``, width over height of the images before they were stretched to squares; None where
             that is not to be undone.
         mix_probability: float32 ``[]``, the probability with which the batch is mixed; None is as configured.
+        weights: float32 ``[B]``, factors of the losses of the images; None where all count alike.
     """
 
     images: jax.Array
@@ -23,3 +24,4 @@ class Batch(NamedTuple):
     slots: jax.Array
     aspects: jax.Array | None = None
     mix_probability: jax.Array | None = None
+    weights: jax.Array | None = None

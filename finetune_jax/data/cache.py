@@ -54,6 +54,7 @@ class Arrays:
       kept: int64 ``[M]``, ascending: which of the N examples these are.
       sizes: int32 ``[M, 2]``, height and width of the images before they were resized.
       skipped: Name and reason of each of the ``N - M`` unreadable images.
+      weights: Factors of the images' losses, float32 ``[M]``; None where all count alike.
     """
 
     images: np.ndarray
@@ -61,6 +62,7 @@ class Arrays:
     kept: np.ndarray
     sizes: np.ndarray
     skipped: tuple[tuple[str, str], ...] = ()
+    weights: np.ndarray | None = None
 
     @property
     def aspects(self) -> np.ndarray:
@@ -129,7 +131,8 @@ def materialise(
     if skipped and not skip_unreadable:
         raise _unreadable_error(skipped, len(examples))
     kept = np.array([i for i in range(len(examples)) if i not in unreadable], np.int64)
-    return Arrays(images, examples.truth[kept], kept, sizes, skipped)
+    weights = None if examples.weights is None else examples.weights[kept]
+    return Arrays(images, examples.truth[kept], kept, sizes, skipped, weights)
 
 
 def _open(folder: Path, content: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:

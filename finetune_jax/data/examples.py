@@ -59,6 +59,7 @@ class Examples:
       group_names: Names of the groups, N of them; None where there are no groups.
       targets: What is learned where that is no class, float32 ``[N, C]``: 0 and 1 for each class, or numbers;
         `labels` then are what splits are balanced by.
+      weights: Factors of the images' losses in training, float32 ``[N]``; None where all count alike.
     """
 
     labels: np.ndarray
@@ -73,6 +74,7 @@ class Examples:
     owners: np.ndarray | None = None
     group_names: Sequence[str] | None = None
     targets: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int32:
@@ -109,6 +111,7 @@ class Examples:
             groups=None if self.groups is None else self.groups[order],
             group_names=None if self.group_names is None else [self.group_names[i] for i in order],
             targets=None if self.targets is None else self.targets[order],
+            weights=None if self.weights is None else self.weights[order],
         )
 
     def grouped(self, names: Sequence[str]) -> "Examples":
@@ -129,6 +132,12 @@ class Examples:
         if self.owners is not None and len(targets) != len(self):
             targets = targets[self.owners]
         return dataclasses.replace(self, targets=targets)
+
+    def with_weights(self, weights: np.ndarray) -> "Examples":
+        """The same images with weights, float32 ``[N]``, or one per file where images are pages of files."""
+        if self.owners is not None and len(weights) != len(self):
+            weights = weights[self.owners]
+        return dataclasses.replace(self, weights=weights)
 
     def relabelled(self, new_labels: np.ndarray) -> "Examples":
         """The same images, class ``c`` now being ``new_labels[c]``, int ``[C]``."""
@@ -169,6 +178,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         if len(group_names) == len(parts)
         else None,
         targets=_joined([part.targets for part in parts]),
+        weights=_joined([part.weights for part in parts]),
     )
 
 
@@ -229,4 +239,6 @@ class Source:
         parts: list[str | bytes] = ["source", *self.class_names]
         for split, examples in sorted(self.splits.items()):
             parts += [split, examples.fingerprint, examples.truth.tobytes()]
+            if examples.weights is not None:
+                parts.append(examples.weights.tobytes())
         return fingerprint_of(*parts)

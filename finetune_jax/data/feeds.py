@@ -63,6 +63,7 @@ def create_feed(
     resident: bool,
     steps_per_dispatch: int,
     aspects: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> Feed:
     """A feed that keeps the examples on every device, or one that streams them.
 
@@ -72,10 +73,11 @@ def create_feed(
         resident: whether the examples live there.
         steps_per_dispatch: most training steps per call of a resident feed.
         aspects: float32 ``[N]``, see ``Batch``.
+        weights: likewise.
     """
     if resident:
-        return ResidentFeed(arrays, replicas, steps_per_dispatch, aspects)
-    return StreamedFeed(arrays, replicas, aspects)
+        return ResidentFeed(arrays, replicas, steps_per_dispatch, aspects, weights)
+    return StreamedFeed(arrays, replicas, aspects, weights)
 
 
 class ResidentFeed:
@@ -87,11 +89,12 @@ class ResidentFeed:
         replicas: Replicas,
         steps_per_dispatch: int,
         aspects: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         self._replicas = replicas
         self._limit = steps_per_dispatch
         self._images, self._labels = replicas.replicate((arrays.images, arrays.labels))
-        self._aspects = replicas.replicate(aspects)
+        self._aspects, self._weights = replicas.replicate((aspects, weights))
         self._gather = replicas.map(lambda images, indices: images[indices], (None, 0), out_axes=0)
 
     def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
@@ -103,6 +106,7 @@ class ResidentFeed:
             images: jax.Array,
             labels: jax.Array,
             aspects: jax.Array | None,
+            weights: jax.Array | None,
             indices: jax.Array,
             slots: jax.Array,
             count: jax.Array,
@@ -110,7 +114,8 @@ class ResidentFeed:
             def one(position: int | jax.Array, state: State) -> State:
                 chosen = indices[:, position]
                 shapes = None if aspects is None else aspects[chosen]
-                return step(state, Batch(images[chosen], labels[chosen], slots, shapes))
+                factors = None if weights is None else weights[chosen]
+                return step(state, Batch(images[chosen], labels[chosen], slots, shapes, weights=factors))
 
             if limit == 1:
                 # No loop on CPU: XLA runs convolution gradients inside one many times slower.
@@ -118,12 +123,12 @@ class ResidentFeed:
             # The number of steps is a runtime value, so that the shorter last dispatch is the same program.
             return jax.lax.fori_loop(0, count, one, state)
 
-        mapped = _settling(replicas, dispatch, axes, (None, None, None, 0, 0, None))
+        mapped = _settling(replicas, dispatch, axes, (None, None, None, None, 0, 0, None))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             own = replicas.local_columns(order)
             slots = replicas.split(_slots(replicas, order))
-            examples = (self._images, self._labels, self._aspects)
+            examples = (self._images, self._labels, self._aspects, self._weights)
             # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
             counts = {steps: replicas.replicate(np.int32(steps)) for steps in {limit, len(own) % limit} - {0}}
             with host_memory.without_garbage_collection():
@@ -145,9 +150,15 @@ class ResidentFeed:
 class StreamedFeed:
     """Examples are read from the host a few batches ahead of the devices."""
 
-    def __init__(self, arrays: Arrays, replicas: Replicas, aspects: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        replicas: Replicas,
+        aspects: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self._arrays = arrays
-        self._aspects = aspects
+        self._aspects, self._weights = aspects, weights
         self._replicas = replicas
 
     def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
@@ -161,8 +172,13 @@ class StreamedFeed:
             own = replicas.local_columns(order)
             with host_memory.without_garbage_collection():
                 for number, (images, labels) in enumerate(self._read(order)):
-                    aspects = None if self._aspects is None else replicas.split(self._aspects[own[number]])
-                    batch = Batch(replicas.split(images), replicas.split(labels), slots, aspects)
+                    aspects, weights = (
+                        None if values is None else replicas.split(values[own[number]])
+                        for values in (self._aspects, self._weights)
+                    )
+                    batch = Batch(
+                        replicas.split(images), replicas.split(labels), slots, aspects, weights=weights
+                    )
                     state = mapped(state, batch)
                     if number % _PREFETCHED_BATCHES == 0:
                         jax.block_until_ready(state)  # batches that wait for the device take memory

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from finetune_jax.data import image_files, image_inputs, memory_labels
+from finetune_jax.data import image_files, image_inputs, image_weights, memory_labels
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Examples, Source, as_digests, digest_of, fingerprint_of_digests
 from finetune_jax.data.file_tree import File
@@ -30,11 +30,13 @@ class Part(NamedTuple):
         images: N of them, see ``image_inputs.one_by_one``.
         labels: of these, see ``memory_labels.understand``.
         groups: what each image belongs to, such as a patient; None for no groups.
+        weights: factors of their losses in training; None for 1.
     """
 
     images: Any
     labels: Any
     groups: Any = None
+    weights: Any = None
 
 
 class Held:
@@ -74,8 +76,13 @@ def hold(
             if len(groups) != len(labels):
                 raise UserError(f"{split}: {len(labels)} images and {len(groups)} groups are given")
             examples = examples.grouped(groups)
+        if any(other.weights is not None for other in parts.values()):
+            given = np.ones(len(labels)) if part.weights is None else part.weights
+            examples = examples.with_weights(image_weights.of_program(given, len(labels), split))
         splits[split] = examples
-    source = Source("", understood.class_names, splits, split_rule=BY_CONTENT, task=understood.task)
+    weights = splits["train"].weights
+    notes = () if weights is None else (image_weights.note(weights),)
+    source = Source("", understood.class_names, splits, notes, split_rule=BY_CONTENT, task=understood.task)
     return hold_source(source)
 
 

@@ -85,7 +85,7 @@ def arrays(
             lambda i: _size(examples, i), count, workers=workers, progress=progress, title="reading headers"
         )
         sizes = np.array(list(found), np.int32).reshape(-1, 2)
-    return Arrays(images, examples.truth, np.arange(count), sizes)
+    return Arrays(images, examples.truth, np.arange(count), sizes, weights=examples.weights)
 
 
 def _size(examples: Examples, index: int) -> tuple[int, int]:

@@ -32,11 +32,13 @@ class Split:
         names: N of them, without the folder that holds the data set.
         digests: of their content, uint8 ``[N, 16]``.
         labels: int32 ``[N]``, or float32 ``[N, C]`` where images have several labels or numbers.
+        weights: float32 ``[N]``; None where all images count alike.
     """
 
     names: Sequence[str]
     digests: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray | None = None
 
     def label(self, index: int, class_names: Sequence[str]) -> str:
         """The label of an image, such that equal ones are equal texts."""
@@ -68,6 +70,8 @@ class Record:
         for name, split in sorted(self.splits.items()):
             kind = "<i4" if split.labels.ndim == 1 else "<f4"
             parts += [name, split.digests.tobytes(), split.labels.astype(kind).tobytes()]
+            if split.weights is not None:
+                parts.append(split.weights.astype("<f4").tobytes())
         return fingerprint_of(*parts)
 
 
@@ -78,7 +82,7 @@ def record_of(source: Source) -> Record | None:
         if examples.digests is None:
             return None
         names = [example.removeprefix(source.root) for example in examples.names]
-        splits[name] = Split(names, examples.digests, examples.truth)
+        splits[name] = Split(names, examples.digests, examples.truth, examples.weights)
     return Record(source.name, source.class_names, source.split_rule, splits)
 
 
@@ -97,6 +101,8 @@ def to_bytes(record: Record) -> bytes:
         arrays[f"names_{number}"] = _as_array(json.dumps(list(split.names), ensure_ascii=False))
         arrays[f"digests_{number}"] = split.digests
         arrays[f"labels_{number}"] = split.labels.astype(np.int32 if split.labels.ndim == 1 else np.float32)
+        if split.weights is not None:
+            arrays[f"weights_{number}"] = split.weights.astype(np.float32)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
@@ -126,6 +132,7 @@ def from_bytes(content: bytes, name: str) -> Record:
                     json.loads(_as_text(arrays[f"names_{number}"])),
                     arrays[f"digests_{number}"],
                     arrays[f"labels_{number}"],
+                    arrays.get(f"weights_{number}"),
                 )
                 for number, split in enumerate(about["splits"])
             }
@@ -186,6 +193,7 @@ def _changes(before: Record, now: Record) -> dict[str, list[str]]:
         "changed": sorted(name for name in both if new[name][0] != old[name][0]),
         "renamed": renamed,
         "of another class": sorted(name for name in both if new[name][2] != old[name][2]),
+        "of another weight": sorted(name for name in both if new[name][3] != old[name][3]),
         "in another split": sorted(
             name for name in both if new[name][1] != old[name][1] and new[name][0] == old[name][0]
         ),
@@ -252,16 +260,21 @@ def trained_on(record: Record, examples: Examples) -> np.ndarray:
     return np.array([digest.tobytes() in trained for digest in examples.digests], bool)
 
 
-def _by_name(record: Record) -> dict[str, tuple[bytes, str, str]]:
-    """Digest, split and class of each image."""
+def _by_name(record: Record) -> dict[str, tuple[bytes, str, str, float]]:
+    """Digest, split, class and weight of each image."""
     return {
-        name: (part.digests[place].tobytes(), split, part.label(place, record.class_names))
+        name: (
+            part.digests[place].tobytes(),
+            split,
+            part.label(place, record.class_names),
+            1.0 if part.weights is None else float(part.weights[place]),
+        )
         for split, part in record.splits.items()
         for place, name in enumerate(part.names)
     }
 
 
-def _split(names: Any, digests: np.ndarray, labels: np.ndarray) -> Split:
+def _split(names: Any, digests: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> Split:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("names are no list of texts")
     if digests.dtype != np.uint8 or digests.shape != (len(names), DIGEST_BYTES):
@@ -269,7 +282,9 @@ def _split(names: Any, digests: np.ndarray, labels: np.ndarray) -> Split:
     kinds = {1: np.int32, 2: np.float32}
     if labels.dtype != kinds.get(labels.ndim) or labels.shape[:1] != (len(names),):
         raise ValueError(f"labels have the shape {labels.shape}")
-    return Split(names, digests, labels)
+    if weights is not None and (weights.dtype != np.float32 or weights.shape != (len(names),)):
+        raise ValueError(f"weights have the shape {weights.shape}")
+    return Split(names, digests, labels, weights)
 
 
 def _named(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Images listed in a table: ``csv:FILE``, with columns for image, label, and perhaps split and group.
+"""Images listed in a table: ``csv:FILE``, with columns for image, label, and perhaps split, group and weight.
 
 Files are comma-, semicolon-, tab- or blank-separated by their suffix or content, or Parquet. Which column is what is
 guessed from the names and said in a note, or given as ``--columns=image=filename,label=species``.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune_jax.data import folder_layout, image_files, table_labels
+from finetune_jax.data import folder_layout, image_files, image_weights, table_labels
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source
 from finetune_jax.data.file_tree import File
@@ -20,7 +20,7 @@ from finetune_jax.data.image_files import Reading
 from finetune_jax.data.split_rules import BY_CONTENT
 from finetune_jax.errors import UserError, readable
 
-ROLES = ("image", "label", "split", "group")
+ROLES = ("image", "label", "split", "group", "weight")
 """What a column may be."""
 
 _GUESSES: Mapping[str, tuple[str, ...]] = {
@@ -34,6 +34,7 @@ _GUESSES: Mapping[str, tuple[str, ...]] = {
     ),
     "split": ("split", "set", "subset", "partition", "phase", "usage"),
     "group": (),  # only by --group_by: a guessed group would change the splits
+    "weight": (),  # a guessed weight would change what is learned
 }
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SNIFFED = 64 * 1024
@@ -47,6 +48,17 @@ class Columns(NamedTuple):
     labels: tuple[str, ...]
     split: str | None = None
     group: str | None = None
+    weight: str | None = None
+
+
+class _Row(NamedTuple):
+    """What the columns of a row say."""
+
+    image: str
+    number: int
+    labels: tuple[str, ...]
+    group: str
+    weight: str
 
 
 def read(
@@ -97,17 +109,17 @@ def read(
     used, guessed = _columns(header, columns, group_by, shown)
     places = {name: index for index, name in enumerate(header)}
     root = Path(image_root).expanduser() if image_root else path.parent
-    listed: dict[str, list[tuple[str, int, tuple[str, ...], str]]] = {}  # split: image, row, labels, group
+    listed: dict[str, list[_Row]] = {}
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 2):
-        image, labels, split, group = _cells(row, used, places, number, shown, open_classes)
-        if image in seen:
+    for number, cells in enumerate(rows, 2):
+        split, row = _row(cells, used, places, number, shown, open_classes)
+        if row.image in seen:
             raise UserError(
-                f"--dataset=csv:{shown}: rows {seen[image]} and {number} name the same image, {readable(image)}; "
-                "an image has one label"
+                f"--dataset=csv:{shown}: rows {seen[row.image]} and {number} name the same image, "
+                f"{readable(row.image)}; an image has one label"
             )
-        seen[image] = number
-        listed.setdefault(split, []).append((image, number, labels, group))
+        seen[row.image] = number
+        listed.setdefault(split, []).append(row)
     if "train" not in listed:
         raise UserError(
             f"--dataset=csv:{shown}: "
@@ -115,7 +127,7 @@ def read(
         )
     understood = table_labels.read(
         {
-            split: table_labels.Cells([row[1] for row in rows], [row[2] for row in rows])
+            split: table_labels.Cells([row.number for row in rows], [row.labels for row in rows])
             for split, rows in listed.items()
         },
         used.labels,
@@ -130,7 +142,7 @@ def read(
     reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
     members = {
         split: [
-            (int(label), files[row[0]]) for label, row in zip(understood.labels[split], rows, strict=True)
+            (int(label), files[row.image]) for label, row in zip(understood.labels[split], rows, strict=True)
         ]
         for split, rows in listed.items()
     }
@@ -142,11 +154,21 @@ def read(
         groups = {split: [_group(row, group_by) for row in rows] for split, rows in listed.items()}
         _refuse_groups_on_two_sides(groups, shown)
         splits = {split: examples.grouped(groups[split]) for split, examples in splits.items()}
+    weighed: tuple[str, ...] = ()
+    if used.weight:
+        weights = image_weights.of_column(
+            {split: [row.weight for row in rows] for split, rows in listed.items()},
+            {split: [row.number for row in rows] for split, rows in listed.items()},
+            used.weight,
+            f"--dataset=csv:{shown}",
+        )
+        weighed = (image_weights.note(weights["train"]),)
+        splits = {split: examples.with_weights(weights[split]) for split, examples in splits.items()}
     return Source(
         name=f"csv:{file}",
         class_names=understood.class_names,
         splits=splits,
-        notes=(*guessed, *understood.notes),
+        notes=(*guessed, *understood.notes, *weighed),
         root=image_files.readable_root(root),
         split_rule=BY_CONTENT,
         task=understood.task,
@@ -285,14 +307,21 @@ def _columns(
     if len({*roles.values(), *labels}) < len(roles) + len(labels):
         raise UserError(f"--columns={','.join(given)}: one column has two roles; {there}")
     note = "columns guessed by their names: " + ", ".join(f"{role}={name}" for role, name in guessed.items())
-    used = Columns(roles["image"], tuple(labels), roles.get("split"), roles.get("group"))
-    return used, (note,) * bool(guessed)
+    used = Columns(roles["image"], tuple(labels), *map(roles.get, ("split", "group", "weight")))
+    unused = [name for name in header if name.lower() in image_weights.USUAL_NAMES]
+    unused = [] if used.weight else [name for name in unused if name not in (*roles.values(), *labels)]
+    hints = [
+        f"the column {readable(name)} is not used; with --columns=weight={readable(name)} the loss of each image is "
+        "multiplied by it"
+        for name in unused[:1]
+    ]
+    return used, (*([note] if guessed else []), *hints)
 
 
-def _cells(
+def _row(
     row: Sequence[str], used: Columns, places: Mapping[str, int], number: int, shown: str, open_classes: bool
-) -> tuple[str, tuple[str, ...], str, str]:
-    """Image, labels, split and group of a row."""
+) -> tuple[str, _Row]:
+    """The split that a row is of, and what else it says."""
     if len(row) != len(places):
         raise UserError(
             f"--dataset=csv:{shown}: row {number} has {len(row)} cells and the header {len(places)}"
@@ -315,7 +344,7 @@ def _cells(
             )
         split = understood
     labels = tuple(row[places[column]] for column in used.labels)
-    return values["image"], labels, split, values.get("group", "")
+    return split, _Row(values["image"], number, labels, values.get("group", ""), values.get("weight", ""))
 
 
 def _suffix(root: Path, image: str) -> str:
@@ -349,8 +378,8 @@ def _files(root: Path, rows: Mapping[str, int], suffix: str, shown: str) -> dict
     return files
 
 
-def _group(row: tuple[str, int, tuple[str, ...], str], group_by: str) -> str:
-    return os.path.dirname(row[0]) if group_by == "folder" else row[3]
+def _group(row: _Row, group_by: str) -> str:
+    return os.path.dirname(row.image) if group_by == "folder" else row.group
 
 
 def _refuse_groups_on_two_sides(groups: Mapping[str, Sequence[str]], shown: str) -> None:

@@ -90,6 +90,7 @@ class Images:
                 steps_per_dispatch=config.steps_per_dispatch
                 or (1 if self.replicas.on_cpu else _STEPS_PER_DISPATCH),
                 aspects=datasets.stretched_aspects(config, arrays) if split == "train" else None,
+                weights=arrays.weights if split == "train" else None,
             )
             for split, arrays in self.splits.items()
             if len(arrays.labels)
@@ -154,6 +155,11 @@ def load(
     if config.predict_unlabelled and not source.unlabelled:
         raise UserError(f"--predict_unlabelled: all images of {source.name} have labels")
     class_names = tasks.create(config, source).class_names(source)
+    if source.splits["train"].weights is not None and config.loss == "proxy_anchor":
+        raise UserError(
+            "--loss=proxy_anchor compares the images of a batch and has no loss of single ones that weights could "
+            "multiply; leave --columns=weight=… out, or choose another loss"
+        )
     size = datasets.image_size(config, natural_size)
     unlabelled: Mapping[str, Arrays] = {}
     with cluster.one_per_host_first():

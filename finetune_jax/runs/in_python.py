@@ -67,6 +67,7 @@ def fit(
     validation: tuple[Any, Any] | None = None,
     test: tuple[Any, Any] | None = None,
     groups: Sequence[Any] | None = None,
+    weights: Any = None,
     workdir: str | Path = "",
     recipe: str | None = None,
     **settings: Any,
@@ -84,6 +85,7 @@ def fit(
         validation: images and labels that choose the best epoch; None holds out a part of the training images.
         test: images and labels that test the best epoch; None holds out a part of the training images.
         groups: N names, such as of patients; equal ones never lie on two sides of splits that are made.
+        weights: N numbers by which the losses of the images are multiplied; None is 1 for each.
         workdir: directory of the run; empty is a new one below ``runs/``.
         recipe: set of settings for all that are not given, as ``--recipe``; None is that of the method.
         **settings: of the run, the flags of ``finetune`` without their dashes (docs/reference/settings.md).
@@ -114,9 +116,9 @@ def fit(
     config = config_of(settings, recipe, version=begun or VERSION)
     held = None
     if isinstance(images, str | Path) or labels is None:
-        if any(value is not None for value in (labels, validation, test, groups)):
+        if any(value is not None for value in (labels, validation, test, groups, weights)):
             raise UserError(
-                "a data set brings its own labels and splits; leave labels, validation, test and groups out"
+                "a data set brings its own labels and splits; leave labels, validation, test, groups and weights out"
             )
         if isinstance(images, Source):
             held = in_memory.hold_source(images)
@@ -126,7 +128,7 @@ def fit(
         else:
             raise UserError("labels are missing: give one for each image")
     else:
-        held = hold(config, Part(images, labels, groups), validation=validation, test=test)
+        held = hold(config, Part(images, labels, groups, weights), validation=validation, test=test)
         config = dataclasses.replace(config, dataset=held.source.name)
     return run(config, workdir, held)
 

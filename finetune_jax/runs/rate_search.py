@@ -87,6 +87,8 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
     labels = program.images.splits["train"].labels
     held = held_out(len(labels), config.seed)
     feed = Chosen(program.images.feeds["train"], held)
+    weights = program.images.splits["train"].weights
+    weights = None if weights is None else weights[held]
     loss_of_outputs = program.task.loss(labels, program.images.class_names)
     # For classification the outputs of the task are what the loss takes; for retrieval they are embeddings.
     predict = program.predict
@@ -98,9 +100,8 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
     def loss(state: TrainState) -> float:
         totals = {name: float(state.totals[name]) for name in method.totals}
         outputs = predict(method.result(state.variables, totals), feed, len(held))
-        return float(
-            loss_of_outputs(jax.numpy.asarray(outputs), jax.device_get(state.params), labels[held])[0]
-        )
+        params = jax.device_get(state.params)
+        return float(loss_of_outputs(jax.numpy.asarray(outputs), params, labels[held], weights)[0])
 
     return Rehearsals(
         state=jax.device_get(programs.initial_state(program, config)),

@@ -47,9 +47,12 @@ Forward = Callable[[Tree, Tree, Tree, jax.Array, jax.Array], Prediction]
 Each example has a random key that depends on its place in the batch over all replicas, whatever their number.
 """
 
-Loss = Callable[[jax.Array, Tree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-"""``(outputs [B, …], params, labels [B]) → (loss [], {name: sum over the batch})``; of classifiers, labels may also be
-probabilities ``[B, C]``."""
+Weights = jax.Array | None
+
+Loss = Callable[[jax.Array, Tree, jax.Array, Weights], tuple[jax.Array, dict[str, jax.Array]]]
+"""``(outputs [B, …], params, labels [B], weights [B]) → (loss [], {name: sum over the batch})``; of classifiers, labels
+may also be probabilities ``[B, C]``. Weights multiply the losses of the images, of which the mean is taken over their
+number; None is 1 for all."""
 
 
 class Mixing(NamedTuple):
@@ -98,25 +101,28 @@ def objective(
         if erase is not None:
             erase_key = jax.random.fold_in(key, _ERASE_STREAM)
             images = jax.vmap(erase)(jax.vmap(jax.random.fold_in, (None, 0))(erase_key, batch.slots), images)
-        labels = batch.labels
+        labels, weights = batch.labels, batch.weights
         if mix is not None:
-            images, labels = _mixed(mix, jax.random.fold_in(key, _MIX_STREAM), images, batch)
+            images, labels, weights = _mixed(mix, jax.random.fold_in(key, _MIX_STREAM), images, batch)
         forward_key = jax.random.fold_in(key, _FORWARD_STREAM)
-        return Prepared(images, labels, jax.vmap(jax.random.fold_in, (None, 0))(forward_key, batch.slots))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(forward_key, batch.slots)
+        return Prepared(images, labels, keys, weights)
 
     def of_prepared(
         params: Tree, frozen: Tree, batch_stats: Tree, prepared: Prepared
     ) -> tuple[jax.Array, Outcome]:
         prediction = forward(params, frozen, batch_stats, prepared.images, prepared.keys)
-        value, totals = loss(prediction.outputs, params, prepared.labels)
+        value, totals = loss(prediction.outputs, params, prepared.labels, prepared.weights)
         totals = {**totals, **prediction.totals, "examples": jnp.float32(len(prepared.labels))}
         return value + prediction.penalty, Outcome(prediction.batch_stats, totals)
 
     return Objective(prepare, of_prepared)
 
 
-def _mixed(mix: Mixing, key: jax.Array, images: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Images and soft labels of the mixtures."""
+def _mixed(
+    mix: Mixing, key: jax.Array, images: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array, Weights]:
+    """Images, soft labels and weights of the mixtures."""
     drawn = mixing.draw(
         key,
         (images.shape[1], images.shape[2]),
@@ -126,10 +132,14 @@ def _mixed(mix: Mixing, key: jax.Array, images: jax.Array, batch: Batch) -> tupl
         switch_probability=mix.switch_probability,
     )
     images = mixing.apply(drawn, images, mixing.partners(images, mix.axis_name))
+    weights = batch.weights
+    if weights is not None:
+        weights = drawn.share * weights + (1 - drawn.share) * mixing.partners(weights, mix.axis_name)
     partner_labels = mixing.partners(batch.labels, mix.axis_name)
     if batch.labels.ndim == 2:
-        return images, drawn.share * batch.labels + (1 - drawn.share) * partner_labels
-    return images, mixing.soft_labels(drawn, batch.labels, partner_labels, num_classes=mix.num_classes)
+        return images, drawn.share * batch.labels + (1 - drawn.share) * partner_labels, weights
+    labels = mixing.soft_labels(drawn, batch.labels, partner_labels, num_classes=mix.num_classes)
+    return images, labels, weights
 
 
 def random_streams(keys: jax.Array) -> dict[str, jax.Array]:
@@ -170,12 +180,13 @@ def cross_entropy(*, label_smoothing: float = 0.0, class_weights: np.ndarray | N
     """
 
     def function(
-        logits: jax.Array, params: Tree, labels: jax.Array
+        logits: jax.Array, params: Tree, labels: jax.Array, weights: Weights = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         del params
         example_losses = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         if class_weights is not None:
             example_losses *= jnp.asarray(class_weights)[labels]
+        example_losses = _weighted(example_losses, weights)
         correct = (logits.argmax(-1) == labels).sum(dtype=jnp.float32)
         return example_losses.mean(), {"loss": example_losses.sum(), "correct": correct}
 
@@ -199,7 +210,7 @@ def soft_classification(
     """
 
     def function(
-        logits: jax.Array, params: Tree, labels: jax.Array
+        logits: jax.Array, params: Tree, labels: jax.Array, weights: Weights = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         del params
         classes = logits.shape[-1]
@@ -208,6 +219,7 @@ def soft_classification(
         example_losses = example_loss(logits, smoothed)
         if class_weights is not None:
             example_losses *= targets @ jnp.asarray(class_weights)
+        example_losses = _weighted(example_losses, weights)
         correct = (logits.argmax(-1) == targets.argmax(-1)).sum(dtype=jnp.float32)
         return example_losses.mean(), {"loss": example_losses.sum(), "correct": correct}
 
@@ -222,13 +234,17 @@ def of_examples(example_loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Lo
     """
 
     def function(
-        outputs: jax.Array, params: Tree, labels: jax.Array
+        outputs: jax.Array, params: Tree, labels: jax.Array, weights: Weights = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         del params
-        example_losses = example_loss(outputs, labels)
+        example_losses = _weighted(example_loss(outputs, labels), weights)
         return example_losses.mean(), {"loss": example_losses.sum()}
 
     return function
+
+
+def _weighted(example_losses: jax.Array, weights: Weights) -> jax.Array:
+    return example_losses if weights is None else example_losses * weights
 
 
 def with_whole_parts(loss: Loss, shapes: Mapping[str, Any], axis_name: str) -> Loss:
@@ -241,10 +257,10 @@ def with_whole_parts(loss: Loss, shapes: Mapping[str, Any], axis_name: str) -> L
     """
 
     def function(
-        outputs: jax.Array, params: Tree, labels: jax.Array
+        outputs: jax.Array, params: Tree, labels: jax.Array, weights: Weights = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         whole = {name: shares.gathered(params[name], shapes[name], axis_name) for name in shapes}
-        return loss(outputs, {**params, **whole}, labels)
+        return loss(outputs, {**params, **whole}, labels, weights)
 
     return function
 
@@ -253,12 +269,14 @@ def proxy_anchor(*, margin: float = 0.1, alpha: float = 32.0) -> Loss:
     """Proxy-Anchor loss of embeddings ``[B, D]``; the proxies ``[C, D]`` are ``params["proxies"]["kernel"]``.
 
     See ``losses.proxy_anchor`` for the arguments. With several replicas each takes its own share of the
-    batch.
+    batch. It compares the images of a batch, so that none has a loss of its own that a weight could multiply.
     """
 
     def function(
-        embeddings: jax.Array, params: Tree, labels: jax.Array
+        embeddings: jax.Array, params: Tree, labels: jax.Array, weights: Weights = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if weights is not None:
+            raise ValueError("Proxy-Anchor has no loss of single images")
         value = losses.proxy_anchor(embeddings, labels, params["proxies"]["kernel"], margin, alpha)
         return value, {"loss": value * labels.size}
 

@@ -39,11 +39,13 @@ class Prepared(NamedTuple):
         images: float32 ``[B, H, W, C]``, augmented and normalised.
         labels: int32 ``[B]``, or float32 ``[B, num_classes]`` where labels are mixed.
         keys: random keys ``[B]`` of the examples.
+        weights: float32 ``[B]``, factors of their losses; None where all count alike.
     """
 
     images: jax.Array
     labels: jax.Array
     keys: jax.Array
+    weights: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

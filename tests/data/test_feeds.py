@@ -34,6 +34,8 @@ def digest_step(state, batch):
     value = (batch.images.astype(jnp.float32).mean((1, 2, 3)) * weights).sum()
     if batch.aspects is not None:
         value += (batch.aspects * weights).sum()
+    if batch.weights is not None:
+        value += (batch.weights * weights).sum()
     seen = jnp.zeros((2 * COUNT,), jnp.int32).at[batch.labels].add(1)
     return {
         "value": 0.9 * state["value"] + jax.lax.psum(value, AXIS),
@@ -41,10 +43,10 @@ def digest_step(state, batch):
     }
 
 
-def train(arrays, devices, *, resident, steps_per_dispatch=1, batch_size=8, aspects=None):
+def train(arrays, devices, *, resident, steps_per_dispatch=1, batch_size=8, **of_images):
     replicas = Replicas(tuple(jax.devices()[:devices]))
     feed = create_feed(
-        arrays, replicas, resident=resident, steps_per_dispatch=steps_per_dispatch, aspects=aspects
+        arrays, replicas, resident=resident, steps_per_dispatch=steps_per_dispatch, **of_images
     )
     run = feed.compile_training(digest_step)
     state = replicas.replicate({"value": np.float32(0), "seen": np.zeros(2 * COUNT, np.int32)})
@@ -86,15 +88,15 @@ def test_python_does_not_search_for_garbage_what_existed_before_the_steps(arrays
     assert any(found is existing for found in gc.get_objects())
 
 
-def test_every_image_comes_with_its_own_aspect(arrays):
-    aspects = np.random.default_rng(1).uniform(0.5, 2, COUNT).astype(np.float32)
+def test_every_image_comes_with_its_own_aspect_and_weight(arrays):
+    aspects, weights = np.random.default_rng(1).uniform(0.5, 2, (2, COUNT)).astype(np.float32)
     value = 0.0
     for epoch in range(2):
         for row in training_order(COUNT, 8, seed=3, epoch=epoch):
-            seen = np.asarray(arrays.images[row], np.float64).mean((1, 2, 3)) + aspects[row]
+            seen = np.asarray(arrays.images[row], np.float64).mean((1, 2, 3)) + aspects[row] + weights[row]
             value = 0.9 * value + (seen * (1 + row + 0.5 * np.arange(8))).sum()
     for resident in (True, False):
-        state, _ = train(arrays, 2, resident=resident, aspects=aspects)
+        state, _ = train(arrays, 2, resident=resident, aspects=aspects, weights=weights)
         assert state["value"] == pytest.approx(value, rel=1e-5)
 
 

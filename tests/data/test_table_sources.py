@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune_jax.data import sources
+from finetune_jax.data import record, sources
 from finetune_jax.errors import UserError
 
 
@@ -152,6 +152,49 @@ def test_a_suffix_that_the_table_leaves_out_is_added(tmp_path: Path) -> None:
     images(tmp_path, [f"{image}.jpg" for image, _ in rows])
     source = sources.load(write(tmp_path, [",".join(row) for row in rows], "image_id,breed"))
     assert all(name.endswith(".jpg") for name in source.splits["train"].names)
+
+
+def test_weights_are_those_of_the_named_column_and_a_part_of_the_data(tmp_path: Path) -> None:
+    rows = numbered(20)
+    images(tmp_path, [image for image, _ in rows])
+    weights = {image: 0.25 * number for number, (image, _) in enumerate(rows)}
+    lines = [f"{image},{label},{weights[image]:g},{label}" for image, label in rows]
+    dataset = write(tmp_path, lines, "image,label,weight,kind")
+    plain = sources.load(dataset)
+    assert plain.splits["train"].weights is None
+    assert any("--columns=weight=weight" in note for note in plain.notes)
+    weighed = sources.load(dataset, columns=["weight=weight"])
+    for examples in weighed.splits.values():
+        named = [weights[Path(name).name] for name in examples.names]
+        np.testing.assert_array_equal(examples.weights, np.float32(named))
+    assert any("0 to 4.75, on average 2.375" in note for note in weighed.notes)
+    before, now = record.record_of(plain), record.record_of(weighed)
+    assert before.digest != now.digest
+    again = record.from_bytes(record.to_bytes(now), "data.npz")
+    assert again.digest == now.digest
+    np.testing.assert_array_equal(again.splits["train"].weights, weighed.splits["train"].weights)
+    assert "of another weight (" in record.difference(before, now)
+    with pytest.raises(UserError, match="one column has two roles"):
+        sources.load(dataset, columns=["weight=label", "label=label"])
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ("-1", r"row 3 has the weight -1 \(column w\)"),
+        ("many", "row 3 has the weight many"),
+        ("inf", "row 3 has the weight inf"),
+        ("", "row 3 has no weight"),
+        ("0", "weighs every training image 0"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_named_with_their_row(
+    tmp_path: Path, weight: str, message: str
+) -> None:
+    images(tmp_path, ["a.png", "b.png", "c.png"])
+    rows = ["a.png,cat,train,0", f"b.png,dog,train,{weight}", "c.png,cat,test,"]
+    with pytest.raises(UserError, match=message):
+        sources.load(write(tmp_path, rows, "image,label,split,w"), columns=["weight=w"])
 
 
 @pytest.mark.parametrize(

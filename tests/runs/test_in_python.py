@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_validate
 from sklearn.utils import estimator_checks
 
 import finetune_jax
@@ -99,7 +100,7 @@ def test_mistakes_are_said_in_one_sentence(run, tmp_path):
         "--epochs=0 is out of range": lambda: finetune_jax.fit(IMAGES, LABELS, epochs=0),
         "64 images and 3 labels": lambda: finetune_jax.fit(IMAGES, LABELS[:3]),
         "labels are missing": lambda: finetune_jax.fit(IMAGES),
-        "brings its own labels": lambda: finetune_jax.fit("digits", LABELS),
+        "brings its own labels and splits": lambda: finetune_jax.fit("digits", LABELS),
         "at least two classes": lambda: finetune_jax.fit(IMAGES, ["a"] * 64),
         "no_such.png cannot be read": lambda: finetune_jax.fit([tmp_path / "no_such.png"] * 2, ["a", "b"]),
         "does not know the classes blue": lambda: finetune_jax.evaluate(run, IMAGES[:1], ["blue"]),
@@ -156,8 +157,9 @@ def test_files_are_named_and_remembered_by_their_content(tmp_path):
 
 
 @pytest.mark.parametrize("check", CHECKS_FOR_IMAGES, ids=lambda check: check.__name__)
-def test_the_estimator_passes_a_check_of_scikit_learn(check):
-    check("ImageClassifier", finetune_jax.ImageClassifier())
+@pytest.mark.parametrize("name", ["ImageClassifier", "ImageRegressor"])
+def test_an_estimator_passes_a_check_of_scikit_learn(name, check):
+    check(name, getattr(finetune_jax, name)())
 
 
 def test_cross_validation_predicts_every_image_once_and_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -182,3 +184,57 @@ def test_a_fitted_estimator_is_searched_pickled_and_cloned(tmp_path):
     np.testing.assert_allclose(fitted.predict_proba(IMAGES).sum(1), 1, atol=1e-5)
     with pytest.raises(NotFittedError):
         clone(fitted).predict(IMAGES)
+
+
+def test_images_that_weigh_nothing_teach_nothing(tmp_path):
+    wrong = np.arange(64) % 4 < 2
+    labels = np.where(wrong, LABELS[::-1], LABELS)
+    assert (labels == LABELS).mean() == 0.5
+    settings = {**SETTINGS, "epochs": 8, "validation_fraction": 0.0, "select_on": "last"}
+    classifier = finetune_jax.ImageClassifier(**settings, cache_dir=str(tmp_path))
+    right = classifier.fit(IMAGES, labels, sample_weight=~wrong).predict(IMAGES) == LABELS
+    assert right.mean() > 0.9
+    with pytest.raises(UserError, match=r"64 images and weights of the shape \(3,\)"):
+        classifier.fit(IMAGES, labels, sample_weight=[1, 2, 3])
+    with pytest.raises(UserError, match="negative or no number"):
+        classifier.fit(IMAGES, labels, sample_weight=-np.ones(64))
+
+
+def cross_validated(estimator, labels):
+    """The estimator fitted to one half of the images, its score on the other, and what it says of that."""
+    half = [(np.arange(32), np.arange(32, 64))]
+    found = cross_validate(estimator, IMAGES, labels, cv=half, return_estimator=True)
+    (fitted,) = found["estimator"]
+    return fitted, found["test_score"][0], fitted.predict(IMAGES[32:])
+
+
+def test_rows_of_labels_are_classified_and_cross_validated(tmp_path):
+    rows = np.stack([np.ones(64, int), np.arange(64) % 2, 1 - np.arange(64) % 2], 1)
+    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 8}, cache_dir=str(tmp_path))
+    fitted, score, predicted = cross_validated(classifier, rows)
+    assert score == np.mean((predicted == rows[32:]).all(1))
+    assert (predicted == rows[32:]).mean() > 0.9
+    probabilities = fitted.predict_proba(IMAGES[32:])
+    assert probabilities[:, 0].min() > 0.5
+    assert list(fitted.classes_) == [0, 1, 2]
+    for task, y, message in (
+        ("regression", rows, "use ImageRegressor"),
+        (None, rows * (1 + np.arange(64)[:, None] % 2), "row of 0 and 1"),
+        ("ordinal", LABELS, "labels that are numbers"),
+    ):
+        with pytest.raises(UserError, match=message):
+            clone(classifier).set_params(task=task).fit(IMAGES, y)
+
+
+def test_numbers_are_predicted_in_their_own_units_and_cross_validated(tmp_path):
+    light = IMAGES.mean((1, 2, 3), dtype=np.float64) / 1000
+    settings = {**SETTINGS, "epochs": 10, "learning_rate": 0.02}
+    regressor = finetune_jax.ImageRegressor(**settings, cache_dir=str(tmp_path))
+    fitted, score, predicted = cross_validated(regressor, light)
+    assert predicted.shape == (32,)
+    assert score == pytest.approx(r2_score(light[32:], predicted))
+    assert np.abs(predicted - light[32:]).mean() < light.std()
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict(IMAGES[32:34]), predicted[:2])
+    with pytest.raises(UserError, match="use ImageClassifier"):
+        clone(regressor).set_params(task="ordinal").fit(IMAGES, light)

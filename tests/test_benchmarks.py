@@ -12,6 +12,7 @@ import pytest
 from benchmarks import (
     accelerator,
     augmentations,
+    default_rates,
     folder_epochs,
     recipes,
     spottune_step,
@@ -251,6 +252,22 @@ def test_a_recipe_is_compared_with_the_plain_one_by_the_larger_spread():
     assert lines[2].endswith("|  |")
     assert lines[3].endswith("| tie |")
     assert lines[4].endswith("| 31.0 ± 1.4 | -20.0 |")
+
+
+@pytest.mark.parametrize(
+    ("today", "other", "expected"),
+    [
+        ([0.5, 0.9], [0.56, 0.89], "new"),  # mean regret 0.5 points against 3, the largest 1 against 6
+        ([0.5, 0.9], [0.56, 0.83], "old"),  # a larger regret in the second cell than the old one's anywhere
+        ([0.5, 0.9], [0.515, 0.9], "old"),  # a gain of less than a point on the mean
+    ],
+)
+def test_a_default_changes_where_it_is_better_on_the_mean_and_never_further_behind(today, other, expected):
+    cells = {name: {"old": [old], "new": [new]} for name, old, new in zip("ab", today, other, strict=True)}
+    assert default_rates.chosen(default_rates.regrets(cells), "old") == expected
+    rows = default_rates.table(cells).splitlines()
+    assert rows[0] == "| optimiser, rate | a | b | mean regret | largest |"
+    assert rows[2].startswith(f"| old | {100 * today[0]:.1f} | {100 * today[1]:.1f} | ")
 
 
 def test_pieces_of_a_step_are_measured_by_name(capsys):

@@ -2,12 +2,15 @@ r"""Average the weights of several runs, or of a run and those it started from.
 
     finetune-jax interpolate --run=runs/photos --alphas=0,0.25,0.5,0.75,1
     finetune-jax interpolate --run=runs/photos --datasets=folder:sketches --output=runs/photos-between
+    finetune-jax interpolate --run=runs/photos --projection --output=runs/photos-near
     finetune-jax interpolate --soup=runs/photos --output=runs/photos-soup
     finetune-jax interpolate --soup=runs/photos-1,runs/photos-2,runs/photos-3 --output=runs/soup
 
 At alpha 1 the network is the run's, at 0 the one it started from, with the run's head. Statistics of norms are
 estimated anew from training images; the validation images of the run choose. Results go to interpolation.json in
 the run directory, and to --output, which prediction, evaluation and export take like a run.
+With --projection each array of weights goes back towards the start until it is within a radius that is learned from
+the validation images (TPGM, Tian et al. 2023); the results are in projection.json.
 """
 
 import json
@@ -37,6 +40,11 @@ flags.DEFINE_list(
     "Run directories to make a greedy soup of instead, all of one network; of a single one the epochs that "
     "--keep_epochs kept.",
 )
+flags.DEFINE_bool(
+    "projection", False, "Learn from validation images how far each array may be from its start."
+)
+flags.DEFINE_integer("projection_steps", 200, "Steps of --projection, of 64 images each.", lower_bound=1)
+flags.DEFINE_float("radius_rate", 0.01, "Adam's rate of the radii of --projection.", lower_bound=0.0)
 flags.DEFINE_string("output", "", "Directory for the network that was chosen; empty keeps none.")
 
 
@@ -48,13 +56,17 @@ def main() -> int:
     output = Path(values.output).expanduser() if values.output else None
     if output is not None and output.exists() and any(output.iterdir()):
         raise UserError(f"--output={output} holds something already; name a new directory")
+    if values.projection and values.soup:
+        raise UserError("--projection is of one run; leave out --soup")
     if values.soup:
         return _soup([Path(run).expanduser() for run in values.soup], output)
+    run = Path(values.run).expanduser()
+    start = Path(values.start).expanduser() if values.start else None
+    if values.projection:
+        return _project(run, start, output)
     alphas = command_line.numbers("alphas", float)
     if alphas[-1] > 1:
         raise UserError(f"--alphas={','.join(values.alphas)}: give shares from 0 to 1")
-    run = Path(values.run).expanduser()
-    start = Path(values.start).expanduser() if values.start else None
     replicas = command_line.start_jax()
     from finetune_jax.runs import interpolate
 
@@ -67,6 +79,38 @@ def main() -> int:
             chosen = " (chosen)" if place == curve.chosen else ""
             print(f"| {alpha:g}{chosen} | " + " | ".join(cells) + " |")
         _keep(run / "interpolation.json", curve.to_json())
+    return 0
+
+
+def _project(run: Path, start: Path | None, output: Path | None) -> int:
+    values = flags.FLAGS
+    if values.radius_rate == 0:
+        raise UserError("--radius_rate=0 learns no radius; give a number above 0")
+    if values["alphas"].present:
+        raise UserError(
+            "--alphas contradicts --projection, which learns a share for each array; give one of them"
+        )
+    replicas = command_line.start_jax()
+    from finetune_jax.runs import interpolate
+
+    result = interpolate.project(
+        run,
+        replicas,
+        steps=values.projection_steps,
+        rate=values.radius_rate,
+        start=start,
+        others=values.datasets,
+        output=output,
+    )
+    if replicas.is_primary:
+        print("| network | " + " | ".join(result.scores["run"]) + " |")
+        print("|---" * (len(result.scores["run"]) + 1) + "|")
+        for network, scores in result.scores.items():
+            print(f"| {network} | " + " | ".join(f"{100 * score:.1f} %" for score in scores.values()) + " |")
+        print(
+            "kept of the movement: " + ", ".join(f"{part} {share:.2f}" for part, share in result.kept.items())
+        )
+        _keep(run / "projection.json", result.to_json())
     return 0
 
 

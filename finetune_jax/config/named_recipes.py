@@ -91,8 +91,8 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
         _DEIT3,
     ),
     "convnext": NamedRecipe(
-        "Fine-tuning of ConvNeXt on ImageNet-1K: AdamW without mixing, nearly no decay, random erasing. Its rate is "
-        "for batches of 512.",
+        "Fine-tuning of ConvNeXt on ImageNet-1K from ImageNet-22K weights: AdamW without mixing, nearly no decay, "
+        "random erasing. Its rate is for batches of 512.",
         {
             "optimizer": "adamw",
             "learning_rate": 5e-5,
@@ -108,8 +108,8 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
         },
     ),
     "dinov2_linear": NamedRecipe(
-        "Linear evaluation of DINOv2: the head alone, SGD without decay, crops and mirrors. Its rate is one of a grid; "
-        "try --learning_rate from 0.001 to 0.1.",
+        "Linear evaluation of DINOv2: the head alone, SGD without decay, crops and mirrors. Its rate is one of a grid "
+        "of 13, from 5e-6 to 0.05 for batches of 128; try --learning_rate from 0.001 to 0.05.",
         {
             "method": "feature_extractor",
             "optimizer": "sgd",

@@ -1,7 +1,8 @@
 """Between two networks, and soups of several: weights averaged, judged on validation images, kept as a run.
 
-WiSE-FT (Wortsman et al., CVPR 2022) goes from the weights that a run started from to those it found; a greedy soup
-(Wortsman et al., ICML 2022) averages runs of one network as long as that does not make it worse.
+WiSE-FT (Wortsman et al., CVPR 2022) goes from the weights that a run started from to those it found, and TPGM (Tian
+et al., CVPR 2023) learns for each array how far; a greedy soup (Wortsman et al., ICML 2022) averages runs of one
+network as long as that does not make it worse.
 """
 
 import dataclasses
@@ -13,10 +14,10 @@ import jax
 import numpy as np
 
 from finetune_jax import data as datasets
-from finetune_jax.algorithms import averaging, metrics
+from finetune_jax.algorithms import averaging, learned_radii, metrics, projection
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.feeds import create_feed
-from finetune_jax.devices.replicas import Replicas
+from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.run_directory import config_of_run, data_config_of
@@ -26,7 +27,9 @@ from finetune_jax.models.normalization import normalizer
 from finetune_jax.models.weights import pretrained
 from finetune_jax.runs import start as run_start
 from finetune_jax.runs.evaluate import data_of_run, labels_of_run
-from finetune_jax.training import evaluation, norm_statistics
+from finetune_jax.training import evaluation, norm_statistics, radii
+
+_IMAGES_OF_STEP = 64  # over all devices, from which radii are learned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,87 @@ def interpolate(
     if output is not None:
         _write(output, card, candidates[chosen], chosen_by[chosen], replicas)
     return Curve(tuple(alphas), {name: tuple(values) for name, values in scores.items()}, chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """A run's network, put back towards the one it started from as far as validation images asked for.
+
+    Attributes:
+        kept: ``{part: share of the movement of its weights that stayed}``, 1 for all of it.
+        scores: ``{network: {evaluation set: accuracy}}`` of ``start``, ``run`` and ``projected``.
+    """
+
+    kept: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "kept": dict(self.kept),
+            "scores": {network: dict(scores) for network, scores in self.scores.items()},
+        }
+
+
+def project(
+    run: Path,
+    replicas: Replicas,
+    *,
+    steps: int = 200,
+    rate: float = 0.01,
+    start: Path | None = None,
+    others: Sequence[str] = (),
+    output: Path | None = None,
+) -> Projection:
+    """A run's network with each array within a radius of its start that is learned from validation images (TPGM).
+
+    Args:
+        run: as of :func:`interpolate`.
+        replicas: where.
+        steps: of the learning, each on a batch of validation images.
+        rate: of Adam, in the unit of the L1 norms of rows.
+        start: as of :func:`interpolate`.
+        others: as of :func:`interpolate`.
+        output: as of :func:`interpolate`.
+
+    Raises:
+        UserError: the run, its start or a data set does not go with it.
+    """
+    card, end = _classifier_of(run)
+    beginning = _start_of(run, card, end) if start is None else _same_network(run, card, start)
+    judge = _Judge(run, card, replicas, others)
+    feed, labels = judge.validation
+    order = radii.batches(
+        len(labels),
+        steps,
+        _IMAGES_OF_STEP,
+        multiple=replicas.count,
+        seed=config_of_run(run, FinetuneConfig).seed,
+    )
+    learned = radii.learn(
+        beginning,
+        end,
+        network=card.network(norm_axis=AXIS),
+        normalize=normalizer(card.mean, card.std),
+        feed=feed,
+        order=order,
+        replicas=replicas,
+        rate=rate,
+    )
+    moved, reference = ({name: tree["params"][name] for name in learned} for tree in (end, beginning))
+    projected = jax.device_get(projection.project(moved, reference, learned))
+    networks = {
+        "start": _between(beginning, end, 0.0),
+        "run": end,
+        "projected": {**end, "params": {**end["params"], **projected}},
+    }
+    networks = {name: judge.with_statistics(network) for name, network in networks.items()}
+    scores = {name: judge.accuracies(network) for name, network in networks.items()}
+    if output is not None:
+        _write(output, card, networks["projected"], scores["projected"]["validation"], replicas)
+    shares = learned_radii.kept(moved, reference, learned)
+    kept = {name: float(np.mean(jax.tree.leaves(jax.device_get(tree)))) for name, tree in shares.items()}
+    return Projection(kept, scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +253,11 @@ class _Judge:
             network, normalize, training, len(images.labels), replicas
         )
         self._predict = evaluation.compile_evaluation(evaluation.classifier(network, normalize), replicas)
+
+    @property
+    def validation(self) -> tuple[Any, np.ndarray]:
+        """Feed and labels of the validation images."""
+        return self._sets["validation"]
 
     def score(self, variables: Variables) -> float:
         """Accuracy on validation images."""

@@ -45,6 +45,17 @@ def test_flip_mirrors_left_and_right_half_of_the_time():
     assert 0.5 - 5 * 0.025 < mirrored.mean() < 0.5 + 5 * 0.025
 
 
+def test_dihedral_gives_each_turn_and_its_mirror_image_an_eighth_of_the_time():
+    square = IMAGE[:, :16]
+    views = [np.rot90(mirrored, turns) for mirrored in (square, square[:, ::-1]) for turns in range(4)]
+    images = over_keys(augmentation.dihedral, square)
+    counts = [(images == view).all((1, 2, 3)).sum() for view in views]
+    assert sum(counts) == len(KEYS)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+    with pytest.raises(ValueError, match="only squares"):
+        augmentation.dihedral(KEYS[0], IMAGE)
+
+
 def shifted(top, left):
     """NumPy's answer: the image moved by (2 - top, 3 - left), edges repeated."""
     padded = np.pad(IMAGE, ((2, 2), (3, 3), (0, 0)), mode="edge")

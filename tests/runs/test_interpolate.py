@@ -179,6 +179,7 @@ def test_shares_beyond_the_two_networks_are_refused(monkeypatch):
         "run": "runs/photos",
         "soup": [],
         "output": "",
+        "projection": False,
         "start": "",
         "alphas": ["0", "1.5"],
         "datasets": [],
@@ -243,3 +244,41 @@ def test_crops_of_images_that_are_not_larger_are_refused(trained, one):
         Predictor(card, variables, views="five_crops")
     with pytest.raises(UserError, match="--views=mirror is for --protocol=classification"):
         evaluate.measure(runs[0], trained[0], one, split="test", protocol="retrieval", views="mirror")
+
+
+def test_each_array_of_a_projected_network_is_within_one_radius_of_its_start(trained, one, tmp_path):
+    config, runs = trained
+    result = interpolate.project(runs[0], one, steps=6, rate=0.3, output=tmp_path / "near")
+    assert set(result.scores) == {"start", "run", "projected"}
+    assert set(result.scores["run"]) == {"validation", "test"}
+    alone = interpolate.interpolate(runs[0], (0.0, 1.0), one)
+    for split in ("validation", "test"):
+        assert [result.scores[name][split] for name in ("start", "run")] == list(alone.scores[split])
+    _, kept = read_best(tmp_path / "near")
+    _, end = read_best(runs[0])
+    start = run_start.load_origin(config).variables["params"]
+    for name, share in result.kept.items():
+        ratios = []
+        for a, b, c in zip(
+            *(jax.tree.leaves(tree[name]) for tree in (kept["params"], start, end["params"])), strict=True
+        ):
+            near, far = np.asarray(a) - np.asarray(b), np.asarray(c) - np.asarray(b)
+            axes = tuple(range(far.ndim - 1))
+            after, before = (np.abs(leaf).sum(axes) for leaf in (near, far))
+            radius = after.max()
+            # Rows outside the radius have its norm, the others are where they were.
+            np.testing.assert_allclose(after, np.minimum(before, radius), rtol=1e-3, atol=1e-6)
+            ratios.append(after.sum() / before.sum())
+        assert share == pytest.approx(np.mean(ratios), rel=1e-3)
+    assert any(share < 0.999 for share in result.kept.values())
+    for a, b in zip(*(jax.tree.leaves(tree["params"]["head"]) for tree in (kept, end)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_learned_radii_do_not_depend_on_the_number_of_devices(trained, one):
+    _, runs = trained
+    kept = [
+        interpolate.project(runs[0], Replicas(tuple(jax.devices()[:devices])), steps=2, rate=0.3).kept
+        for devices in (1, 2)
+    ]
+    assert kept[0] == pytest.approx(kept[1], rel=1e-3)

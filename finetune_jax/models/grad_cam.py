@@ -92,6 +92,25 @@ def logit_of(classes: ArrayLike) -> Score:
     return score
 
 
+def summed_logits(
+    network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array
+) -> jax.Array:
+    """Score: the sum of all logits; of a head that asks of each grade whether it is exceeded, what speaks for more.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from finetune_jax import grad_cam, models
+        >>> network = models.create("resnet26_policy", num_classes=5, width=0.125)
+        >>> images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+        >>> variables = network.init(jax.random.key(1), images)
+        >>> grad_cam.grad_cam(network, variables, images, "block_02", grad_cam.summed_logits).shape
+        (2, 4, 4)
+    """
+    logits, _ = network.run(("head",), variables, features)
+    return logits.sum(1)
+
+
 def embedding_norm(
     network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array
 ) -> jax.Array:

@@ -10,7 +10,7 @@ from finetune_jax.reports import figures, pages
 from finetune_jax.reports.figures import curves
 from finetune_jax.reports.run_list import Row, duration
 from finetune_jax.reports.run_result import Rows
-from finetune_jax.reports.tables import Table, percent, spoken
+from finetune_jax.reports.tables import Table, is_share, score_text, spoken
 
 _EPOCHS_SHOWN = 12
 _THUMBNAIL = 320
@@ -111,15 +111,29 @@ def for_photos(key: str, tabs: Sequence[str], class_names: Sequence[str], note: 
     )
 
 
-def photo_labels(
-    photo: np.ndarray, seen: str, chances: Sequence[tuple[str, float]], routes: Sequence[Any]
-) -> str:
+def what_a_photo_gets(task: str, names: Sequence[str]) -> str:
+    """What a run says of photos, in a sentence.
+
+    >>> what_a_photo_gets("regression", ["light"]), what_a_photo_gets("multilabel", ["red", "blue"])
+    ('Of it a number is told: light.', 'It is told which of 2 labels it has; it may have none or several.')
+    """
+    if task == "regression":
+        words = f"{len(names)} numbers are told" if len(names) > 1 else "a number is told"
+        return f"Of it {words}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}."
+    if task == "multilabel":
+        return f"It is told which of {len(names)} labels it has; it may have none or several."
+    if task == "ordinal":
+        return f"It gets one of {len(names)} grades, {names[0]} to {names[-1]}."
+    return f"It is labelled as one of {len(names)} classes."
+
+
+def photo_labels(photo: np.ndarray, seen: str, said: Any, routes: Sequence[Any]) -> str:
     """What a photo is taken for.
 
     Args:
         photo: uint8 ``[h, w, 3]``.
         seen: how the network sees it.
-        chances: class and probability, the likeliest first; empty for embeddings.
+        said: see ``runs.photo.Said``; an empty heading for embeddings.
         routes: see ``runs.explain.Route``.
     """
     return pages.render(
@@ -129,7 +143,7 @@ def photo_labels(
         height=photo.shape[0],
         width=photo.shape[1],
         seen=seen,
-        chances=chances,
+        said=said,
         routes=routes,
     )
 
@@ -155,8 +169,10 @@ def photo_neighbours(neighbours: Sequence[Any], compared: int, of: int) -> str:
     return pages.render("app_photo_neighbours.html", neighbours=cards, compared=compared, all=of)
 
 
-def of_mistakes(key: str, tabs: Sequence[str], class_names: Sequence[str], splits: Sequence[str]) -> str:
-    """The page of what a run gets wrong; ``tabs`` as of :func:`of_run`."""
+def of_mistakes(
+    key: str, tabs: Sequence[str], class_names: Sequence[str], splits: Sequence[str], *, task: str
+) -> str:
+    """The page of what a run gets wrong; ``tabs`` as of :func:`of_run`, ``task`` that of the run."""
     return pages.render(
         "app_mistakes.html",
         **_frame(key, "Mistakes", tabs),
@@ -164,6 +180,7 @@ def of_mistakes(key: str, tabs: Sequence[str], class_names: Sequence[str], split
         corrections=address(key, "corrections"),
         classes=class_names,
         splits=splits,
+        task=task,
     )
 
 
@@ -219,6 +236,44 @@ def list_of_mistakes(
     )
 
 
+def list_of_distant(
+    distant: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    photos: Sequence[np.ndarray],
+    *,
+    task: str,
+    split: str,
+    images: int,
+    page: int,
+    per_page: int,
+) -> str:
+    """One page of the images of which a run says other labels, or numbers far from the true ones.
+
+    Args:
+        distant: name of the image, and ``(kind, text)`` of what is said and what is true; all of them.
+        photos: uint8 ``[h, w, 3]`` of those on the page.
+        task: of the run.
+        split: name of the split.
+        images: how many it has.
+        page: from 0.
+        per_page: how many are shown.
+    """
+    shown = distant[page * per_page : (page + 1) * per_page]
+    cards = [
+        {
+            "source": pages.image(photo, most=_THUMBNAIL),
+            "small": pages.is_small(photo),
+            "lines": lines,
+            "name": name,
+        }
+        for (name, lines), photo in zip(shown, photos, strict=True)
+    ]
+    told = f"{len(distant)} of {images:,} {split} images have a label too many or too few"
+    if task == "regression":
+        told = f"{images:,} {split} images, those first whose numbers are furthest from the true ones"
+    pages_there = -(-len(distant) // per_page)
+    return pages.render("app_distant_list.html", cards=cards, told=told, page=page, pages=pages_there)
+
+
 def of_trials(key: str, tabs: Sequence[str]) -> str:
     """The page of AutoLR's trials; ``tabs`` as of :func:`of_run`."""
     return pages.render("app_trials.html", **_frame(key, "Trials", tabs), place=address(key, "trials.json"))
@@ -257,7 +312,7 @@ def _listed(runs: Mapping[str, Row], studies: Sequence[Any]) -> dict[str, Any]:
                 "page": address(key),
                 "state": row.state,
                 "finished": row.state == "finished",
-                "score": row.score,
+                "score": "–" if row.score is None else _score(row.score_name, row.score),
                 "of": spoken(row.score_name),
                 "method": row.method,
                 "network": row.network or row.pretrained,
@@ -273,7 +328,7 @@ def _listed(runs: Mapping[str, Row], studies: Sequence[Any]) -> dict[str, Any]:
                 "page": file_address(study.key, "report.html") if study.has_page else "",
                 "runs": study.runs,
                 "finished": study.finished,
-                "best": study.best,
+                "best": "–" if study.best is None else _score(study.best_score, study.best),
                 "best_run": study.best_run,
                 "best_page": address(study.best_run),
             }
@@ -287,7 +342,7 @@ def _state(
 ) -> dict[str, Any]:
     epochs, finished = int(flags.get("epochs", 0)), row.state == "finished"
     score = row.score_name.partition("_")[2]
-    told = f"{spoken(row.score_name)} {percent(row.score)}" if row.score is not None else ""
+    told = f"{spoken(row.score_name)} {_score(row.score_name, row.score)}" if row.score is not None else ""
     share = None if finished or not epochs else len(rows) / epochs
     panels = [
         pages.inline(figures.draw_training_curves(rows, None, score, only=name))
@@ -319,7 +374,11 @@ def _epochs(rows: Rows) -> Table | None:
     return Table([spoken(name) for name in names], cells)
 
 
+def _score(name: str, value: float) -> str:
+    return score_text(name, value).replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _cell(name: str, text: str) -> str:
-    if any(score in name for score in ("accuracy", "recall_at_", "map_at_r")) and text:
-        return percent(float(text))
+    if name.startswith(("train_", "validation_", "test_")) and is_share(name) and text:
+        return _score(name, float(text))
     return f"{float(text):.4g}" if "." in text else text

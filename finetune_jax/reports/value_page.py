@@ -96,29 +96,36 @@ def worst(test: Labelled | Measured) -> list[dict[str, Any]]:
     """The test images that are furthest from the truth, as cards with lines of text."""
     if test.images is None or not len(test.images):
         return []
+    return [_card(test, place) for place in furthest(test)[:_SHOWN]]
+
+
+def furthest(test: Labelled | Measured) -> list[int]:
+    """Places of the images that are furthest from the truth, those first; of labels only where one is wrong.
+
+    Numbers are compared in units of the deviation of the true ones; of labels the surest wrong one counts.
+    """
     if isinstance(test, Measured):
         spread = test.targets.std(0)
-        far = np.abs(test.values - test.targets) / np.where(spread > 0, spread, 1)
-        return [_card(test, int(place), _number_lines(test, int(place))) for place in _largest(far.max(1))]
+        distances = (np.abs(test.values - test.targets) / np.where(spread > 0, spread, 1)).max(1)
+        return np.argsort(-distances, kind="stable").tolist()
     wrong = (test.targets > 0.5) != (test.probabilities >= test.thresholds)
     sure = np.where(test.targets > 0.5, 1 - test.probabilities, test.probabilities)
-    places = _largest((sure * wrong).max(1))
-    return [
-        _card(test, int(place), _label_lines(test, int(place))) for place in places if wrong[int(place)].any()
-    ]
+    places = np.argsort(-(sure * wrong).max(1, initial=0), kind="stable")
+    return [int(place) for place in places if wrong[place].any()]
 
 
-def _largest(values: np.ndarray) -> np.ndarray:
-    return np.argsort(-values, kind="stable")[:_SHOWN]
+def lines_of(test: Labelled | Measured, place: int) -> list[tuple[str, str]]:
+    """``(kind, text)`` of what is said of an image and what is true, to stand below it."""
+    return _number_lines(test, place) if isinstance(test, Measured) else _label_lines(test, place)
 
 
-def _card(test: Labelled | Measured, place: int, lines: list[tuple[str, str]]) -> dict[str, Any]:
+def _card(test: Labelled | Measured, place: int) -> dict[str, Any]:
     assert test.images is not None
     image = test.images[place]
     return {
         "source": pages.image(image),
         "small": pages.is_small(image),
-        "lines": lines,
+        "lines": lines_of(test, place),
         "name": test.names[place] if len(test.names) else "",
     }
 

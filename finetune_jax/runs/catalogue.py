@@ -37,6 +37,7 @@ class Study:
         finished: how many of them have ended.
         best: the highest score of those; None without any.
         best_run: key of the run that has it.
+        best_score: which score that is.
         has_page: whether the study has written its report.
     """
 
@@ -45,6 +46,7 @@ class Study:
     finished: int
     best: float | None
     best_run: str
+    best_score: str
     has_page: bool
 
 
@@ -92,7 +94,8 @@ class Catalogue:
             best = max(scored, key=lambda name: scored[name], default="")
             page = (self.folder if key == "." else self.folder / key) / "report.html"
             ended = sum(row.finished for row in rows.values())
-            found.append(Study(key, len(rows), ended, scored.get(best), best, page.is_file()))
+            which = rows[best].score_name if best else ""
+            found.append(Study(key, len(rows), ended, scored.get(best), best, which, page.is_file()))
         return found
 
     def file(self, place: str) -> tuple[Path, str] | None:

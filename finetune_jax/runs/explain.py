@@ -22,7 +22,14 @@ from finetune_jax.models.network import Network, Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.reports import figures
 from finetune_jax.reports.figures.activation_maps import Part
+from finetune_jax.runs import labelling
+from finetune_jax.runs.predict import Predictor
 
+_SCORES: Mapping[str, grad_cam.Score] = {
+    "ordinal": grad_cam.summed_logits,
+    "regression": grad_cam.logit_of(0),
+}
+"""What is explained of tasks without a predicted class."""
 _BLOCKS_SHOWN = 4
 _NAME_LENGTH = 24
 
@@ -82,7 +89,8 @@ class Explainer:
         Args:
             images: uint8 ``[N, S, S, 3]`` as the network sees them.
             blocks: names.
-            of_class: whose logit is explained; by default that of the predicted one. Embeddings have no classes.
+            of_class: whose logit is explained; by default that of the predicted one, of grades what speaks for a higher
+                one, of numbers the first. Embeddings have no classes.
         """
         single = self._routed is not None  # every image has a network of its own
         rows = [images[i : i + 1] for i in range(len(images))] if single else [images]
@@ -125,7 +133,9 @@ class Explainer:
         # A retrieval network's classifier knows other classes than those of the images.
         score: grad_cam.Score = grad_cam.embedding_norm
         if self.card.head == "classifier":
-            score = grad_cam.logit_of(number) if given else grad_cam.predicted_logit
+            score = (
+                grad_cam.logit_of(number) if given else _SCORES.get(self.card.task, grad_cam.predicted_logit)
+            )
         return grad_cam.grad_cams(self._network, variables, self._normalize(images), blocks, score)
 
 
@@ -235,17 +245,15 @@ def _grid(
 
 
 def _row_names(card: Card, variables: Variables, paths: Sequence[Path], ready: np.ndarray) -> list[str]:
-    """File, predicted class with its probability, and the true one where the image lies in a folder of its name."""
+    """File, what it is taken for, and the true class where the image lies in a folder of its name."""
     if card.head != "classifier":
         return [_shown_name(path) for path in paths]
-    normalize, model = normalizer(card.mean, card.std), card.model()
-    logits = jax.jit(lambda variables, images: model.apply(variables, normalize(images)))(variables, ready)
-    chances = np.asarray(jax.nn.softmax(logits))
     names = []
-    for path, row in zip(paths, chances, strict=True):
-        name = f"{_shown_name(path)}\n{card.class_names[int(row.argmax())]} {100 * row.max():.0f} %"
+    for path, row in zip(paths, Predictor(card, variables).of_prepared(ready), strict=True):
+        name = f"{_shown_name(path)}\n{labelling.words(card, row)}"
         truth = path.absolute().parent.name
-        names.append(f"{name}\ntrue: {truth}" if truth in card.class_names else name)
+        known = card.task in ("classification", "ordinal") and truth in card.class_names
+        names.append(f"{name}\ntrue: {truth}" if known else name)
     return names
 
 
@@ -258,6 +266,10 @@ def _class_number(run: Path, card: Card, class_name: str | None) -> int | None:
         return None
     if card.head != "classifier":
         raise UserError(f"--class={class_name}: {run} learned embeddings and no classes; leave it out")
+    if card.task == "ordinal":
+        raise UserError(
+            f"--class={class_name}: the grades of {run} are one scale; leave it out for what speaks for a higher one"
+        )
     if class_name not in card.class_names:
         raise UserError(f"--class={class_name}: {run} knows {', '.join(card.class_names[:20])}")
     return card.class_names.index(class_name)

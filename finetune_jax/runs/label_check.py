@@ -9,6 +9,8 @@ import numpy as np
 
 from finetune_jax.algorithms import label_errors
 from finetune_jax.errors import UserError
+from finetune_jax.models.card import Card
+from finetune_jax.reports import run_result, value_page
 from finetune_jax.runs.photo import Labelled
 
 _AT_LEAST = 0.5  # more likely than all other classes together
@@ -71,6 +73,29 @@ def findings(split: Labelled) -> list[Finding]:
             )
         )
     return found
+
+
+def by_distance(split: Labelled, card: Card) -> list[tuple[int, list[tuple[str, str]]]]:
+    """The images of several labels or numbers that a run is furthest from, ``(place, lines of text)``.
+
+    Args:
+        split: of a run that learned several labels or numbers.
+        card: of the run.
+    """
+    if card.task == "regression":
+        test: run_result.Labelled | run_result.Measured = run_result.Measured(
+            split.probabilities, split.labels, card.class_names
+        )
+    else:
+        thresholds = np.array(card.thresholds or (0.5,) * len(card.class_names))
+        test = run_result.Labelled(
+            split.probabilities, split.labels, thresholds, card.class_names, split.probabilities
+        )
+    if not len(split.labels):
+        return []
+    return [
+        (int(split.places[place]), value_page.lines_of(test, place)) for place in value_page.furthest(test)
+    ]
 
 
 def corrections_csv(

@@ -7,8 +7,33 @@ import numpy as np
 
 from finetune_jax.algorithms.uncertainty import normalised_entropy
 from finetune_jax.errors import UserError
+from finetune_jax.models.card import Card
 from finetune_jax.reports import predictions
 from finetune_jax.runs.predict import Predictor
+
+
+def words(card: Card, values: np.ndarray) -> str:
+    """What a run says of one image, in a few words.
+
+    Args:
+        card: of the run.
+        values: probabilities or numbers, ``[C]``.
+    """
+    if card.task == "regression":
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(card.class_names, values, strict=True))
+    if card.task == "multilabel":
+        present = values >= np.array(card.thresholds or (0.5,) * len(values))
+        return label_words(card, present.astype(np.float32))
+    return f"{card.class_names[int(values.argmax())]} {100 * values.max():.0f} %"
+
+
+def label_words(card: Card, label: np.ndarray) -> str:
+    """A label as it is: the name of a class number ``[]``, the names of several classes or numbers ``[C]``."""
+    if card.task == "regression":
+        return words(card, label)
+    if card.task == "multilabel":
+        return ", ".join(card.class_names[i] for i in np.flatnonzero(label > 0.5)) or "none of the labels"
+    return card.class_names[int(label)]
 
 
 class Labelling:

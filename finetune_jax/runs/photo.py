@@ -18,12 +18,13 @@ from finetune_jax.data.examples import Examples, Source
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import config_of_run
 from finetune_jax.models.card import read_best
-from finetune_jax.reports import figures
-from finetune_jax.runs import evaluate
+from finetune_jax.reports import figures, tables
+from finetune_jax.runs import evaluate, labelling
 from finetune_jax.runs.explain import Explainer, Route, seen_part
 from finetune_jax.runs.predict import Predictor
 
 _SHOWN_SIDE = 640
+_LIKELIEST = 5
 GALLERY = 4000
 """Training images that a photo is compared with at most, evenly spread over the split."""
 
@@ -50,14 +51,28 @@ class Labelled(NamedTuple):
     Attributes:
         examples: what can be read.
         places: int ``[N]``, those of the examples that could be.
-        probabilities: ``[N, C]``.
-        labels: int ``[N]``, columns.
+        probabilities: ``[N, C]``, or numbers.
+        labels: int ``[N]``, columns; of several labels and numbers float ``[N, C]``.
     """
 
     examples: Examples
     places: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
+
+
+class Said(NamedTuple):
+    """What a run says of a photo.
+
+    Attributes:
+        heading: in a few words.
+        chances: class, probability and whether that is what it says; empty where there are no classes.
+        numbers: name and value of a regression's.
+    """
+
+    heading: str
+    chances: list[tuple[str, float, bool]]
+    numbers: list[tuple[str, float]]
 
 
 class Viewer:
@@ -73,6 +88,8 @@ class Viewer:
         self.card, self._variables = read_best(run)
         # Images that are looked at again and again are decoded once, however the run did it.
         self.config = dataclasses.replace(config_of_run(run, FinetuneConfig), decode="cache")
+        if self.config.protocol == "classification":
+            self.config = dataclasses.replace(self.config, task=self.card.task)
         self.predictor = Predictor(self.card, self._variables)
 
     @property
@@ -88,21 +105,42 @@ class Viewer:
         """
         return decode_image(content, name, self.predictor.decoding)
 
-    def top(self, photo: np.ndarray, k: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes with their probabilities."""
-        return self.predictor.top(photo, k)[0]
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """Names of what Grad-CAM can be asked for one by one; none of grades, which are one scale."""
+        names = self.card.class_names
+        known = self.classifies and self.card.task != "ordinal"
+        return names if known and not (self.card.task == "regression" and len(names) == 1) else ()
+
+    def said(self, photo: np.ndarray) -> Said:
+        """What a run that classifies says of a photo: of classes the likeliest, of grades all in their order."""
+        card, values = self.card, self.predictor(photo)[0]
+        if card.task == "regression":
+            pairs = list(zip(card.class_names, map(float, values), strict=True))
+            return Said(labelling.words(card, values), [], pairs if len(pairs) > 1 else [])
+        order = np.argsort(-values, kind="stable")
+        best = {int(order[0])}
+        chance = tables.percent(float(values[order[0]])).replace(" ", "\N{NO-BREAK SPACE}")
+        heading = f"{card.class_names[int(order[0])]}, {chance}"
+        if card.task == "multilabel":
+            best = set(np.flatnonzero(self.predictor.present(values[None])[0]).tolist())
+            heading = labelling.words(card, values)
+        shown = (
+            sorted(order.tolist()) if card.task == "ordinal" else order[: max(_LIKELIEST, len(best))].tolist()
+        )
+        return Said(heading, [(card.class_names[i], float(values[i]), i in best) for i in shown], [])
 
     def maps(self, photo: np.ndarray, of_class: int | None = None) -> dict[str, np.ndarray]:
         """Grad-CAM over the photo at some blocks, ``{block: uint8 [h, w, 3]}``.
 
         Args:
             photo: uint8 ``[h, w, 3]``.
-            of_class: whose logit is explained; by default that of the predicted one.
+            of_class: number among :attr:`explained`; by default see ``Explainer.maps``.
 
         Raises:
             UserError: the run is not one network, or has no such class.
         """
-        if of_class is not None and not (self.classifies and 0 <= of_class < len(self.card.class_names)):
+        if of_class is not None and not 0 <= of_class < len(self.explained):
             raise UserError(f"there is no class number {of_class}")
         blocks = self._explainer.blocks
         ready = preprocess(photo, self.card.preprocessing)[None]
@@ -128,7 +166,9 @@ class Viewer:
         found = []
         for index, similarity in zip(nearest[0], similarities[0], strict=True):
             place = int(arrays.kept[index])
-            name = self._source.class_names[int(arrays.labels[index])]
+            # The names are those of the data set, which a retrieval network has never been told.
+            of_data = dataclasses.replace(self.card, class_names=self._source.class_names)
+            name = labelling.label_words(of_data, arrays.labels[index])
             found.append(
                 Neighbour(pixels.shown(examples.read(place)), name, float(similarity), examples.names[place])
             )
@@ -150,7 +190,12 @@ class Viewer:
             raise UserError(f"{source.name} has no split {split}, only {', '.join(source.splits)}")
         examples = source.splits[split]
         arrays = self._arrays(examples, split)
-        labels = evaluate.labels_of_run(arrays.labels, source, self.card.class_names)
+        several = self.card.task in ("multilabel", "regression")
+        labels = (
+            evaluate.targets_of_run(arrays.labels, source, self.card)
+            if several
+            else evaluate.labels_of_run(arrays.labels, source, self.card.class_names)
+        )
         probabilities = np.zeros((0, len(self.card.class_names)), np.float32)
         if len(labels):
             probabilities = self.predictor.of_prepared(arrays.images)

@@ -43,13 +43,15 @@ from finetune_jax.training.divergence import check_finite, measuring, refuse_if_
 from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import Plan, Start, Steps
 from finetune_jax.training.progress import Progress
-from finetune_jax.training.rows import RATES_OF_NETWORK, pass_row, shown, spent, trial_line
+from finetune_jax.training.rows import RATES_OF_NETWORK, pass_row, shown, trial_line
 from finetune_jax.training.state import TrainState
 from finetune_jax.training.stopping import Stop, StopRequest
 from finetune_jax.training.tuning import Pass, TunerState, Verdict
 
 # How far the host runs ahead of the devices.
 _DISPATCHES_AHEAD = 32
+# What the making of programs takes at least for a line of its own.
+_TOLD_SECONDS = 0.1
 
 
 def fit(
@@ -329,9 +331,13 @@ class Loop:
             self._directory.add_scalars(per_part, epoch + 1)
             self._directory.add_metrics(row)
         self._save(state, score, steps_trained)
-        self._say(
-            f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {spent(row['seconds'], self._clock.lap())}"
-        )
+        compiling = self._clock.lap()
+        if compiling >= _TOLD_SECONDS:
+            self._say(f"compiling took {compiling:.1f} s")
+        else:
+            compiling = 0.0
+        alone = max(row["seconds"] - compiling, 0.0)
+        self._say(f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {alone:.1f} s")
         if plan.after_epoch is not None:
             plan.after_epoch(row)
         return state

@@ -5,6 +5,8 @@ import threading
 import time
 from typing import TextIO
 
+from finetune_jax.reports.tables import score_text
+
 _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 15.0
 _SILENCE_SECONDS = 1.0
@@ -75,7 +77,7 @@ class Progress:
         """Print where the run stands, e.g. ``epoch 3/20  loss 0.41 …``."""
         self._shown = time.monotonic()
         elapsed = self._shown - (self._start or self._shown)
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        numbers = "  ".join(f"{name} {score_text(name, value)}" for name, value in values.items())
         line = f"{label}  {numbers}"
         if self._seen and elapsed > 0:
             rate = self._seen / elapsed

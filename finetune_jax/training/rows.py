@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_jax.reports.tables import score_text
 from finetune_jax.training.tuning import Pass, Verdict
 
 # Without those of what is trained beside it, such as a policy.
@@ -33,17 +34,21 @@ def pass_row(
 
 
 def trial_line(epoch: int, epochs: int, verdict: Verdict) -> str:
-    """A line of progress about a trial."""
+    """A line of progress about a trial: whether it counts, and how far its blocks move in order."""
     decision = "accepted" if verdict.accepted else "rejected"
-    line = (
-        f"epoch {epoch + 1}/{epochs}  trial {verdict.trial} {decision}: sorting quality {verdict.quality:.3f}, "
-        f"wanted {verdict.threshold:.3f}"
-    )
-    return f"{line} ({verdict.remark})" if verdict.remark else line
+    line = f"epoch {epoch + 1}/{epochs}  trial {verdict.trial} {decision}: "
+    if not verdict.accepted and not verdict.targets:  # it diverged: nothing was measured
+        return line + verdict.remark
+    assert verdict.quality is not None
+    assert verdict.threshold is not None
+    in_order = round(verdict.quality, 3) >= verdict.threshold
+    line += "higher blocks move more" if in_order else "lower blocks still move more"
+    line += f" (sorting quality {verdict.quality:.3f}, wanted {verdict.threshold:.3f})"
+    return f"{line}; {verdict.remark}" if verdict.remark else line
 
 
 def shown(row: Mapping[str, Any]) -> str:
-    """``train loss 0.12 accuracy 0.95  validation …``: what tells most of a row."""
+    """``train loss 0.1234 accuracy 95.00 %  validation …``: what tells most of a row."""
     parts = []
     labels = {
         "loss": "loss",
@@ -56,18 +61,8 @@ def shown(row: Mapping[str, Any]) -> str:
         "r2": "R²",
     }
     for split in ("train", "validation", "test"):
-        values = [(label, row.get(f"{split}_{name}")) for name, label in labels.items()]
-        numbers = " ".join(f"{label} {value:.4f}" for label, value in values if value is not None)
+        values = [(name, label, row.get(f"{split}_{name}")) for name, label in labels.items()]
+        numbers = " ".join(f"{label} {score_text(name, v)}" for name, label, v in values if v is not None)
         if numbers:
             parts.append(f"{split} {numbers}")
     return "  ".join(parts)
-
-
-def spent(seconds: float, compiling: float) -> str:
-    """The time of an epoch; what the making of its programs took stands apart where it can be seen.
-
-    >>> spent(10.6, 8.94), spent(1.7, 0.02)
-    ('10.6 s, of which 8.9 s compiling', '1.7 s')
-    """
-    shown = f"{seconds:.1f} s"
-    return f"{shown}, of which {compiling:.1f} s compiling" if compiling >= 0.1 else shown

@@ -84,7 +84,7 @@ def test_runs_and_studies_are_listed_with_their_state_and_escaped(port):
 
 def test_a_part_that_has_not_changed_is_not_sent_again(port):
     _, headers, text = ask(port, "/run/photos/live")
-    assert "Finished: test accuracy 75.00 %" in text
+    assert "Finished: test accuracy 75.00\xa0%" in text
     assert "a remark" in text
     status, _, again = ask(port, "/run/photos/live", If_None_Match=headers["ETag"])
     assert (status, again) == (304, "")

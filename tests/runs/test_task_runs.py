@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -14,12 +15,16 @@ from PIL import Image
 from sklearn import metrics
 
 import finetune_jax
+from finetune_jax.commands.web.answers import Request
+from finetune_jax.commands.web.site import Site
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
 from finetune_jax.models.card import read_best
-from finetune_jax.runs import evaluate, export, finetune
+from finetune_jax.reports.tables import score_text
+from finetune_jax.runs import evaluate, explain, export, finetune
+from finetune_jax.runs.catalogue import Catalogue
 from finetune_jax.runs.labelling import Labelling
 
 COUNT = 60
@@ -176,6 +181,61 @@ def test_lines_of_labels_and_numbers(run, table):
     assert row["label"] == "none of these"
     entropy = -(values * np.log(values)).sum() / np.log(4)
     assert float(row["uncertainty"]) == pytest.approx(entropy, abs=1e-5)
+
+
+def test_the_app_says_of_a_photo_and_of_a_split_what_the_task_is_about(run, table):
+    config, summary, rows = run
+    task, place = summary["task"], Path(config.workdir)
+    site = Site(Catalogue(place.parent))
+    predictor = finetune_jax.load(place)
+
+    def get(*path, method="GET", body=b"", **query):
+        answer = site.respond(Request(method, ("run", place.name, *path), query, body, "x.png"))
+        assert answer.status == 200
+        return answer.body.decode()
+
+    test = [row for row in rows if row["split"] == "test"]
+    files = [table.parent / row["image"] for row in test]
+    values = predictor(files)
+    photo = files[0].read_bytes()
+    told = get("photo", "labels", method="POST", body=photo)
+    looks = get("photo", "map", method="POST", body=photo)
+    assert looks.count("<figure>") == 4
+    similar = get("photo", "neighbours", method="POST", body=photo)
+    mistakes = get("mistakes", "list", split="test")
+    shown = [Path(name).name for name in re.findall(r'title="([^"]+)"', mistakes)]
+    if task == "multilabel":
+        said = values >= np.float32(predictor.card.thresholds)
+        for name, there in zip(predictor.class_names, said[0], strict=True):
+            assert (f"<strong>{name}</strong>" in told) == there
+            assert name in get("photo")  # to ask Grad-CAM for
+        truth = np.array(
+            [[name in row["colours"].split("|") for name in predictor.class_names] for row in test]
+        )
+        assert set(shown) == {
+            row["image"] for row, wrong in zip(test, said != truth, strict=True) if wrong.any()
+        }
+        assert f"{len(shown)} of {len(test)} test images have a label too many or too few" in mistakes
+        assert re.search(r"(red|green|blue)(, (red|green|blue))* 0\.\d\d|none of the labels", similar)
+    elif task == "regression":
+        assert f"<h2>light {values[0, 0]:.4g}</h2>" in told
+        assert "%" not in told.split("<h2>")[1]
+        assert "what speaks for more light" in looks
+        assert "<select" not in get("photo")
+        far = [abs(float(row["light"]) - value) for row, value in zip(test, values[:, 0], strict=True)]
+        assert shown == [test[i]["image"] for i in np.argsort(far)[::-1]]
+        assert "%" not in site.respond(Request("GET", ("live", "runs"))).body.decode().split("<tbody>")[1]
+    else:
+        assert re.findall(r"<td>(?:<strong>)?(\d+)", told) == list(predictor.class_names)  # in their order
+        assert f"<strong>{predictor.class_names[values[0].argmax()]}</strong>" in told
+        assert "a higher grade" in looks
+        assert "<select" not in get("photo")
+        assert f"of {len(test)} test images" in mistakes
+        assert "data-set" in mistakes
+        with pytest.raises(UserError, match="are one scale; leave it out"):
+            explain.of_blocks(place, files[:1], class_name="10")
+    assert explain.of_blocks(place, files[:1]).startswith(b"\x89PNG")
+    assert score_text(summary["score"], summary[summary["score"]]).replace(" ", "\xa0") in get()
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_numbers(run, tmp_path):

@@ -4,7 +4,6 @@ import io
 import time
 
 from finetune_jax.training.progress import Progress
-from finetune_jax.training.rows import spent
 
 
 class Terminal(io.StringIO):
@@ -45,8 +44,3 @@ def test_on_a_terminal_the_next_line_takes_the_place_of_the_wait():
     progress = waited_for(stream, 0.3)
     progress.line("epoch 1/2")
     assert stream.getvalue() == "\r\x1b[Kcompiling the training step …\r\x1b[Kepoch 1/2\n"
-
-
-def test_the_time_of_compiling_stands_apart():
-    assert spent(10.6, 8.94) == "10.6 s, of which 8.9 s compiling"
-    assert spent(1.7, 0.05) == "1.7 s"

@@ -21,7 +21,7 @@ from finetune_jax.reports import app_pages, trial_frames
 from finetune_jax.runs import label_check
 from finetune_jax.runs.catalogue import Catalogue
 from finetune_jax.runs.listing import RunRow
-from finetune_jax.runs.photo import Viewer, smaller
+from finetune_jax.runs.photo import Said, Viewer, smaller
 
 _PER_PAGE = 24
 _SPLITS = ("validation", "test", "train")
@@ -106,7 +106,9 @@ class Site:
         if parts == ("mistakes",):
             with self._workbench.viewer(row.path) as viewer:
                 _require_classifier(viewer)
-                return app_pages.of_mistakes(key, tabs, viewer.card.class_names, _SPLITS)
+                return app_pages.of_mistakes(
+                    key, tabs, viewer.card.class_names, _SPLITS, task=viewer.card.task
+                )
         if parts == ("trials",):
             return app_pages.of_trials(key, tabs)
         return app_pages.of_run(key, row, *self._state(row, config), report=_has_report(row), tabs=tabs)
@@ -120,13 +122,10 @@ class Site:
 
     def _photo_page(self, key: str, row: RunRow, tabs: Sequence[str]) -> str:
         with self._workbench.viewer(row.path) as viewer:
-            names: Sequence[str] = viewer.card.class_names if viewer.classifies else ()
-            note = (
-                f"It is labelled as one of {len(names)} classes."
-                if names
-                else "The run finds images of the same class; a photo gets no label."
-            )
-        return app_pages.for_photos(key, tabs, names, note, LARGEST_BODY)
+            note = "The run finds images of the same class; a photo gets no label."
+            if viewer.classifies:
+                note = app_pages.what_a_photo_gets(viewer.card.task, viewer.card.class_names)
+        return app_pages.for_photos(key, tabs, viewer.explained, note, LARGEST_BODY)
 
     def _photo(self, request: Request, row: RunRow, answer: Callable[[Viewer, np.ndarray], str]) -> Answer:
         with self._workbench.viewer(row.path) as viewer:
@@ -138,10 +137,24 @@ class Site:
         viewer, found = self._workbench.mistakes(row.path, split)
         _require_classifier(viewer)
         page = _number(request.query, "page") or 0
-        shown = found.findings[page * _PER_PAGE : (page + 1) * _PER_PAGE]
+        places = [place for place, _ in found.distant] or [finding.place for finding in found.findings]
         photos = [
-            smaller(pixels.shown(found.split.examples.read(finding.place)), _THUMBNAIL) for finding in shown
+            smaller(pixels.shown(found.split.examples.read(place)), _THUMBNAIL)
+            for place in places[page * _PER_PAGE : (page + 1) * _PER_PAGE]
         ]
+        if found.split.labels.ndim == 2:
+            names = [(found.split.examples.names[place], lines) for place, lines in found.distant]
+            return html(
+                app_pages.list_of_distant(
+                    names,
+                    photos,
+                    task=viewer.card.task,
+                    split=split,
+                    images=len(found.split.labels),
+                    page=page,
+                    per_page=_PER_PAGE,
+                )
+            )
         return html(
             app_pages.list_of_mistakes(
                 found.findings,
@@ -173,16 +186,18 @@ def _labels(viewer: Viewer, photo: np.ndarray) -> str:
     prepared = viewer.card.preprocessing
     how = "stretched" if prepared.mode == "stretch" else "in their proportions"
     seen = f"{prepared.image_size} × {prepared.image_size} of them, {how}"
-    chances = viewer.top(photo) if viewer.classifies else []
-    return app_pages.photo_labels(pixels.shown(photo), seen, chances, viewer.routes(photo))
+    said = viewer.said(photo) if viewer.classifies else Said("", [], [])
+    return app_pages.photo_labels(pixels.shown(photo), seen, said, viewer.routes(photo))
 
 
 def _maps(viewer: Viewer, photo: np.ndarray, number: int | None) -> str:
     maps = viewer.maps(photo, number)
-    if not viewer.classifies:
-        of = "what the photo is like"
-    else:
-        of = viewer.card.class_names[number] if number is not None else viewer.top(photo, 1)[0][0]
+    of, task = "what the photo is like", viewer.card.task
+    if number is not None:
+        of = viewer.explained[number]
+    elif viewer.classifies:
+        name = viewer.predictor.top(photo, 1)[0][0][0]
+        of = {"ordinal": "a higher grade", "regression": f"more {viewer.card.class_names[0]}"}.get(task, name)
     return app_pages.photo_maps(maps, of)
 
 

@@ -20,11 +20,13 @@ class Mistakes(NamedTuple):
 
     Attributes:
         split: its images.
-        findings: those that are taken for another class than their label.
+        findings: those that are taken for another class than their label; none of several labels or numbers.
+        distant: of several labels and numbers, see ``label_check.by_distance``.
     """
 
     split: Labelled
     findings: list[Finding]
+    distant: list[tuple[int, list[tuple[str, str]]]]
 
 
 class Workbench:
@@ -52,7 +54,11 @@ class Workbench:
             key = (*_state(run), split)
             if key not in self._mistakes:
                 labelled = viewer.labelled(split)
-                self._mistakes[key] = Mistakes(labelled, label_check.findings(labelled))
+                self._mistakes[key] = (
+                    Mistakes(labelled, [], label_check.by_distance(labelled, viewer.card))
+                    if labelled.labels.ndim == 2
+                    else Mistakes(labelled, label_check.findings(labelled), [])
+                )
             _keep(self._mistakes, key, _LISTS)
             return viewer, self._mistakes[key]
 

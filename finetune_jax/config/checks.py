@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from finetune_jax.config import epoch_checks, fit_task, methods, object_stores
+from finetune_jax.config import data_shards, epoch_checks, fit_task, methods, object_stores
 from finetune_jax.config.choices import (
     ALTERNATIVES,
     AUTO,
@@ -60,6 +60,8 @@ def validate(config: Any) -> None:
     for setting in settings.values():
         if refusal := setting.refusal(values):
             raise UserError(refusal)
+    if refusal := data_shards.refusal(values):
+        raise UserError(refusal)
     for check in _CONTRADICTIONS:
         check(values)
     if "loss" in values and values["task"] != "auto":

@@ -261,6 +261,15 @@ class DataConfig:
         range=ranges.NOT_NEGATIVE,
         reading=True,
     )
+    data_shards: str = setting(
+        "auto",
+        "Shards into which the images of every split are divided: process gives every process of --coordinator one, "
+        "which it alone reads, decodes and caches; a number makes so many whatever the processes, which share them "
+        "evenly. A batch takes as many images of each, so results depend on the number and not on the processes. 1 "
+        "is no shards; auto is process from a million images on. Files are then compared by name, size and time.",
+        group=MACHINE,
+        before="1",
+    )
     decode: str = setting(
         "cache",
         "When images are decoded: once, into a cache on disk, or whenever a step needs them (stream), which takes no "

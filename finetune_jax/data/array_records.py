@@ -90,7 +90,8 @@ def _records(files: Sequence[str], split: str, shown: str, reading: Reading) -> 
     status = [os.stat(file) for file in files]
     stamps = [f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(files, status, strict=True)]
     names = [f"{split}[{index}]" for index in range(count)]
-    return Records(names, labels, load, fingerprint_of("array_record", split, *stamps))
+    stamp = fingerprint_of("array_record", split, *stamps)
+    return Records(names, labels, load, stamp, records.manifest_of(files))
 
 
 def _features(record: bytes) -> Any:

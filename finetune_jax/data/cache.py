@@ -112,12 +112,15 @@ def materialise(
             np.empty((0, 2), np.int32),
         )
     settings = json.dumps(preprocessing.to_json(), sort_keys=True)
-    key = fingerprint_of("images", str(_FORMAT), examples.fingerprint, str(len(examples)), settings)
+    fingerprint = examples.fingerprint
+    if examples.place:
+        fingerprint = fingerprint_of("place", examples.place, fingerprint)
+    key = fingerprint_of("images", str(_FORMAT), fingerprint, str(len(examples)), settings)
     folder = Path(cache_dir).expanduser() / key
     content = {
         "format": _FORMAT,
         "preprocessing": preprocessing.to_json(),
-        "fingerprint": examples.fingerprint,
+        "fingerprint": fingerprint,
         "count": len(examples),
     }
     stored = _open(folder, content)

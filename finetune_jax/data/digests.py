@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finetune_jax.data import index
-from finetune_jax.data.examples import DIGEST_BYTES, fingerprint_of
+from finetune_jax.data.examples import DIGEST_BYTES, digest_of, fingerprint_of
 from finetune_jax.data.file_tree import File
 from finetune_jax.data.near_duplicates import APPEARANCE_BYTES, appearance
 from finetune_jax.data.parallel import ordered_map
@@ -70,6 +70,25 @@ def of_files(
             if looks is not None and known_file[1]:
                 looks[number] = np.frombuffer(known_file[1], np.uint8)
     return digests, looks
+
+
+def of_manifest(root: str, files: Sequence[File]) -> np.ndarray:
+    """Digest of the name below a folder, the size and the time of the last change of every file; none is opened.
+
+    Args:
+        root: the folder.
+        files: N files; the names of those elsewhere count whole.
+
+    Returns:
+        uint8 ``[N, 16]``.
+    """
+    above = root.rstrip(os.sep) + os.sep
+    digests = np.zeros((len(files), DIGEST_BYTES), np.uint8)
+    for number, file in enumerate(files):
+        name = file.path.removeprefix(above).encode("utf-8", "surrogateescape")
+        line = b"%s\0%d %d" % (name, file.size, file.mtime_ns)
+        digests[number] = np.frombuffer(digest_of(line), np.uint8)
+    return digests
 
 
 def _look(path: str, appearances: bool) -> _Known:

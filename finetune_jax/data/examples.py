@@ -60,6 +60,8 @@ class Examples:
       targets: What is learned where that is no class, float32 ``[N, C]``: 0 and 1 for each class, or numbers;
         `labels` then are what splits are balanced by.
       weights: Factors of the images' losses in training, float32 ``[N]``; None where all count alike.
+      place: Where the images lie, for those whose digests are not of their content; what is kept of the pixels is of
+        the images of that place alone. Empty for all others.
     """
 
     labels: np.ndarray
@@ -75,6 +77,7 @@ class Examples:
     group_names: Sequence[str] | None = None
     targets: np.ndarray | None = None
     weights: np.ndarray | None = None
+    place: str = ""
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int32:
@@ -112,6 +115,7 @@ class Examples:
             group_names=None if self.group_names is None else [self.group_names[i] for i in order],
             targets=None if self.targets is None else self.targets[order],
             weights=None if self.weights is None else self.weights[order],
+            place=self.place,
         )
 
     def grouped(self, names: Sequence[str]) -> "Examples":
@@ -179,6 +183,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         else None,
         targets=_joined([part.targets for part in parts]),
         weights=_joined([part.weights for part in parts]),
+        place=next((part.place for part in parts if part.place), ""),
     )
 
 

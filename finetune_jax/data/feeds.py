@@ -42,7 +42,15 @@ class Arrays(Protocol):
 
 
 class Feed(Protocol):
-    """Examples on their way to the devices."""
+    """Examples on their way to the devices.
+
+    Attributes:
+        rows: examples of each shard, where they are in shards; batches must then take their columns from one after the
+            other, see ``order.training_order_of_shards``. None where they are not.
+    """
+
+    @property
+    def rows(self) -> Sequence[np.ndarray] | None: ...  # noqa: D102
 
     def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
         """The per-replica ``step`` over all replicas and the batches of an order.
@@ -82,6 +90,8 @@ def create_feed(
 
 class ResidentFeed:
     """Examples live on every device; an epoch needs only its index array from the host."""
+
+    rows: Sequence[np.ndarray] | None = None
 
     def __init__(
         self,
@@ -160,6 +170,7 @@ class StreamedFeed:
         self._arrays = arrays
         self._aspects, self._weights = aspects, weights
         self._replicas = replicas
+        self.rows: Sequence[np.ndarray] | None = getattr(arrays.images, "rows", None)
 
     def compile_training(self, step: Step, axes: Axes = lambda state: None) -> Training:
         """See :class:`Feed`."""

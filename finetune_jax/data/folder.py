@@ -3,6 +3,7 @@
 Retrieval may have its test images in two folders: ``query/`` (or ``test/``), and ``gallery/`` to search in.
 """
 
+import math
 import os
 import unicodedata
 from collections import Counter
@@ -32,6 +33,7 @@ def read(
     cache_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: bool = False,
+    manifest_from: float = math.inf,
 ) -> Source:
     """Lists a folder of images and fingerprints their content; decodes at most a miniature of each.
 
@@ -52,6 +54,8 @@ def read(
       cache_dir: Where digests of unchanged files are remembered.
       workers: Number of threads that read files, see `ordered_map`.
       progress: Whether to show a bar while files are read.
+      manifest_from: Number of files from which none is read, see ``digests.of_manifest``; what they look like is then
+        not known.
 
     Returns:
       A source with the splits that have a folder.
@@ -77,7 +81,7 @@ def read(
     findings = _about_empty(folder, empty, refuse=not list_findings)
     class_names, more_notes = _class_names(folder, files, open_classes, findings)
     looks = list_findings or any(split not in files for split in made_splits)
-    reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
+    reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks, manifest_from)
     splits = _examples(folder, files, class_names, reading)
     if by_folder:
         splits = {

@@ -1,5 +1,6 @@
 """Image files as examples: fingerprinted at once, decoded on demand."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,12 +30,14 @@ class Reading:
         workers: int | None,
         progress: bool,
         looks: bool,
+        manifest_from: float = math.inf,
     ) -> None:
         self.decoding = decoding
         self.cache_dir = cache_dir
         self.workers = workers
         self.progress = progress
         self.looks = looks
+        self.manifest_from = manifest_from
 
 
 def examples(
@@ -57,14 +60,21 @@ def _whole(
 ) -> dict[str, Examples]:
     """One example for each file."""
     every_file = [file for members in listed.values() for _, file in members]
-    every_digest, every_look = content.of_files(
-        root,
-        every_file,
-        appearances=reading.looks,
-        cache_dir=reading.cache_dir,
-        workers=reading.workers,
-        progress=reading.progress,
-    )
+    every_look: np.ndarray | None = None
+    place = ""
+    if len(every_file) >= reading.manifest_from:
+        # Of a table, where most of its images lie.
+        above = root if os.path.isdir(root) else os.path.commonpath([file.path for file in every_file])
+        every_digest, place = content.of_manifest(above, every_file), os.path.realpath(above)
+    else:
+        every_digest, every_look = content.of_files(
+            root,
+            every_file,
+            appearances=reading.looks,
+            cache_dir=reading.cache_dir,
+            workers=reading.workers,
+            progress=reading.progress,
+        )
     splits: dict[str, Examples] = {}
     start = 0
     for split, members in listed.items():
@@ -80,6 +90,7 @@ def _whole(
             appearances=None if every_look is None else every_look[start:end],
             encoded=_loader(paths, names),
             read_page=_page_reader(paths, names, reading.decoding),
+            place=place,
         )
         start = end
     return splits
@@ -135,6 +146,7 @@ def _pages(files: Examples) -> Examples:
         encoded=lambda index: encoded(int(owners[index])),
         groups=files.digests[owners],
         owners=owners,
+        place=files.place,
     )
 
 

@@ -69,13 +69,7 @@ def arrays(
     Raises:
         UnreadableImage: a header cannot be read; or later, by the images, one of them.
     """
-
-    def read(index: int) -> np.ndarray:
-        try:
-            return preprocess(examples.read(index), preprocessing)
-        except ValueError as error:
-            raise UnreadableImage(examples.names[index], str(error)) from error
-
+    read = image_reader(examples, preprocessing)
     count, side = len(examples), preprocessing.image_size
     threads = workers or 2 * available_cores()
     images: Any = Images(read, (count, side, side, preprocessing.channels), threads)
@@ -86,6 +80,18 @@ def arrays(
         )
         sizes = np.array(list(found), np.int32).reshape(-1, 2)
     return Arrays(images, examples.truth, np.arange(count), sizes, weights=examples.weights)
+
+
+def image_reader(examples: Examples, preprocessing: Preprocessing) -> Read:
+    """Index to the prepared image of an example; raises UnreadableImage."""
+
+    def read(index: int) -> np.ndarray:
+        try:
+            return preprocess(examples.read(index), preprocessing)
+        except ValueError as error:
+            raise UnreadableImage(examples.names[index], str(error)) from error
+
+    return read
 
 
 def _size(examples: Examples, index: int) -> tuple[int, int]:

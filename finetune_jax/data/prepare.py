@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune_jax.config import fit_task
+from finetune_jax.config import data_shards, fit_task
 from finetune_jax.config.choices import CROPPING, IN_PROPORTION
 from finetune_jax.config.settings import DataConfig
-from finetune_jax.data import cache, on_demand, sources
+from finetune_jax.data import cache, divided, on_demand, sources
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.decode import Decoding, Preprocessing
+from finetune_jax.data.divided import Division
 from finetune_jax.data.examples import Examples, Source
 from finetune_jax.errors import UserError, readable
 
@@ -47,6 +48,7 @@ def load_source(
         list_findings=list_findings,
         workers=config.decode_workers or None,
         progress=not silent,
+        manifest_from=data_shards.manifest_from(config.data_shards),
     )
 
 
@@ -130,31 +132,58 @@ def _stored_size(config: DataConfig, size: int) -> int:
     return stored
 
 
-def materialise(config: DataConfig, source: Source, size: int, *, silent: bool = False) -> dict[str, Arrays]:
-    """Decoded images of all splits with labels; errors as of :func:`materialise_split`."""
-    return _materialised(config, source.splits, size, silent)
+def materialise(
+    config: DataConfig,
+    source: Source,
+    size: int,
+    *,
+    silent: bool = False,
+    division: Division | None = None,
+) -> dict[str, Arrays]:
+    """Decoded images of all splits with labels; errors as of :func:`materialise_split`.
+
+    Args:
+        config: of the data.
+        source: the data set.
+        size: side of the squares that the network sees.
+        silent: whether to show no bar and no warning.
+        division: of the images, of which this process decodes its own shards; None decodes all.
+    """
+    return _materialised(config, source.splits, size, silent, division)
 
 
 def materialise_unlabelled(
-    config: DataConfig, source: Source, size: int, *, silent: bool = False
+    config: DataConfig,
+    source: Source,
+    size: int,
+    *,
+    silent: bool = False,
+    division: Division | None = None,
 ) -> dict[str, Arrays]:
-    """Decoded images of the splits without labels; errors as of :func:`materialise_split`."""
-    return _materialised(config, source.unlabelled, size, silent)
+    """Decoded images of the splits without labels; arguments and errors as of :func:`materialise`."""
+    return _materialised(config, source.unlabelled, size, silent, division)
 
 
 def _materialised(
-    config: DataConfig, splits: Mapping[str, Examples], size: int, silent: bool
+    config: DataConfig,
+    splits: Mapping[str, Examples],
+    size: int,
+    silent: bool,
+    division: Division | None,
 ) -> dict[str, Arrays]:
-    return {
-        split: materialise_split(
-            config,
-            examples,
-            preprocessing(config, size, train=split == "train"),
-            silent=silent,
-            title=f"decoding {split} images",
-        )
-        for split, examples in splits.items()
-    }
+    decoded = {}
+    for split, examples in splits.items():
+        prepared = preprocessing(config, size, train=split == "train")
+
+        def of_all(examples: Examples, title: str, prepared: Preprocessing = prepared) -> Arrays:
+            return materialise_split(config, examples, prepared, silent=silent, title=title)
+
+        title = f"decoding {split} images"
+        if division is None:
+            decoded[split] = of_all(examples, title)
+        else:
+            decoded[split] = divided.materialise(examples, prepared, division, of_all, title=title)
+    return decoded
 
 
 def materialise_split(

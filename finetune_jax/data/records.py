@@ -1,5 +1,6 @@
 """Encoded images in the records of larger files, such as tar shards, as a source; read in any order, on demand."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,12 +35,14 @@ class Records:
         labels: name of each one's class.
         load: index to the encoded image; may be called from several threads. Raises OSError or ValueError.
         stamp: changes whenever the files do; empty where that is not known.
+        manifest: digest of names, sizes and times of the files, which a copy has too; empty where there is none.
     """
 
     names: Sequence[str]
     labels: Sequence[str]
     load: Load
     stamp: str = ""
+    manifest: str = ""
 
 
 def source(
@@ -83,6 +86,12 @@ def source(
     return Source(dataset, tuple(map(readable, names)), examples, tuple(notes), split_rule=BY_CONTENT)
 
 
+def manifest_of(files: Sequence[str]) -> str:
+    """Digest of the names, sizes and times of the last change of files that hold records."""
+    status = [(os.path.basename(name), os.stat(name)) for name in files]
+    return fingerprint_of("manifest", *[f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in status])
+
+
 def sorted_names(names: set[str]) -> list[str]:
     """Numbers by their value, anything else by its letters."""
     if names and all(name.isdecimal() for name in names):
@@ -105,7 +114,8 @@ def _examples(records: Records, labels: np.ndarray, reading: Reading) -> Example
         except (OSError, ValueError) as error:
             raise UnreadableImage(names[index], getattr(error, "strerror", None) or str(error)) from error
 
-    digests, looks = _contents(records, load, reading)
+    by_manifest = bool(records.manifest) and len(names) >= reading.manifest_from
+    digests, looks = (_of_manifest(records), None) if by_manifest else _contents(records, load, reading)
     return Examples(
         labels=labels,
         names=names,
@@ -114,7 +124,13 @@ def _examples(records: Records, labels: np.ndarray, reading: Reading) -> Example
         digests=digests,
         appearances=looks,
         encoded=load,
+        place=records.stamp if by_manifest else "",
     )
+
+
+def _of_manifest(records: Records) -> np.ndarray:
+    lines = [f"{number} {name} {records.manifest}" for number, name in enumerate(records.names)]
+    return as_digests([digest_of(line.encode("utf-8", "surrogateescape")) for line in lines])
 
 
 def _contents(records: Records, load: Load, reading: Reading) -> tuple[np.ndarray, np.ndarray | None]:

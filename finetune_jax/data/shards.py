@@ -55,12 +55,14 @@ def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
     stamps = [
         f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(shards, status, strict=True)
     ]
+    manifest = records.manifest_of(shards)
     splits = {
         split: Records(
             names=[name for name, _, _ in samples],
             labels=[label for _, label, _ in samples],
             load=_loader([place for _, _, place in samples]),
             stamp=fingerprint_of("shards", split, *stamps),
+            manifest=manifest,
         )
         for split, samples in found.items()
     }

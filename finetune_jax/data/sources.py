@@ -1,6 +1,7 @@
 """What ``--dataset`` names, completed to a training, a validation and a test split."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -42,6 +43,7 @@ def load(
     list_findings: bool = False,
     workers: int | None = None,
     progress: bool = False,
+    manifest_from: float = math.inf,
 ) -> Source:
     """Opens a data set; no image is decoded yet.
 
@@ -71,6 +73,7 @@ def load(
       list_findings: Whether to list what is wrong with a folder where that is possible, instead of refusing it.
       workers: Number of reading threads, see `ordered_map`.
       progress: Whether to show a bar while files are read for the first time.
+      manifest_from: Number of files from which their digests are of names, sizes and times alone.
 
     Returns:
       A source with all three splits.
@@ -128,6 +131,7 @@ def load(
             cache_dir=cache_dir,
             workers=workers,
             progress=progress,
+            manifest_from=manifest_from,
         )
     elif kind == "csv" and rest:
         from finetune_jax.data import table
@@ -145,6 +149,7 @@ def load(
             cache_dir=cache_dir,
             workers=workers,
             progress=progress,
+            manifest_from=manifest_from,
         )
     elif kind == "tfds" and rest:
         from finetune_jax.data import tfds
@@ -155,7 +160,7 @@ def load(
         from finetune_jax.data.image_files import Reading
 
         readers = {"webdataset": shards.read, "arrayrecord": array_records.read, "hf": hugging_face.read}
-        reading = Reading(decoding or Decoding(), cache_dir, workers, progress, bool(made))
+        reading = Reading(decoding or Decoding(), cache_dir, workers, progress, bool(made), manifest_from)
         source = readers[kind](dataset, open_classes=retrieval, reading=reading)
     elif kind == "memory" and rest:
         from finetune_jax.data import in_memory

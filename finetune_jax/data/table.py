@@ -5,6 +5,7 @@ guessed from the names and said in a note, or given as ``--columns=image=filenam
 """
 
 import csv
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,7 @@ def read(
     cache_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: bool = False,
+    manifest_from: float = math.inf,
 ) -> Source:
     """Reads a table and fingerprints the images it names.
 
@@ -91,6 +93,7 @@ def read(
       cache_dir: Where digests of unchanged files are remembered.
       workers: Number of threads that read files.
       progress: Whether to show a bar while files are read.
+      manifest_from: Number of files from which none is read, see ``digests.of_manifest``.
 
     Returns:
       A source with the splits that the table names; with all images in ``train`` where it names none.
@@ -139,7 +142,7 @@ def read(
     suffix = _suffix(root, next(iter(seen)))
     files = _files(root, seen, suffix, shown)
     looks = any(split not in listed for split in made_splits)
-    reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks)
+    reading = Reading(decoding or Decoding(), cache_dir, workers, progress, looks, manifest_from)
     members = {
         split: [
             (int(label), files[row.image]) for label, row in zip(understood.labels[split], rows, strict=True)

@@ -224,6 +224,8 @@ def _claim(prepared: Prepared) -> None:
     # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
     source = program.images.source
     rates_and_data = settings.rates | recorded_data.resolved(source) | {recorded_data.TASK: program.task.name}
+    if program.images.division is not None:
+        rates_and_data |= {recorded_data.SHARDS: program.images.division.shards}
     same_run.claim(directory, dataclasses.asdict(settings.flags), rates_and_data)
     recorded_data.write(directory, source)
     flags = settings.flags

@@ -1,19 +1,24 @@
 """The images of a run: opened, split, decoded, checked, and on their way to the devices."""
 
+import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from finetune_jax import data as datasets
 from finetune_jax.algorithms import augmentation as augmentations
+from finetune_jax.config import data_shards
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data.cache import Arrays
+from finetune_jax.data.divided import Division
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import Feed, create_feed
-from finetune_jax.data.order import training_order
+from finetune_jax.data.order import training_order, training_order_of_shards
 from finetune_jax.devices import cluster
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
@@ -39,6 +44,7 @@ class Images:
         image_size: side of the squares that the network sees.
         splits: decoded images with labels, ``train``, ``validation``, ``test`` and perhaps ``gallery``.
         unlabelled: decoded images of the splits without labels that are to be labelled.
+        division: of all splits into shards; None where there are none.
     """
 
     config: FinetuneConfig
@@ -48,6 +54,7 @@ class Images:
     image_size: int
     splits: Mapping[str, Arrays]
     unlabelled: Mapping[str, Arrays]
+    division: Division | None = None
 
     def __post_init__(self) -> None:
         count = len(self.splits["train"].labels)
@@ -64,6 +71,11 @@ class Images:
     def order(self, epoch: int) -> np.ndarray:
         """The training images of an epoch, int32 ``[steps, B]``."""
         labels = self.splits["train"].labels
+        if self.division is not None:
+            images: Any = self.splits["train"].images
+            return training_order_of_shards(
+                images.rows, self.config.images_per_step, seed=self.config.seed, epoch=epoch
+            )
         return training_order(
             len(labels),
             self.config.images_per_step,
@@ -120,7 +132,11 @@ class Images:
     def augmented_examples(self) -> np.ndarray:
         """Some training images as a step sees them, uint8 ``[N, S, S, C]``; no random number of a run is used up."""
         train = self.splits["train"]
-        order = self.order(0).reshape(-1)[:_EXAMPLES]
+        order = self.order(0)
+        if self.division is not None:
+            # Of the first shard, which the process that shows them has decoded.
+            order = order[:, : order.shape[1] // self.division.shards]
+        order = order.reshape(-1)[:_EXAMPLES]
         aspects = datasets.stretched_aspects(self.config, train)
         if aspects is not None:
             aspects = aspects[order]
@@ -162,9 +178,36 @@ def load(
         )
     size = datasets.image_size(config, natural_size)
     unlabelled: Mapping[str, Arrays] = {}
-    with cluster.one_per_host_first():
-        splits = datasets.materialise(config, source, size, silent=silent)
+    division = _division(config, source, replicas, data_before)
+    with cluster.one_per_host_first() if division is None else contextlib.nullcontext():
+        splits = datasets.materialise(config, source, size, silent=silent, division=division)
         if config.predict_unlabelled:
             # Before training and not after it: a damaged image should not show up days later.
-            unlabelled = datasets.materialise_unlabelled(config, source, size, silent=silent)
-    return Images(config, replicas, source, class_names, size, splits, unlabelled)
+            unlabelled = datasets.materialise_unlabelled(
+                config, source, size, silent=silent, division=division
+            )
+    return Images(config, replicas, source, class_names, size, splits, unlabelled, division)
+
+
+def _division(
+    config: FinetuneConfig, source: Source, replicas: Replicas, data_before: recorded_data.Before
+) -> Division | None:
+    """How the images are divided among the processes; None where every process has all of them.
+
+    Raises:
+        UserError: the processes, or a batch, cannot be divided by the number of shards.
+    """
+    shards = data_shards.resolved(
+        dataclasses.asdict(config),
+        processes=replicas.process_count,
+        images=sum(map(len, source.splits.values())),
+        recorded=data_before.shards,
+    )
+    if shards == 1:
+        return None
+    if replicas.is_primary:
+        of_each = (
+            f", {shards // replicas.process_count} of each process" if replicas.process_count > 1 else ""
+        )
+        print(f"images in {shards} shards{of_each}", file=sys.stderr)
+    return Division(shards, replicas.process_index, replicas.process_count)

@@ -35,7 +35,7 @@ from finetune_jax.training import (
     tables,
     unfreezing,
 )
-from finetune_jax.training.evaluation import Evaluation
+from finetune_jax.training.evaluation import Counts, Evaluation
 from finetune_jax.training.methods import registry
 from finetune_jax.training.methods.method import Method
 from finetune_jax.training.placement import Placement
@@ -72,6 +72,8 @@ class Program:
         training: the step, compiled, over the batches of an order.
         predict: outputs of ``task`` over whole splits, compiled.
         card: what prediction needs beside the variables.
+        count: what the scores of a split are counted from without its outputs, compiled, for classes of images in
+            shards; None where all outputs are compared.
         estimate: gives averaged weights statistics of norms of their own, over the batches of an order; None where they
             need none.
     """
@@ -89,6 +91,7 @@ class Program:
     training: Training
     predict: Evaluation
     card: Card
+    count: Counts | None = None
     estimate: Callable[[TrainState, np.ndarray], TrainState] | None = None
 
     @property
@@ -211,6 +214,11 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         predict=evaluation.compile_evaluation(
             task.outputs(method.measured, normalize), replicas, axes=placement.variable_axes
         ),
+        count=evaluation.compile_counts(
+            task.outputs(method.measured, normalize), replicas, num_classes, axes=placement.variable_axes
+        )
+        if images.division is not None and task.name == "classification"
+        else None,
         card=Card(
             architecture=network.architecture,
             width=network.width,
@@ -339,6 +347,13 @@ def _evaluate(program: Program, config: FinetuneConfig, state: TrainState) -> Ma
     def scores_of(variables: Variables) -> dict[str, float]:
         variables = program.method.result(variables, totals)
         scores: dict[str, float] = {}
+        if program.count is not None:
+            for split in ("validation", *(["test"] if config.select_on == "test" else [])):
+                if split in program.images.feeds:
+                    labels = program.images.splits[split].labels
+                    counts = program.count(variables, program.images.feeds[split], labels)
+                    scores |= evaluation.scores_of_counts(counts, split)
+            return scores
         if "validation" in program.images.feeds:
             outputs = program.outputs(program.predict, variables, "validation")
             scores |= program.task.scores(outputs, program.images.splits["validation"].labels, "validation")

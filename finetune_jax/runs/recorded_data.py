@@ -16,7 +16,7 @@ from finetune_jax.data.regular_file import read_regular
 from finetune_jax.errors import DAMAGE, UserError, readable
 from finetune_jax.files.run_directory import RunDirectory
 
-DIGEST, RULE, TASK = "data_digest", "split_rule", "task"
+DIGEST, RULE, TASK, SHARDS = "data_digest", "split_rule", "task", "data_shards"
 """Names in ``flags.json`` and ``summary.json``."""
 
 DIVIDING = (
@@ -45,12 +45,14 @@ class Before:
         digest: of the data.
         record: of the data; None for runs from before there were records.
         task: how its labels were understood; runs from before there were others took them for classes.
+        shards: into how many its images were divided; runs from before there were shards had one.
     """
 
     split_rule: int | None = None
     digest: str | None = None
     record: Record | None = None
     task: str | None = None
+    shards: int | None = None
 
     def check(self, source: Source) -> None:
         """Refuse other data than the run began with.
@@ -93,7 +95,13 @@ def before(*directories: Path) -> Before:
             rule = values.get(RULE, split_rules.BY_COUNT)
             known = read(directory)
             rule = rule if known is None else known.split_rule
-            return Before(rule, values.get(DIGEST), known, values.get(TASK, "classification"))
+            return Before(
+                rule,
+                values.get(DIGEST),
+                known,
+                values.get(TASK, "classification"),
+                int(values.get(SHARDS, 1)),
+            )
     return Before()
 
 

@@ -2,7 +2,8 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from finetune_jax.algorithms import metrics, views
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.data.feeds import Feed
-from finetune_jax.data.order import evaluation_order
+from finetune_jax.data.order import evaluation_order, evaluation_order_of_shards
 from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.models.network import Model
@@ -44,7 +45,17 @@ def compile_evaluation(
         axes: variables on the devices to what ``Replicas.map`` takes for them, None where all are replicated.
     """
     batches = compile_batches(function, replicas, batch_size, axes)
-    return lambda variables, feed, count: np.concatenate(list(batches(variables, feed, count)))
+
+    def run(variables: Any, feed: Feed, count: int) -> np.ndarray:
+        outputs = np.concatenate(list(batches(variables, feed, count)))
+        if feed.rows is None:
+            return outputs
+        order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
+        in_order = np.empty((count, *outputs.shape[1:]), outputs.dtype)
+        in_order[order[is_example]] = outputs[is_example.reshape(-1)]
+        return in_order
+
+    return run
 
 
 def compile_batches(
@@ -55,9 +66,9 @@ def compile_batches(
 ) -> Callable[[Any, Feed, int], Iterator[np.ndarray]]:
     """:func:`compile_evaluation` batch by batch, for outputs that need not be held at once.
 
-    The last batch is filled up and the surplus dropped.
+    The last batch is filled up and the surplus dropped; examples in shards come with it, in the order of
+    ``order.evaluation_order_of_shards``.
     """
-    batch_size = -(-batch_size // replicas.count) * replicas.count
 
     def gathered(variables: Any, images: jax.Array) -> jax.Array:
         return jax.lax.all_gather(function(variables, images), AXIS, tiled=True)
@@ -69,17 +80,95 @@ def compile_batches(
         if mapped is None:
             mapped = replicas.map(gathered, (axes(variables), 0))
         waiting: collections.deque[jax.Array] = collections.deque()
-        left = count
-        for images in feed.batches(evaluation_order(count, batch_size)):
+        if feed.rows is None:
+            order = evaluation_order(count, -(-batch_size // replicas.count) * replicas.count)
+            left = count
+        else:
+            order, _ = _order_of_shards(feed.rows, replicas, batch_size)
+            left = order.size
+        for images in feed.batches(order):
             waiting.append(mapped(variables, images))
             if len(waiting) > _BATCHES_AHEAD:
                 yield jax.device_get(waiting.popleft())
-                left -= batch_size
+                left -= order.shape[1]
         while waiting:
             yield jax.device_get(waiting.popleft())[:left]
-            left -= batch_size
+            left -= order.shape[1]
 
     return run
+
+
+def _order_of_shards(
+    rows: Sequence[np.ndarray], replicas: Replicas, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    unit = math.lcm(replicas.count, len(rows))
+    return evaluation_order_of_shards(rows, -(-batch_size // unit) * unit)
+
+
+Counts = Callable[[Any, Feed, np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+"""``(variables, feed, labels [N]) → sum of the losses, images of each class [C], and how many of them are right``."""
+
+
+def compile_counts(
+    function: Callable[[Any, jax.Array], jax.Array],
+    replicas: Replicas,
+    num_classes: int,
+    batch_size: int = BATCH_SIZE,
+    axes: Callable[[Any], Any] = lambda variables: None,
+) -> Counts:
+    """What accuracies and the loss are made of, counted on the devices: no output leaves them.
+
+    Args:
+        function: of one replica, variables and uint8 images to logits ``[B, C]``.
+        replicas: where.
+        num_classes: C.
+        batch_size: images of a batch over all devices.
+        axes: see :func:`compile_evaluation`.
+    """
+
+    def counted(variables: Any, images: jax.Array, labels: jax.Array, weights: jax.Array) -> Any:
+        logits = function(variables, images).astype(jnp.float32)
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+        right = (logits.argmax(1) == labels) * weights
+        of_class = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+        # A filled place weighs nothing, whatever its loss.
+        total = jnp.where(weights > 0, loss, 0.0).sum()
+        return jax.lax.psum((total, weights @ of_class, right @ of_class), AXIS)
+
+    mapped: Callable[..., Any] | None = None
+
+    def run(variables: Any, feed: Feed, labels: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        nonlocal mapped
+        assert feed.rows is not None
+        if mapped is None:
+            mapped = replicas.map(counted, (axes(variables), 0, 0, 0))
+        order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
+        own, real = replicas.local_columns(order), replicas.local_columns(is_example)
+        counts = []
+        for row, is_real, images in zip(own, real, feed.batches(order), strict=True):
+            counts.append(mapped(variables, images, *replicas.split((labels[row], np.float32(is_real)))))
+            if len(counts) > _BATCHES_AHEAD:
+                jax.block_until_ready(counts[-_BATCHES_AHEAD])
+        totals = jax.device_get(counts)
+        loss, seen, right = [np.stack(part).astype(np.float64).sum(0) for part in zip(*totals, strict=True)]
+        return float(loss), seen, right
+
+    return run
+
+
+def scores_of_counts(counts: tuple[float, np.ndarray, np.ndarray], prefix: str) -> dict[str, float]:
+    """:func:`classification_scores` of what :func:`compile_counts` counts, the loss to rounding.
+
+    >>> scores_of_counts((3.0, np.array([4.0, 2.0]), np.array([3.0, 2.0])), "test")["test_balanced_accuracy"]
+    0.875
+    """
+    loss, seen, right = counts
+    there = seen > 0
+    return {
+        f"{prefix}_loss": loss / float(seen.sum()),
+        f"{prefix}_accuracy": float(right.sum() / seen.sum()),
+        f"{prefix}_balanced_accuracy": float(np.mean(right[there] / seen[there])),
+    }
 
 
 def classifier(

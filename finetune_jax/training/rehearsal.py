@@ -195,6 +195,7 @@ class Chosen:
 
     feed: Feed
     indices: np.ndarray
+    rows = None
 
     def batches(self, order: np.ndarray) -> Iterator[jax.Array]:
         """See ``Feed``; the order is of places in ``indices``."""

@@ -142,7 +142,7 @@ def test_settings_recorded_by_an_earlier_version_behave_as_they_did():
 
     old = {"dataset": "folder:photos", "ks": [1, 2], "a_name_that_is_gone": 1}
     config = recorded.config_of(old, Later)
-    assert config == Later(dataset="folder:photos", ks=(1, 2), warmth=0)
+    assert config == Later(dataset="folder:photos", ks=(1, 2), warmth=0, data_shards="1")
     assert recorded.config_of({**old, "warmth": 3, "kinds": [4]}, Later).warmth == 3
     assert recorded.config_of({"kinds": [4, 5]}, Later).kinds == (4, 5)
 

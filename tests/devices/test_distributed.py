@@ -116,12 +116,18 @@ def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen
     )
 
 
-def start_two(command: Sequence[str], workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
+def start_two(
+    command: Sequence[str], workdir: Path, *more: str, caches: Sequence[Path] = ()
+) -> list[subprocess.Popen[str]]:
+    """Two processes of a job, each with its own cache of decoded images if given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     job = [f"--coordinator=127.0.0.1:{port}", "--process_count=2"]
-    return [start(command, workdir, *job, f"--process_index={index}", *more) for index in range(2)]
+    own = [[f"--cache_dir={cache}"] for cache in caches] or [[], []]
+    return [
+        start(command, workdir, *job, f"--process_index={index}", *more, *own[index]) for index in range(2)
+    ]
 
 
 def end(processes: Sequence[subprocess.Popen[str]], seconds: float = SECONDS) -> list[tuple[int, str, str]]:
@@ -255,6 +261,38 @@ def test_two_processes_save_their_shares_of_the_parameters_and_four_devices_go_o
     scores = {name: value for name, value in alone[1].items() if name.startswith("test_")}
     assert scores
     assert_close(numbers(workdir), (expected, scores))
+
+
+@pytest.mark.slow
+def test_two_processes_that_have_half_of_the_images_each_equal_one_bit_for_bit_also_after_kills(
+    command: list[str], tmp_path: Path
+) -> None:
+    one = [*command, f"--cache_dir={tmp_path / 'one'}", "--data_shards=2", "--virtual_devices=2"]
+    ((status, _, err),) = end([start(one, tmp_path / "alone")])
+    assert status == 0, err
+    workdir, caches = tmp_path / "run", [tmp_path / "first", tmp_path / "second"]
+    processes = start_two(command, workdir, "--data_shards=process", caches=caches)
+    wait_for_checkpoints(processes, workdir, 14)
+    for process in processes:
+        process.kill()
+    assert "images in 2 shards, 1 of each process" in end(processes)[0][2]
+    sizes = [sum(file.stat().st_size for file in cache.rglob("images.npy")) for cache in caches]
+    everything = sum(file.stat().st_size for file in (tmp_path / "one").rglob("images.npy"))
+    assert sizes == [pytest.approx(everything / 2, rel=0.05)] * 2
+
+    # Going on: by both, and in the end by one process, which has the shards of both.
+    processes = start_two(command, workdir, "--data_shards=process", caches=caches)
+    wait_for_checkpoints(processes, workdir, latest(workdir) + 1)
+    processes[1].send_signal(signal.SIGTERM)
+    for status, _, err in end(processes):
+        assert status == 143, err
+    assert json.loads((workdir / "flags.json").read_text())["resolved"]["data_shards"] == 2
+    alone = ["--data_shards=process", "--virtual_devices=2"]
+    ((status, _, err),) = end([start(command, workdir, *alone)])
+    assert status == 0, err
+    (ours, our_summary), (theirs, their_summary) = numbers(workdir), numbers(tmp_path / "alone")
+    assert ours == theirs
+    assert our_summary == their_summary
 
 
 @pytest.mark.slow

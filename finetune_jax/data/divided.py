@@ -201,4 +201,4 @@ def materialise(
         image_reader(examples, preprocessing),
         (len(examples), side, side, preprocessing.channels),
     )
-    return Arrays(images, examples.truth, np.arange(len(examples)), sizes)
+    return Arrays(images, examples.truth, np.arange(len(examples)), sizes, weights=examples.weights)

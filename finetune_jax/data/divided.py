@@ -19,7 +19,6 @@ from finetune_jax.data.decode import Preprocessing
 from finetune_jax.data.examples import Examples
 from finetune_jax.data.on_demand import image_reader
 from finetune_jax.data.order import BLOCK, rows_of_shards
-from finetune_jax.devices import cluster
 from finetune_jax.errors import UserError
 
 Materialise = Callable[[Examples, str], Arrays]
@@ -188,12 +187,15 @@ def materialise(
     own = np.concatenate([rows[shard] for shard in division.own])
     sizes = np.zeros((len(examples), 2), np.int32)
     sizes[own] = np.concatenate([part.sizes for part in parts.values()])
-    job = cluster.active()
-    if division.process_count > 1 and job is not None:
-        told = job.gather(json.dumps(Counter(sizes[own].min(1).tolist())))
+    if division.process_count > 1:
+        from finetune_jax.devices import cluster  # starts JAX, which commands that only read flags need not
+
+        job = cluster.active()
+        told = [] if job is None else job.gather(json.dumps(Counter(sizes[own].min(1).tolist())))
         others = [json.loads(text) for index, text in enumerate(told) if index != division.process_index]
         sides = [int(side) for counts in others for side, count in counts.items() for _ in range(count)]
-        sizes[np.setdiff1d(np.arange(len(examples)), own)] = np.array(sides, np.int32).reshape(-1, 1)
+        foreign = np.setdiff1d(np.arange(len(examples)), own)
+        sizes[foreign[: len(sides)]] = np.array(sides, np.int32).reshape(-1, 1)
     side = preprocessing.image_size
     images: Any = Images(
         rows,

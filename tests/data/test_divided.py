@@ -1,6 +1,7 @@
 """Splits in shards: every process has its own, and whoever has which, the batches and scores are the same."""
 
 import dataclasses
+import json
 import os
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_jax.data import digests, divided, image_files, sources
-from finetune_jax.data.cache import Arrays, materialise
+from finetune_jax.data.cache import materialise
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.data.divided import Division
 from finetune_jax.data.examples import Examples
@@ -22,6 +23,7 @@ from finetune_jax.data.order import (
     rows_of_shards,
     training_order_of_shards,
 )
+from finetune_jax.devices import cluster
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.training import evaluation
 
@@ -190,10 +192,16 @@ def test_scores_counted_on_the_devices_are_those_of_all_outputs(feed):
     assert 0 < expected["validation_accuracy"] < 1
 
 
-def test_arrays_say_the_sizes_of_their_own_images(tmp_path):
-    arrays, _ = process(tmp_path, 0, 1)
-    assert isinstance(arrays, Arrays)
-    np.testing.assert_array_equal(arrays.sizes, np.full((COUNT, 2), 4))
+def test_all_processes_know_how_large_the_images_are(tmp_path, monkeypatch):
+    class Job:
+        def gather(self, text):
+            assert json.loads(text) == {"4": 18}
+            return ['{"3": 9, "6": 10}', text]
+
+    monkeypatch.setattr(cluster, "active", Job)
+    arrays, opened = process(tmp_path, 1, 2)
+    assert (arrays.sizes[sorted(opened)] == 4).all()
+    assert sorted(arrays.sizes.min(1).tolist()) == [3] * 9 + [4] * 18 + [6] * 10
 
 
 def write_files(root):

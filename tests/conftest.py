@@ -1,5 +1,6 @@
 """Settings of every test process: eight virtual CPU devices, fast compilation, one cache of compiled programs."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,6 +23,8 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".xla_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Tracing makes millions of objects that live on; looking through them again and again takes a twentieth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")

@@ -14,6 +14,8 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.runs import finetune, report
 
+DRAWS_FIGURES = True
+
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):

@@ -19,6 +19,8 @@ from finetune_jax.runs import finetune
 from finetune_jax.studies import gamma
 from finetune_jax.studies.runs import Runs
 
+DRAWS_FIGURES = True
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:

@@ -190,8 +190,10 @@ OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
 """Defaults of optimisers whose rates are no rates of SGD, ``{optimiser: {setting: value}}``."""
 
 
-VERSION = 2
+VERSION = 3
 """Version of :func:`starting_config`. A run that began with an earlier one goes on with that."""
+_RECIPE_SINCE = {"lora": 3}
+"""Versions from which on methods have a recipe, where that is not the first."""
 
 
 def starting_config(
@@ -208,22 +210,32 @@ def starting_config(
     Args:
         recipe: of :data:`NAMED_RECIPES`; None is ``paper``.
         method: None takes that of the recipe.
-        optimizer: None takes that of the recipe.
-        version: 1 stands for runs of before version 2, in which AdamW started at SGD's rate.
+        optimizer: None takes that of the recipe, or of the method where the recipe sets neither it nor a rate.
+        version: 1 stands for runs of before version 2, in which AdamW started at SGD's rate; before version 3, LoRA
+            had the optimiser of everything else.
     """
     settings = dict(NAMED_RECIPES[recipe or "paper"].settings)
-    of_recipe = settings.get("optimizer", "sgd")
     chosen = method or settings.get("method", "standard")
-    if optimizer not in (None, of_recipe):
+    of_method = dict(RECIPES.get(chosen, {})) if version >= _RECIPE_SINCE.get(chosen, 1) else {}
+    usual = "sgd" if "learning_rate" in settings else of_method.get("optimizer", "sgd")
+    usual = settings.get("optimizer", usual)
+    if optimizer not in (None, usual):
         # Its rates are of another optimiser.
-        settings = {name: value for name, value in settings.items() if name not in _OF_SGD}
-    optimizer = optimizer or of_recipe
+        settings = _without_rates(settings)
+    optimizer = optimizer or usual
+    if of_method.get("optimizer", optimizer) != optimizer:
+        of_method = _without_rates(of_method)
     of_optimizer = {} if version == 1 and optimizer == "adamw" else OF_OPTIMIZERS.get(optimizer, {})
-    values = {**RECIPES.get(chosen, {}), **of_optimizer, **settings}
+    values = {**of_method, **of_optimizer, **settings}
     return changed(FinetuneConfig(), **{**values, "method": chosen, "optimizer": optimizer})
 
 
-_OF_SGD = ("learning_rate", "momentum", "nesterov")
+def _without_rates(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in ("learning_rate", "momentum", "nesterov")
+    }
 
 
 def unchanged(config: FinetuneConfig) -> FinetuneConfig:

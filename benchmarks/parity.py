@@ -6,8 +6,8 @@
 (all that timm has too, without names) it computes logits, the embedding and the gradient of the loss by every
 parameter in float32, of two images; a row of errors follows, as in docs/networks.md: of logits and embeddings the
 largest difference over the largest value, of gradients the worst parameter's, relative to its norm. ``NAME@PIXELS`` is
-the network at another size; its state is of the published size, so that positions are resampled. With ``--float64`` both
-sides are computed in float64 as well: further columns are the same errors there, and how far the float32 of the
+the network at another size; its state is of the published size, so that positions are resampled. With ``--float64``
+both sides are computed in float64 as well: further columns are the same errors there, and how far the float32 of the
 reference itself is from its float64, in logits and in its worst gradient.
 """
 

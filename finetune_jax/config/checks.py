@@ -78,6 +78,8 @@ def _weights_of_the_method(values: Mapping[str, Any]) -> None:
     method = values.get("method")
     if values.get("pretrained") == "none" and method is not None and methods.BY_NAME[method].needs_weights:
         raise UserError(f"--method={method} needs weights; give --pretrained something but none")
+    if values.get("pretrained") == "none" and values.get("add_adapter"):
+        raise UserError("--add_adapter needs the weights that it was trained on; give them as --pretrained")
 
 
 def _adapters_are_trained(values: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import Card
 from finetune_jax.models.compositions.adapted import AdaptedNetwork
 from finetune_jax.models.network import Variables
-from finetune_jax.models.weights import adapter_files
+from finetune_jax.models.weights import adapted_origin, adapter_files
 from finetune_jax.reports import predictions, remarks, run_page, tables
 from finetune_jax.reports.run_result import RunResult
 from finetune_jax.runs import assessment, report
@@ -72,6 +72,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         assert isinstance(program.method.model, AdaptedNetwork)
         base = settings.flags.pretrained
         adapter_files.write(directory.path / "adapter", program.method.model, saved, base)
+        adapted_origin.write_card(directory.path / "adapter", card)
     if program.replicas.is_primary:
         for note in findings.notes:
             print(f"warning: {note}", file=sys.stderr)

@@ -25,6 +25,8 @@ from finetune_jax.config.spelling import data_set
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
 
+_EXAMPLE = "finetune-jax evaluate --run=runs/photos"
+
 command_line.define_flags(DataConfig)
 flags.DEFINE_bool(
     "calibrated", True, "Divide logits by the temperature that the run fitted to its validation images."
@@ -51,7 +53,7 @@ flags.DEFINE_enum(
 def main() -> int:
     """Measure, print, save."""
     values = flags.FLAGS
-    run, is_adapter = trained.folder()
+    run, is_adapter = trained.folder(_EXAMPLE)
     if is_adapter and not values["dataset"].present:
         raise UserError("--add_adapter needs --dataset, the images to measure it on")
     # The data of the run itself, unless flags say otherwise.
@@ -71,7 +73,7 @@ def main() -> int:
         "include_trained": values.include_trained,
         "views": values.views,
         "calibrated": values.calibrated,
-        "network": trained.read() if is_adapter else None,
+        "network": trained.read(_EXAMPLE) if is_adapter else None,
     }
     views = "" if values.views == "one" else f"-{values.views}"
     name = f"evaluation-{protocol}-{values.split}{views}"

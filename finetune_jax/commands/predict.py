@@ -25,6 +25,7 @@ from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 
 _CHUNK = 32
+_EXAMPLE = "finetune-jax predict --run=runs/photos photo.jpg"
 _NAMED = 100
 """Unreadable images that are named."""
 
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> int:
     from finetune_jax.errors import UserError
 
     if not arguments:
-        raise UserError("name images or folders, e.g. finetune-jax predict --run=runs/photos photo.jpg")
+        raise UserError(f"name images or folders, e.g. {_EXAMPLE}")
     command_line.start_jax()
     import numpy as np
 
@@ -96,7 +97,7 @@ def main(arguments: list[str]) -> int:
 
     values = flags.FLAGS
     lines: list[str] = []
-    predictor = Predictor(*trained.read(), views=values.views, calibrated=values.calibrated)
+    predictor = Predictor(*trained.read(_EXAMPLE), views=values.views, calibrated=values.calibrated)
     unreadable: list[UnreadableImage] = []
     embeddings, embedded = [], []
     paths = image_lists.named(arguments, columns=values.columns, image_root=values.image_root)

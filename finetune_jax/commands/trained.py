@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from finetune_jax.config.invocation import as_started
 from finetune_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,15 +34,20 @@ def define_flags(does: str) -> None:
     )
 
 
-def folder() -> tuple[Path, bool]:
-    """The directory that was named, and whether it is an adapter's.
+def folder(example: str) -> tuple[Path, bool]:
+    """The directory that was named, and whether it is an adapter's; ``example`` is a command that names one.
 
     Raises:
         UserError: none was named, or two.
     """
     values = flags.FLAGS
-    if bool(values.run) == bool(values.add_adapter):
-        raise UserError("give --run, a run directory, or --add_adapter with --pretrained, and not both")
+    if values.run and values.add_adapter:
+        raise UserError("--run contradicts --add_adapter: a run has merged its adapters; give one of them")
+    if not values.run and not values.add_adapter:
+        about = values["run"].help.rstrip(".")
+        raise UserError(
+            f"--run is missing: {about}, or --add_adapter with --pretrained; e.g. {as_started(example)}"
+        )
     if values.run:
         for name in _OF_ADAPTER:
             if values[name].present:
@@ -49,8 +55,8 @@ def folder() -> tuple[Path, bool]:
     return Path(values.run or values.add_adapter).expanduser(), bool(values.add_adapter)
 
 
-def read() -> "tuple[Card, Variables]":
-    """Card and variables of what was named.
+def read(example: str) -> "tuple[Card, Variables]":
+    """Card and variables of what was named; arguments as of :func:`folder`.
 
     Raises:
         UserError: they cannot be read, or do not go together.
@@ -59,7 +65,7 @@ def read() -> "tuple[Card, Variables]":
     from finetune_jax.runs.from_adapter import of_adapter
 
     values = flags.FLAGS
-    path, is_adapter = folder()
+    path, is_adapter = folder(example)
     if not is_adapter:
         return read_best(path)
     return of_adapter(str(path), values.pretrained, network=values.network, class_names=values.class_names)

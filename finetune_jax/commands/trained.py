@@ -32,6 +32,13 @@ def define_flags(does: str) -> None:
         "Names of the outputs of --add_adapter in their order; without it those that the adapter's card names, else "
         "numbers.",
     )
+    if "image_size" not in flags.FLAGS:
+        flags.DEFINE_integer(
+            "image_size",
+            0,
+            "Side of the squares that the network of an adapter without a card sees; 0 is that of --pretrained.",
+            lower_bound=0,
+        )
 
 
 def folder(example: str) -> tuple[Path, bool]:

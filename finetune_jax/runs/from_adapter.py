@@ -19,7 +19,7 @@ _MARGIN = 0.875
 
 
 def of_adapter(
-    adapter: str, weights: str, *, network: str = "", class_names: Sequence[str] = ()
+    adapter: str, weights: str, *, network: str = "", class_names: Sequence[str] = (), image_size: int = 0
 ) -> tuple[Card, Variables]:
     """Card and variables (host arrays) of weights with an adapter.
 
@@ -28,10 +28,11 @@ def of_adapter(
         weights: what it was trained on, as in ``--pretrained``.
         network: architecture, where a file of weights does not say it.
         class_names: of the outputs; empty takes those that the adapter's card names, else their numbers.
+        image_size: side of the squares that the network sees, where the adapter has no card; 0 is the weights' own.
 
     Raises:
-        UserError: the weights are not given, the adapter does not fit or has no head, or the names are of another
-            number of outputs.
+        UserError: the weights are not given, the adapter does not fit or has no head, the names are of another
+            number of outputs, or the card says another size.
     """
     if not weights or weights == "none":
         base = adapter_files.base_of(adapter)
@@ -48,7 +49,12 @@ def of_adapter(
     )
     origin = start.load_origin(config)
     if card is None:
-        card = _card_of(origin, adapter)
+        card = _card_of(origin, adapter, image_size or origin.image_size)
+    elif image_size not in (0, card.preprocessing.image_size):
+        raise UserError(
+            f"--image_size={image_size} contradicts --add_adapter={readable(adapter)}, which was trained at "
+            f"{card.preprocessing.image_size} pixels by its card"
+        )
     origin = pretrained.at_image_size(origin, card.preprocessing.image_size)
     names = tuple(class_names) or card.class_names
     if len(names) != len(card.class_names):
@@ -59,7 +65,7 @@ def of_adapter(
     return dataclasses.replace(card, class_names=names), jax.device_get(origin.variables)
 
 
-def _card_of(origin: pretrained.Pretrained, adapter: str) -> Card:
+def _card_of(origin: pretrained.Pretrained, adapter: str, size: int) -> Card:
     """What is known of an adapter without a card."""
     network = origin.network
     outputs = adapter_files.num_outputs(network, adapter)
@@ -68,7 +74,6 @@ def _card_of(origin: pretrained.Pretrained, adapter: str) -> Card:
             f"--add_adapter={readable(adapter)} came without a head and so labels nothing; train one with finetune-jax "
             "finetune --method=feature_extractor and these flags"
         )
-    size = origin.image_size
     return Card(
         architecture=network.architecture,
         width=network.width,

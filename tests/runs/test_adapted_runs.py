@@ -104,6 +104,7 @@ def test_adapters_without_a_card_are_used_by_numbers_or_by_names(tmp_path: Path)
     jax.tree.map(assert_near, used, variables)  # as fresh adapters change nothing
     names = ("cat", "dog", "owl")
     assert of_adapter(folder, weights, class_names=names)[0].class_names == names
+    assert of_adapter(folder, weights, image_size=48)[0].preprocessing.image_size == 48
     with pytest.raises(UserError, match=r"--class_names names 2 classes, and .* has 3"):
         of_adapter(folder, weights, class_names=names[:2])
     with pytest.raises(UserError, match=r"needs --pretrained, .* which are resnet26_cifar10 by its own"):
@@ -121,6 +122,9 @@ def test_cards_of_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = AdaptedNetwork(network, LORA, rank=2)
     adapter_files.write(tmp_path, model, model.start(variables, jax.random.key(2)), weights)
     card, _ = of_adapter(str(tmp_path), weights)
+    adapted_origin.write_card(tmp_path, card)
+    with pytest.raises(UserError, match=r"--image_size=48 contradicts --add_adapter=.* at 32 pixels"):
+        of_adapter(str(tmp_path), weights, image_size=48)
     adapted_origin.write_card(tmp_path, dataclasses.replace(card, architecture="resnet18"))
     with pytest.raises(
         UserError, match=r"is of a resnet18 of width .* with 12 blocks, and --pretrained=resn"

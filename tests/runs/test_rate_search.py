@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from photos import write_photos
-from weights import write_weights
+from small_runs import run_on_photos
 
 from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
@@ -27,18 +26,7 @@ SEARCHES = {"find": {"learning_rate": "find"}, "auto": {"method": "auto"}}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
-    root = tmp_path_factory.mktemp("searched")
-    write_weights(root / "weights.npz")
-    return FinetuneConfig(
-        dataset=f"folder:{write_photos(root / 'photos')}",
-        cache_dir=str(root / "cache"),
-        pretrained=str(root / "weights.npz"),
-        network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        batch_size=12,
-        epochs=2,
-    )
+    return run_on_photos(tmp_path_factory.mktemp("searched"))
 
 
 @pytest.fixture(scope="module", params=SEARCHES)

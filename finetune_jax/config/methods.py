@@ -105,6 +105,12 @@ BY_NAME: Mapping[str, Method] = {
         needs_weights=False,
         sets_blocks=True,
     ),
+    "auto_snr": Method(
+        "all parts are fine-tuned, blocks whose gradients are mostly noise held still for an epoch",
+        freezes=False,
+        needs_weights=False,
+        sets_blocks=True,
+    ),
     "spottune": Method(
         "SpotTune: a policy network decides per image which blocks are fine-tuned",
         routed=True,

@@ -158,6 +158,7 @@ def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
         ({"method": "auto", "head_learning_rate": 0.1}, "--head_learning_rate contradicts --method=auto"),
         ({"method": "auto", "optimizer": "prodigy"}, "--method=auto contradicts --optimizer=prodigy"),
         ({"method": "auto_rgn", "optimizer": "adamw"}, "--optimizer=adamw contradicts --method=auto_rgn"),
+        ({"method": "auto_snr", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_snr"),
         ({"method": "auto_rgn", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_rgn"),
         ({"learning_rate": "find", "optimizer": "dog"}, "--learning_rate=find contradicts --optimizer=dog"),
         ({"learning_rate": "find", "head_epochs": 1}, "--head_epochs contradicts --learning_rate=find"),
@@ -187,6 +188,38 @@ def test_auto_rgn_gives_each_block_the_share_of_its_relative_gradient_of_the_epo
         assert [float(after[f"rate/{name}"]) for name in blocks] == pytest.approx(expected, rel=1e-4)
         assert float(after["rate/head"]) == pytest.approx(0.05)
         assert float(after["rate/stem"]) == pytest.approx(expected[0], rel=1e-4)
+
+    def cut(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(again, ONE, after_epoch=cut)
+    finetune.run(again, ONE)
+    assert same(config.workdir, again.workdir)
+
+
+def test_auto_snr_holds_blocks_still_whose_gradients_were_noise_after_the_epoch_before(base, tmp_path):
+    config = dataclasses.replace(
+        base,
+        method="auto_snr",
+        learning_rate=0.05,
+        epochs=3,
+        schedule="constant",
+        workdir=str(tmp_path / "run"),
+    )
+    finetune.run(config, ONE)
+    passes = RunDirectory(tmp_path / "run").read_passes()
+    blocks = [name.removeprefix("signal/") for name in passes[0] if name.startswith("signal/")]
+    assert blocks == ["block_01", "block_02", "block_03"]
+    assert [float(passes[0][f"rate/{name}"]) for name in blocks] == [0.05] * 3
+    for before, after in itertools.pairwise(passes):
+        signals = [float(before[f"signal/{name}"]) for name in blocks]
+        expected = [0.05 if signal >= 0.25 * max(signals) else 0.0 for signal in signals]
+        assert [float(after[f"rate/{name}"]) for name in blocks] == pytest.approx(expected)
+        moved = [float(after[f"variation/{name}"]) > 0 for name in blocks]
+        assert moved == [rate > 0 for rate in expected]
+        assert float(after["rate/head"]) == pytest.approx(0.05)
 
     def cut(row: Any) -> None:
         raise KeyboardInterrupt

@@ -62,6 +62,7 @@ class Program:
     Attributes:
         key: random key of the run.
         images: what is trained on and measured.
+        start: the network before training, and its variables.
         placement: where.
         task: what is learned.
         method: what is trained, and how.
@@ -81,6 +82,7 @@ class Program:
 
     key: jax.Array
     images: Images
+    start: Start
     placement: Placement
     task: Task
     method: Method
@@ -203,6 +205,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
     return Program(
         key=key,
         images=images,
+        start=start,
         placement=placement,
         task=task,
         method=method,

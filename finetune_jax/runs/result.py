@@ -18,7 +18,7 @@ from finetune_jax.models.network import Variables
 from finetune_jax.models.weights import adapted_origin, adapter_files
 from finetune_jax.reports import predictions, remarks, run_page, tables
 from finetune_jax.reports.run_result import RunResult
-from finetune_jax.runs import assessment, report
+from finetune_jax.runs import assessment, frozen_probe, report
 from finetune_jax.runs.assessment import Assessment
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
@@ -64,6 +64,8 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         summary |= of_assessment(assessed, scores)
         if card.task != "regression":
             summary["temperature"] = card.temperature
+    if frozen_probe.has_one(program) and (probed := frozen_probe.scores(program)):
+        summary["probe"] = probed
     if kind := averages.kind_of(settings.config):
         summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)

@@ -12,9 +12,9 @@ choice count a third; those of the grid are all that it took to choose. Every ru
 that has a line is trained again: after a stop the same command goes on.
 
 Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast), auto
-(``--method=auto``), find (``--learning_rate=find``), prodigy and dowg (one estimate for all parts) and prodigy_blocks
-and dowg_blocks (one for each), autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01, with the three
-measures), and probe, which trains nothing: ridge regression on the features as pretrained.
+(``--method=auto``), find and find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts),
+prodigy_blocks and dowg_blocks (one for each), autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01,
+with the three measures), and probe, which trains nothing: ridge regression on the features as pretrained.
 
 Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best), and at
 the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the run), auto_rgn
@@ -46,8 +46,8 @@ OF_OPTIMIZER: Mapping[str, Mapping[str, Any]] = {
     "dowg_blocks": {"optimizer": "dowg", "block_estimates": True},
 }
 CONTESTANTS = (
-    "grid", "single", "default", "probe", "fast_head", "auto", "find", "layer_decay", "head_first", "auto_rgn",
-    "auto_snr", *OF_OPTIMIZER, "autolr", "autolr_rms", "autolr_relative",
+    "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
+    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
 _HEAD_ALONE = 0.2  # of the steps of head_first
 
@@ -233,6 +233,12 @@ def contest(name: str, started: Started, best: float) -> dict[str, Any]:
         settings = {"layer_decay": 0.75}
     elif name == "find":
         rate, _ = rate_finder.find(config, lambda config: rates.fixed(config, trained), search)
+    elif name == "find_blocks":
+        rate, _ = rate_finder.find(config, lambda config: rates.fixed(config, trained), search)
+        factors, _ = rate_finder.find_factors(
+            config, lambda config: rates.fixed(config, trained), search, rate
+        )
+        settings = {"rate_factors": tuple(f"{part}={factor:g}" for part, factor in factors.items())}
     elif name == "auto":
         begun = dataclasses.replace(config, learning_rate=DEFAULT[config.optimizer])
         found = dict(started.program.method.find(begun, search).settings)

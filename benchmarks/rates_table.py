@@ -12,7 +12,7 @@ CHOOSING = 100  # the seed with which rates of the grid are chosen
 PROMISED = 7 / 4  # runs: a quarter of a grid of seven rates
 AT_BEST_RATE = ("layer_decay", "auto_rgn", "auto_snr", "head_first")  # after the grid, and trained once more
 CONTESTANTS = (
-    "single", "default", "probe", "fast_head", "auto", "auto_whole", "find", "layer_decay", "head_first", "auto_rgn",
+    "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first", "auto_rgn",
     "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
 _MARKS = "osD^vP"

@@ -21,7 +21,11 @@ from finetune_jax.runs import finetune, rate_search
 from finetune_jax.training import loop
 
 ONE = Replicas((jax.devices()[0],))
-SEARCHES = {"find": {"learning_rate": "find"}, "auto": {"method": "auto"}}
+SEARCHES = {
+    "find": {"learning_rate": "find"},
+    "find_blocks": {"learning_rate": "find_blocks"},
+    "auto": {"method": "auto"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,12 @@ def test_the_search_says_what_it_tried_and_what_that_cost(searched):
         assert search["images_trained"] == 12 * (steps + 8)  # the head alone before
         assert search["images_judged"] == 11 * len(search["rehearsals"])  # a quarter of 46 training images
         assert all(set(tried["rates"]) >= {"stem", "head"} for tried in search["rehearsals"])
-    else:
+    elif config.learning_rate == "find":
         assert 12 <= search["images_trained"] <= 1200
+    else:
+        factors = [text.partition("=")[0] for text in search["settings"]["rate_factors"]]
+        assert factors == ["stem", "block_01", "block_02", "block_03"]
+        assert 12 * 20 < search["images_trained"] <= 12 * (100 + 20 + 4 * 40)
 
 
 def test_a_run_that_was_cut_short_goes_on_without_searching_again(searched, tmp_path, monkeypatch, capsys):
@@ -160,6 +168,18 @@ def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
         ({"method": "auto_rgn", "optimizer": "adamw"}, "--optimizer=adamw contradicts --method=auto_rgn"),
         ({"method": "auto_snr", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_snr"),
         ({"method": "auto_rgn", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_rgn"),
+        (
+            {"learning_rate": "find_blocks", "method": "autolr"},
+            "--learning_rate=find_blocks contradicts --method=autolr",
+        ),
+        (
+            {"learning_rate": "find_blocks", "layer_decay": 0.8},
+            "--layer_decay contradicts --learning_rate=find_blocks",
+        ),
+        (
+            {"learning_rate": "find_blocks", "rate_factors": ("head=2",)},
+            "--rate_factors contradicts --learning_rate=find_blocks",
+        ),
         ({"learning_rate": "find", "optimizer": "dog"}, "--learning_rate=find contradicts --optimizer=dog"),
         ({"learning_rate": "find", "head_epochs": 1}, "--head_epochs contradicts --learning_rate=find"),
     ],

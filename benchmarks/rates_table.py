@@ -16,6 +16,7 @@ CONTESTANTS = (
     "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
 _MARKS = "osD^vP"
+_CHEAPEST = 0.06  # runs, on the axis of the figure
 
 Row = Mapping[str, Any]
 
@@ -211,23 +212,23 @@ def figure(cells: Mapping[str, Sequence[Row]]) -> bytes:
     shown = {}
     for axis, (title, rows) in zip(axes.flat, cells.items(), strict=False):
         contestants = results(rows)
-        axis.axvspan(0.25, PROMISED, color=canvas.GREY, alpha=0.1, lw=0)
+        axis.axvspan(_CHEAPEST, PROMISED, color=canvas.GREY, alpha=0.1, lw=0)
         for found in contestants:
-            place = CONTESTANTS.index(found.name)
+            color, mark = mark_of(found.name)
             if found.name == "single":
                 axis.axhline(100 * found.mean, color=canvas.GREY, lw=1, ls=":")
             shown[found.name] = axis.errorbar(
-                found.runs,
+                max(found.runs, _CHEAPEST),
                 100 * found.mean,
                 100 * found.spread,
-                color=canvas.COLORS[place % len(canvas.COLORS)],
-                fmt=_MARKS[place // len(canvas.COLORS) + place % 2 * 3],
+                color=color,
+                fmt=mark,
                 capsize=2,
                 ms=5,
             )
         axis.set_xscale("log")
-        axis.set_xlim(0.25, 14)
-        axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        axis.set_xlim(0.8 * _CHEAPEST, 14)
+        axis.set_xticks([0.1, 0.3, 1, 2, 4, 8], ["0.1", "0.3", "1", "2", "4", "8"])
         axis.minorticks_off()
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("cost, in runs")
@@ -244,6 +245,14 @@ def figure(cells: Mapping[str, Sequence[Row]]) -> bytes:
         frameon=False,
     )
     return canvas.encode(drawn, "svg")
+
+
+def mark_of(contestant: str) -> tuple[str, str]:
+    """Colour and mark of a contestant in the figure."""
+    from finetune_jax.reports.figures import canvas
+
+    turn, color = divmod(CONTESTANTS.index(contestant), len(canvas.COLORS))
+    return canvas.COLORS[color], _MARKS[(turn + 3 * (color % 2)) % len(_MARKS)]
 
 
 def _rank(score: float, scores: Sequence[float]) -> float:

@@ -34,13 +34,14 @@ _STREAM = 2**63 + 1  # beside the epochs and what rehearsals leave out
 
 
 def has_one(program: Program) -> bool:
-    """Whether there is something to measure: pretrained weights, and labels or images to be found."""
+    """Whether there is something to measure: pretrained weights, classes, and all of both in one place."""
     config = program.images.config
     return (
         config.probe
         and program.method.from_pretrained
         and config.pretrained != "none"
         and not program.placement.in_shares
+        and program.images.division is None
         and program.task.name in ("classification", "retrieval")
     )
 

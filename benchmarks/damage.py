@@ -32,8 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.damage_target import Target
-from benchmarks.damage_targets import TARGETS
+from benchmarks.damage_targets import TARGETS, Target
 
 LONGEST = 2500  # characters of a message
 

@@ -82,6 +82,11 @@ class _NumberOrWord(flags.ArgumentParser):
         return "number or word"
 
 
+def typed_settings() -> dict[str, Any]:
+    """``{setting: value}`` of the flags that were given."""
+    return {name: flags.FLAGS[name].value for name in SETTINGS if flags.FLAGS[name].present}
+
+
 def read_flags(
     config_class: type[Config], base: Config | None = None, *, without: Collection[str] = ()
 ) -> Config:

@@ -16,13 +16,13 @@ from absl import flags
 
 from finetune_jax.commands import command_line
 from finetune_jax.config import flag_file
-from finetune_jax.config.named_recipes import NAMED_RECIPES, VERSION, starting_config, unchanged
+from finetune_jax.config.named_recipes import DEFAULT, NAMED_RECIPES, VERSION, starting_config, unchanged
 from finetune_jax.config.settings import FinetuneConfig
 
 command_line.define_flags(FinetuneConfig)
 flags.DEFINE_enum(
     "recipe",
-    "paper",
+    DEFAULT,
     list(NAMED_RECIPES),
     "Set of settings for all flags that are not given: what others fine-tune with, see docs/guides/recipes.md.",
 )
@@ -44,8 +44,14 @@ def _version(workdir: str) -> int:
 def main() -> int:
     """Run, print the result, return the exit status."""
     values = flags.FLAGS
-    typed = {name: values[name].value for name in ("method", "optimizer") if values[name].present}
-    start = starting_config(recipe=values.recipe, version=_version(values.workdir), **typed)
+    typed = command_line.typed_settings()
+    start = starting_config(
+        recipe=values.recipe,
+        method=typed.get("method"),
+        optimizer=typed.get("optimizer"),
+        typed=typed,
+        version=_version(values.workdir),
+    )
     config = command_line.read_flags(FinetuneConfig, base=start)
     if values.print_flags:
         print(flag_file.as_flags(config, unchanged(config)), end="")

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from finetune_jax.commands import command_line, study_output
-from finetune_jax.config.named_recipes import NAMED_RECIPES, starting_config
+from finetune_jax.config.named_recipes import DEFAULT, NAMED_RECIPES, starting_config
 from finetune_jax.config.settings import FinetuneConfig
 
 _FOLDS = 5
@@ -24,7 +24,7 @@ _FOLDS = 5
 command_line.define_flags(FinetuneConfig, folds=_FOLDS)
 flags.DEFINE_enum(
     "recipe",
-    "paper",
+    DEFAULT,
     list(NAMED_RECIPES),
     "Set of settings for all flags that are not given, as of finetune.",
 )
@@ -35,10 +35,14 @@ def main() -> int:
     """Train, print and write the table."""
     values = flags.FLAGS
     command_line.refuse(("fold",), "is not for this study, which trains on every fold")
-    method, optimizer = (
-        values[name].value if values[name].present else None for name in ("method", "optimizer")
+    typed = command_line.typed_settings()
+    start = starting_config(
+        recipe=values.recipe,
+        method=typed.get("method"),
+        optimizer=typed.get("optimizer"),
+        typed=typed,
+        version=study_output.starting_version(values.workdir),
     )
-    start = starting_config(recipe=values.recipe, method=method, optimizer=optimizer)
     base = dataclasses.replace(start, folds=_FOLDS)
     config = command_line.read_flags(FinetuneConfig, base=base)
     runs = command_line.start_study(config.workdir, "folds")

@@ -7,20 +7,24 @@ r"""Average the weights of several runs, or of a run and those it started from.
     finetune-jax interpolate --soup=runs/photos-1,runs/photos-2,runs/photos-3 --output=runs/soup
 
 At alpha 1 the network is the run's, at 0 the one it started from, with the run's head. Statistics of norms are
-estimated anew from training images; the validation images of the run choose. Results go to interpolation.json in
-the run directory, and to --output, which prediction, evaluation and export take like a run.
-With --projection each array of weights goes back towards the start until it is within a radius that is learned from
-the validation images (TPGM, Tian et al. 2023); the results are in projection.json.
+estimated anew from training images; the validation images of the run choose. Results go to interpolation.json and
+interpolation/report.html in the run directory, and to --output, which prediction, evaluation and export take like a
+run. With --projection each array of weights goes back towards the start until it is within a radius that is learned
+from the validation images (TPGM, Tian et al. 2023); the results are in projection.json.
 """
 
 import json
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from finetune_jax.commands import command_line
 from finetune_jax.errors import UserError
+from finetune_jax.files.whole_file import replace_whole
 
 flags.DEFINE_string("run", "", "Run directory of the network at alpha 1.")
 flags.DEFINE_list(
@@ -79,6 +83,7 @@ def main() -> int:
             chosen = " (chosen)" if place == curve.chosen else ""
             print(f"| {alpha:g}{chosen} | " + " | ".join(cells) + " |")
         _keep(run / "interpolation.json", curve.to_json())
+        _draw(run / "interpolation", curve.to_json())
     return 0
 
 
@@ -131,6 +136,20 @@ def _soup(runs: list[Path], output: Path | None) -> int:
             content = {**chosen, "scores": dict(soup.scores), "validation_accuracy": soup.score}
             _keep(output / "interpolation.json", content)
     return 0
+
+
+def _draw(folder: Path, curve: Mapping[str, Any]) -> None:
+    from finetune_jax.reports import interpolation, study_report
+
+    command = f"finetune-jax interpolate {shlex.join(sys.argv[1:])}"
+    files = study_report.files(interpolation.report(curve), command=command)
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            replace_whole(folder / name, content.encode() if isinstance(content, str) else content)
+        print(f"report: {folder / 'report.html'}", file=sys.stderr)
+    except OSError as error:
+        print(f"no report in {folder}: {error.strerror}", file=sys.stderr)
 
 
 def _keep(file: Path, content: dict[str, object]) -> None:

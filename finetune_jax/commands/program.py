@@ -19,7 +19,6 @@ _SHARED = (
     "program",
     "slips",
     "study_output",
-    "trained",
     "web",
 )
 _USUAL = ("demo", "check_data", "finetune", "predict", "evaluate", "app")

@@ -178,7 +178,13 @@ def _config(method: str, settings: Mapping[str, Any]) -> FinetuneConfig:
     """The config of a whole training by a method, with the flags that were typed; all have the same epochs."""
     values = flags.FLAGS
     optimizer = values.optimizer if values["optimizer"].present else None
-    start = starting_config(recipe=values.recipe, method=method, optimizer=optimizer)
+    start = starting_config(
+        recipe=values.recipe,
+        method=method,
+        optimizer=optimizer,
+        typed={**command_line.typed_settings(), **settings},
+        version=study_output.starting_version(values.workdir),
+    )
     epochs = starting_config(recipe=values.recipe, method="standard", optimizer=optimizer).epochs
     base = changed(start, **{"epochs": epochs, "task": "classification", **settings})
     return command_line.read_flags(FinetuneConfig, base=base, without=_SET_HERE)

@@ -1,7 +1,8 @@
-"""What all studies do at their end: write the report in every form, and print its text."""
+"""What all studies do: go on with what they began with, and at their end write and print the report."""
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -22,6 +23,20 @@ def define_flags() -> None:
         flags.DEFINE_list(
             "figures", ["png"], "Formats in which figures are written beside the page: png, svg, pdf."
         )
+
+
+def starting_version(workdir: str) -> int:
+    """Of the values that the flags of a study start from: one that goes on has those that its runs began with.
+
+    Args:
+        workdir: of the study, which need not be there; may be empty.
+    """
+    from finetune_jax.config.named_recipes import VERSION
+    from finetune_jax.files.run_directory import RunDirectory
+
+    runs = Path(workdir).expanduser() / "runs"
+    first = next(runs.glob("**/flags.json"), None) if workdir else None
+    return VERSION if first is None else RunDirectory(first.parent).starting_version or VERSION
 
 
 def formats() -> "tuple[Format, ...]":

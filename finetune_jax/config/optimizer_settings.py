@@ -7,10 +7,10 @@ from finetune_jax.config.choices import (
     AUTO,
     CLIPS,
     DECAYS_EVERYTHING,
+    FIND,
     LABEL_LOSSES,
     LOSSES,
     OPTIMIZERS,
-    RANGE_TESTS,
     SCHEDULE_UNITS,
     SCHEDULES,
     WITHOUT_RATE,
@@ -31,7 +31,8 @@ class OptimizerConfig:
     optimizer: str = setting(
         "sgd",
         "Optimiser: SGD with Nesterov momentum, AdamW, which wants a smaller --learning_rate, 0.001 or less, or "
-        "another one of optax; prodigy, dadapt_adamw, dog, dowg, mechanize and momo estimate their own step size.",
+        "another one of optax; prodigy, dadapt_adamw, dog, dowg, mechanize and momo estimate their own step size. "
+        "finetune without this flag, a rate, a momentum or another method takes AdamW at 0.001 (--recipe=default).",
         OPTIMIZERS,
         group=OPTIMIZER,
         aliases=("opt", "optim", "optimiser"),
@@ -39,10 +40,10 @@ class OptimizerConfig:
     learning_rate: float | str = setting(
         0.01,
         "Learning rate of the pretrained parts; auto takes the one that the similarity of the data to --source "
-        "recommends, find the one that a range test of 100 steps suggests, find_blocks that and one for each part.",
+        "recommends, find the one that a range test of 100 steps suggests.",
         group=OPTIMIZER,
         important=7,
-        words=(AUTO, *RANGE_TESTS),
+        words=(AUTO, FIND),
         range=ranges.POSITIVE,
         runtime=True,
         aliases=("lr", "lr0", "base_lr", "blr", "eta"),

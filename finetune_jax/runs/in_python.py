@@ -197,7 +197,7 @@ def config_of(
             raise UserError(
                 f"{name}={readable(value)} is not known; choose {', '.join(known[name].choices or ())}"
             )
-    base = starting_config(recipe=recipe, method=method, optimizer=optimizer, version=version)
+    base = starting_config(recipe=recipe, method=method, optimizer=optimizer, typed=settings, version=version)
     values = {name: _of_kind(known[name], value) for name, value in settings.items()}
     config = changed(base, **values)
     validate(config)

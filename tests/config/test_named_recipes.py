@@ -22,11 +22,34 @@ def test_a_recipe_is_a_valid_config(name):
 
 
 @pytest.mark.parametrize("method", choices.METHODS)
-def test_without_a_recipe_a_method_starts_with_its_papers_numbers(method):
-    assert starting_config(method=method) == recipe(method)
+def test_by_its_paper_a_method_starts_with_the_papers_numbers(method):
     assert starting_config(recipe="paper", method=method) == recipe(method)
-    before = starting_config(method=method, version=1)
-    assert before == (FinetuneConfig(method="lora") if method == "lora" else recipe(method))
+    assert starting_config(method=method, version=1) == recipe(method)
+    if method != "standard":
+        assert starting_config(method=method) == recipe(method)
+
+
+@pytest.mark.parametrize(
+    ("given", "optimizer", "rate"),
+    [
+        ({}, "adamw", 1e-3),
+        ({"typed": {"epochs": 5, "pretrained": "mobilenet_v2"}}, "adamw", 1e-3),
+        # A rate without an optimiser is one of SGD, as it was before AdamW was the default.
+        ({"typed": {"learning_rate": 0.1}}, "sgd", 0.01),
+        ({"typed": {"momentum": 0.0}}, "sgd", 0.01),
+        ({"optimizer": "sgd"}, "sgd", 0.01),
+        # Nothing was measured for these.
+        ({"typed": {"pretrained": "none"}}, "sgd", 0.01),
+        ({"typed": {"protocol": "retrieval"}}, "sgd", 0.01),
+        ({"method": "last_k"}, "sgd", 0.01),
+        ({"version": 2}, "sgd", 0.01),
+        ({"recipe": "paper"}, "sgd", 0.01),
+    ],
+)
+def test_the_plain_command_takes_adamw_where_nothing_says_that_sgd_is_meant(given, optimizer, rate):
+    config = starting_config(**given)
+    assert (config.optimizer, config.learning_rate) == (optimizer, rate)
+    validate(config)
 
 
 def test_the_papers_recipes_have_the_papers_numbers():
@@ -57,20 +80,8 @@ def test_every_optimiser_starts_with_a_valid_config_and_those_without_a_rate_at_
 
 def test_runs_of_before_go_on_with_the_values_that_they_began_with():
     assert starting_config(optimizer="adamw", version=1).learning_rate == FinetuneConfig().learning_rate
-    assert starting_config(version=1) == FinetuneConfig()
+    assert starting_config(version=1) == starting_config(version=2) == FinetuneConfig()
     assert starting_config(optimizer="lion", version=1).learning_rate == 1e-4
-
-
-def test_lora_starts_with_adamw_unless_a_recipe_or_an_optimiser_has_rates_of_its_own():
-    lora = starting_config(method="lora")
-    assert (lora.optimizer, lora.learning_rate) == ("adamw", 1e-3)
-    by_hand = starting_config(method="lora", optimizer="sgd")
-    assert (by_hand.optimizer, by_hand.learning_rate) == ("sgd", FinetuneConfig().learning_rate)
-    of_sgd = starting_config(recipe="rethinking", method="lora")
-    assert (of_sgd.optimizer, of_sgd.learning_rate) == ("sgd", 0.01)
-    of_adamw = starting_config(recipe="lightly", method="lora")
-    assert (of_adamw.optimizer, of_adamw.learning_rate) == ("adamw", 3e-4)
-    assert starting_config(method="lora", version=2) == FinetuneConfig(method="lora")
 
 
 def test_another_optimiser_than_the_recipes_has_its_own_rate():
@@ -181,6 +192,12 @@ def test_printed_flags_name_what_the_command_would_take_otherwise(tmp_path):
         "--optimizer=adamw",
         "--learning_rate=0.01",
     ]
+
+
+def test_printed_flags_always_name_the_optimiser_that_depends_on_what_is_typed():
+    assert printed("--epochs=3").splitlines() == ["--optimizer=adamw", "--epochs=3"]
+    assert printed("--recipe=paper", "--epochs=3").splitlines() == ["--optimizer=sgd", "--epochs=3"]
+    assert printed("--learning_rate=0.01").splitlines() == ["--optimizer=sgd"]
 
 
 def test_a_run_that_began_before_goes_on_with_what_it_began_with(tmp_path):

@@ -77,7 +77,7 @@ def test_the_command_holds_what_differs_from_the_recipe_of_the_method():
     assert "--balanced_sampling" in words
     assert "--learning_rate=0.5" in words
     assert "--alpha" not in words  # as the recipe has it
-    assert report.command_of(starting_config()) == "finetune-jax finetune"
+    assert report.command_of(starting_config()) == "finetune-jax finetune --optimizer=adamw"
     adamw = dataclasses.replace(recipe("standard"), optimizer="adamw")
     assert report.command_of(adamw) == "finetune-jax finetune --optimizer=adamw --learning_rate=0.01"
 

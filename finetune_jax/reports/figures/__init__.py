@@ -19,6 +19,7 @@ from finetune_jax.reports.figures.confusion_matrix import confusion, draw_confus
 from finetune_jax.reports.figures.curves import draw_training_curves, training_curves
 from finetune_jax.reports.figures.domain_similarities import draw_similarities, similarities
 from finetune_jax.reports.figures.hyperparameter_curves import draw_error_curves, error_curves
+from finetune_jax.reports.figures.interpolation import draw_interpolation_curve, interpolation_curve
 from finetune_jax.reports.figures.learning_curve import draw_learning_curve, learning_curve
 from finetune_jax.reports.figures.method_comparison import compare_methods, draw_compare_methods
 from finetune_jax.reports.figures.neighbours import draw_retrieval_strips, retrieval_strips
@@ -43,6 +44,7 @@ __all__ = [
     "draw_confusion",
     "draw_error_curves",
     "draw_grad_cam_grid",
+    "draw_interpolation_curve",
     "draw_learning_curve",
     "draw_policy_counts",
     "draw_policy_usage",
@@ -58,6 +60,7 @@ __all__ = [
     "error_curves",
     "grad_cam_grid",
     "heat_over",
+    "interpolation_curve",
     "learning_curve",
     "policy_counts",
     "policy_usage",

@@ -32,7 +32,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.damage_targets import TARGETS, Target
+from benchmarks.damage_target import Target
+from benchmarks.damage_targets import TARGETS
 
 LONGEST = 2500  # characters of a message
 

@@ -1,35 +1,15 @@
-"""What ``benchmarks.damage`` feeds damaged copies of: how each is made, and how it is read."""
+"""Files and folders of which ``benchmarks.damage`` feeds damaged copies."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import damage_data
+from benchmarks.damage_target import Target
+
 ROOT = Path(__file__).parents[1]
-
-
-class Target:
-    """Something that is read.
-
-    Attributes:
-        name: of it.
-        make: writes the intact file or folder to a path.
-        read: reads it, and returns what was read in a form that can be compared.
-        accepts: whether a result of damaged input, other than the intact one, may be; by default any may where the
-            format has no digests.
-        prepare: called once before the first read, for imports and compilation.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        make: Callable[[Path], None],
-        read: Callable[[Path], Any],
-        accepts: Callable[[Any], bool] = lambda result: True,
-    ) -> None:
-        self.name, self.make, self.read, self.accepts = name, make, read, accepts
 
 
 def _arrays() -> dict[str, Any]:
@@ -220,5 +200,6 @@ TARGETS = [
     Target("flagfile", _write_flags, _read_flags),
     Target("reference.json", _write_reference, _read_reference),
     Target("lock", _write_lock, _read_lock),
+    *damage_data.TARGETS,
 ]
 """What is fed."""

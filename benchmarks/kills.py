@@ -11,12 +11,14 @@ the undisturbed run; only clock times may differ.
 Prints a line for each end, and the counts. The exit status is 1 where an end differs or a start was refused.
 
 Each start is a fork of a process that has imported everything and not yet started JAX, so that most of the time goes
-into the runs. Compiled programs are kept in a folder of the benchmark.
+into the runs. Compiled programs are kept in a folder of the benchmark. What a run imports later comes from the source
+as it is then, so that the benchmark ends where the source changes.
 """
 
 import argparse
 import collections
 import csv
+import hashlib
 import json
 import os
 import random
@@ -212,8 +214,23 @@ def write_weights(file: Path) -> None:
     os.waitpid(process, 0)
 
 
+def source_digest() -> str:
+    """Of all files of the package."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "finetune_jax").rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def refuse_other_source(digest: str) -> None:
+    """Ends the benchmark where the package is not what it was at the start."""
+    if source_digest() != digest:
+        raise SystemExit("the source of the package has changed meanwhile; start again")
+
+
 def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.Counter[str]:
     """Kill that many times, spread over the cases; the counts."""
+    source = source_digest()
     chance = random.Random(seed)
     counts: collections.Counter[str] = collections.Counter()
     write_weights(root / "weights.npz")
@@ -232,6 +249,7 @@ def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.
             longest[case.name] = time.monotonic() - began
         expected[case.name] = outcome(root / f"{case.name}-first")
         again = outcome(root / f"{case.name}-second")
+        refuse_other_source(source)
         if names := differing(expected[case.name], again):
             shown = first_difference(expected[case.name].get(names[0]), again.get(names[0]))
             raise SystemExit(f"{case.name} is not repeatable: {names}; of {names[0]} {shown}")
@@ -252,6 +270,7 @@ def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.
                 hits.append(kind)
                 counts["kills"] += 1
                 counts[f"kills {kind}"] += 1
+        refuse_other_source(source)
         names_differing = differing(expected[case.name], outcome(workdir)) if status == 0 else []
         verdict = "refused" if status else "different" if names_differing else "identical"
         counts[verdict] += 1

@@ -6,8 +6,9 @@
 (all that timm has too, without names) it computes logits, the embedding and the gradient of the loss by every
 parameter in float32, of two images; a row of errors follows, as in docs/networks.md: of logits and embeddings the
 largest difference over the largest value, of gradients the worst parameter's, relative to its norm. ``NAME@PIXELS`` is
-the network at another size; its state is of the published size, so that positions are resampled. The last column is
-how far the reference itself is from float64, with ``--float64``.
+the network at another size; its state is of the published size, so that positions are resampled. With ``--float64``
+both sides are computed in float64 as well: further columns are the same errors there, and how far the float32 of the
+reference itself is from its float64, in logits and in its worst gradient.
 """
 
 import argparse
@@ -61,8 +62,10 @@ def reference(name: str, pixels: int, output: Path, float64: bool, gradients: bo
     np.savez(output, **numbers)
 
 
-def compare(name: str, pixels: int, numbers: dict[str, np.ndarray], gradients: bool) -> dict[str, float]:
-    """Errors here, relative to the reference, and seconds."""
+def compare(
+    name: str, pixels: int, numbers: dict[str, np.ndarray], gradients: bool, kind: str = ""
+) -> dict[str, float]:
+    """Errors here, relative to the reference; of float64 for the ``kind`` ``double/``."""
     import jax
     import jax.numpy as jnp
     from seeded_state import fingerprint, seeded_images, seeded_state
@@ -70,36 +73,48 @@ def compare(name: str, pixels: int, numbers: dict[str, np.ndarray], gradients: b
     from finetune_jax import models
     from finetune_jax.algorithms.losses import cross_entropy
 
+    dtype = jnp.float64 if kind else jnp.float32
     state = seeded_state({str(key): tuple(numbers[f"shape/{key}"]) for key in numbers["names"]})
-    network = models.create(name, num_classes=NUM_CLASSES, image_size=pixels or None)
-    variables = models.from_torch_state(network, state)
-    images = jnp.asarray(seeded_images(len(LABELS), int(numbers["side"])))
-    logits, embedding = jax.jit(lambda *inputs: (network.apply(*inputs), network.embed(*inputs)))(
-        variables, images
-    )
+    network = models.create(name, num_classes=NUM_CLASSES, image_size=pixels or None, dtype=dtype)
+    variables = jax.tree.map(lambda leaf: leaf.astype(dtype), models.from_torch_state(network, state))
+    images = jnp.asarray(seeded_images(len(LABELS), int(numbers["side"])), dtype)
+
+    def loss(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        own = {**variables, "params": params}
+        logits = network.apply(own, images)
+        return cross_entropy(logits, jnp.asarray(LABELS)).mean(), (logits, network.embed(own, images))
+
+    if gradients:
+        by_params, (logits, embedding) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    else:
+        logits, embedding = jax.jit(lambda params: loss(params)[1])(variables["params"])
     errors = {
-        "logits": _error(logits, numbers["logits"]),
-        "embedding": _error(embedding, numbers["embedding"]),
+        "logits": _error(logits, numbers[f"{kind}logits"]),
+        "embedding": _error(embedding, numbers[f"{kind}embedding"]),
     }
     if not gradients:
         return errors
-
-    def loss(params: dict) -> jax.Array:
-        logits = network.apply({**variables, "params": params}, images)
-        return cross_entropy(logits, jnp.asarray(LABELS)).mean()
-
-    by_params = jax.jit(jax.grad(loss))(variables["params"])
     by_state = models.to_torch_state(network, {**variables, "params": by_params})
-    worst = {}
-    for key, expected in ((k.removeprefix("grad/"), v) for k, v in numbers.items() if k.startswith("grad/")):
-        own = fingerprint(key, by_state[key], DIRECTION_SEED)
-        worst[key] = (np.abs(own - expected).max(), expected[0])
-    largest = max(norm for _, norm in worst.values())
+    expected = _gradients(numbers, kind)
+    found = {key: fingerprint(key, by_state[key], DIRECTION_SEED) for key in expected}
+    return {**errors, "gradients": _worst(found, expected)}
+
+
+def _gradients(numbers: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    prefix = f"{kind}grad/"
+    return {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
+
+
+def _worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    largest = max(norm for norm, _ in expected.values())
     # The bias of keys moves all scores of a query alike: its gradient is zero but for rounding.
-    relative = {key: gap / max(norm, 1e-5 * largest) for key, (gap, norm) in worst.items()}
+    relative = {
+        key: np.abs(found[key] - value).max() / max(value[0], 1e-5 * largest)
+        for key, value in expected.items()
+    }
     key = max(relative, key=relative.__getitem__)
     print(f"   worst gradient: {key} {relative[key]:.1e}", file=sys.stderr)
-    return {**errors, "gradients": relative[key]}
+    return float(relative[key])
 
 
 def _error(value: object, expected: np.ndarray) -> float:
@@ -135,7 +150,16 @@ def main() -> None:
             numbers = dict(np.load(file))
         errors = compare(name, int(pixels or 0), numbers, gradients)
         if arguments.float64:
-            errors["float32 of PyTorch"] = _error(numbers["logits"], numbers["double/logits"])
+            import jax
+
+            with jax.enable_x64(True):
+                double = compare(name, int(pixels or 0), numbers, gradients, "double/")
+            errors |= {f"{what} in float64": error for what, error in double.items()}
+            errors["logits of PyTorch"] = _error(numbers["logits"], numbers["double/logits"])
+            if gradients:
+                errors["gradients of PyTorch"] = _worst(
+                    _gradients(numbers, ""), _gradients(numbers, "double/")
+                )
         cells = " | ".join(f"{error:.1e}" for error in errors.values())
         print(f"| `{text}` | {cells} | {time.monotonic() - began:.0f} s", flush=True)
 

@@ -11,29 +11,45 @@ seed 100, results are of the seeds 0, 1, 2. Costs are images forward and backwar
 choice count a third; those of the grid are all that it took to choose. Every run is one line of CELL.jsonl, and none
 that has a line is trained again: after a stop the same command goes on.
 
-Contestants: grid (single rates, widened while the best lies at an edge), single (the grid's best), default (0.01; AdamW
-0.001), layer_decay (0.75 a block, at the grid's best rate), auto, find, auto_rgn (at the grid's best rate), autolr,
-autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01, with the three measures).
+Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast), auto
+(``--method=auto``), find and find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts),
+prodigy_blocks and dowg_blocks (one for each), autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01,
+with the three measures), and probe, which trains nothing: ridge regression on the features as pretrained.
+
+Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best), and at
+the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the run), auto_rgn
+and auto_snr.
+
+Protocol and cells, written before their runs: docs/results.md, "Rates without a search".
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rates_table import CHOOSING, Log, figure, summary, table
+
 GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01)}
 DEFAULT = {"sgd": 0.01, "adamw": 0.001}
-CHOOSING, REPORTING = 100, (0, 1, 2)
-PROMISED = 7 / 4  # runs: a quarter of a grid of seven rates
+REPORTING = (0, 1, 2)
+OF_OPTIMIZER: Mapping[str, Mapping[str, Any]] = {
+    "prodigy": {"optimizer": "prodigy"},
+    "prodigy_blocks": {"optimizer": "prodigy", "block_estimates": True},
+    "dowg": {"optimizer": "dowg"},
+    "dowg_blocks": {"optimizer": "dowg", "block_estimates": True},
+}
 CONTESTANTS = (
-    "grid", "single", "default", "auto", "find", "layer_decay", "auto_rgn", "autolr", "autolr_rms", "autolr_relative",
+    "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
+    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
+_HEAD_ALONE = 0.2  # of the steps of head_first
 
 
 class Cell:
@@ -46,7 +62,7 @@ class Cell:
         from finetune_jax.devices.replicas import local_replicas
         from finetune_jax.runs import finetune, start
 
-        self.flags = FinetuneConfig(method="auto", workdir="unused", **settings)
+        self.flags = FinetuneConfig(**{"method": "auto", "workdir": "unused", **settings})
         self.origin = start.load_origin(self.flags)
         # Built as of a standard run: nothing is searched, and the step is the same.
         standard = dataclasses.replace(self.flags, method="standard")
@@ -61,11 +77,11 @@ class Cell:
         from finetune_jax.runs import start
         from finetune_jax.training.methods import registry
 
-        config = dataclasses.replace(self.settings.config, method="auto", seed=seed)
+        config = dataclasses.replace(self.settings.config, method=self.flags.method, seed=seed)
         images = dataclasses.replace(self.program.images, config=config)
         key = programs.run_key(config)
         begun = start.begin(
-            config, self.origin, images.class_names, self.program.task.head,
+            config, self.origin, images.class_names, self.program.task,
             jax.random.fold_in(key, programs.HEAD_STREAM), images.image_size,
         )  # fmt: skip
         method = registry.create(config, self.program.method.network, begun.variables, key)
@@ -95,7 +111,7 @@ class Started:
             outputs = program.outputs(program.predict, state.variables, split)
             scores = program.task.scores(outputs, program.images.splits[split].labels, split)
             self.scores[split] = scores[f"{split}_{program.task.score}"]
-        return scores["test_loss"]
+        return 0.0
 
     def rates(self, rate: float, **settings: Any) -> dict[str, float]:
         """``{part: rate}`` of settings."""
@@ -111,6 +127,48 @@ class Started:
         self.whole.run(rates, self.whole.steps_of_run)
         return self.scores
 
+    def train_head_first(self, rates: Mapping[str, float]) -> dict[str, float]:
+        """Scores of a run in which the head learns alone at the beginning."""
+        whole, steps = self.whole, self.whole.steps_of_run
+        state = whole.begin()
+        rows = [row for epoch in range(whole.plan.epochs) for row in whole.plan.order(epoch)]
+        for number, row in enumerate(rows):
+            factor = 0.5 * (1 + math.cos(math.pi * number / steps))
+            alone = number < _HEAD_ALONE * steps
+            of_step = {
+                name: 0.0 if alone and name != "head" else rate * factor for name, rate in rates.items()
+            }
+            state = whole.step(state, of_step, row)
+        self._measure(state)
+        return self.scores
+
+    def probe(self) -> dict[str, float]:
+        """Scores of ridge regression, or for retrieval of the features themselves; counts the training images."""
+        from finetune_jax.algorithms import transferability
+        from finetune_jax.training import evaluation
+
+        program, splits = self.program, self.program.images.splits
+        network, normalize = program.method.network, program.normalize
+        compute = evaluation.compile_evaluation(
+            lambda variables, images: network.embed(variables, normalize(images)), program.replicas
+        )
+        variables = program.replicas.replicate(program.variables)
+        features = {
+            name: program.outputs(compute, variables, name) for name in ("train", "validation", "test")
+        }
+        if program.task.name == "retrieval":
+            for split in ("validation", "test"):
+                scores = program.task.scores(features[split], splits[split].labels, split)
+                self.scores[split] = scores[f"{split}_{program.task.score}"]
+            return self.scores
+        self.rehearsals.cost.images_judged += len(features["train"])
+        for split in ("validation", "test"):
+            found = transferability.ridge_predictions(
+                features["train"], splits["train"].labels, features[split]
+            )
+            self.scores[split] = float((found == splits[split].labels).mean())
+        return self.scores
+
     def train_tuned(self, method: str, **settings: Any) -> dict[str, float]:
         """Scores of a run with the tuner of a method, whose trials count among the images of ``whole``."""
         import jax
@@ -119,6 +177,7 @@ class Started:
 
         from finetune_jax.algorithms import optimizers
         from finetune_jax.errors import Diverged
+        from finetune_jax.training import gradient_signal
         from finetune_jax.training.divergence import measure_pass
         from finetune_jax.training.methods.registry import METHODS
         from finetune_jax.training.plan import Start
@@ -129,6 +188,10 @@ class Started:
         whole, tuner = self.whole, as_method.tuner(config, self.program.trained)
         state, tuning, epoch = whole.begin(), tuner.initial(), 0
         total, per_epoch = whole.steps_of_run, len(whole.plan.order(0))
+        images = self.program.images
+        signal = gradient_signal.measuring(
+            self.program.objective, images.feeds["train"], whole.plan.order, tuner.blocks, whole.replicas
+        )
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.trials = 0
         while epoch < whole.plan.epochs:
@@ -141,8 +204,12 @@ class Started:
                 state = whole.step(state, {name: rate * factor for name, rate in peaks.items()}, row)
             variations, finite = jax.device_get(measure_pass(tuner.blocks, tuner.measure)(start, state))
             self.trials += 1
+            ratios = None
+            if as_method.asks_signal:
+                ratios = signal(state)
+                whole.cost.images_trained += gradient_signal.BATCHES * whole.plan.batch_size
             try:
-                tuning, verdict = tuner.judge(tuning, Pass(epoch, variations, bool(finite)))
+                tuning, verdict = tuner.judge(tuning, Pass(epoch, variations, bool(finite), ratios))
             except Diverged:
                 return {"validation": math.nan, "test": math.nan}
             if verdict.accepted:
@@ -166,12 +233,27 @@ def contest(name: str, started: Started, best: float) -> dict[str, Any]:
         settings = {"layer_decay": 0.75}
     elif name == "find":
         rate, _ = rate_finder.find(config, lambda config: rates.fixed(config, trained), search)
+    elif name == "find_blocks":
+        rate, _ = rate_finder.find(config, lambda config: rates.fixed(config, trained), search)
+        factors, _ = rate_finder.find_factors(
+            config, lambda config: rates.fixed(config, trained), search, rate
+        )
+        settings = {"rate_factors": tuple(f"{part}={factor:g}" for part, factor in factors.items())}
     elif name == "auto":
         begun = dataclasses.replace(config, learning_rate=DEFAULT[config.optimizer])
         found = dict(started.program.method.find(begun, search).settings)
         rate = found.pop("learning_rate")
         settings = found
-    elif name == "auto_rgn":
+    elif name == "fast_head":
+        rate = DEFAULT[config.optimizer]
+        settings = {"head_learning_rate": 10 * rate}
+    elif name in OF_OPTIMIZER:
+        rate = 1.0
+    elif name == "probe":
+        return started.probe()
+    elif name == "head_first":
+        return {**started.train_head_first(started.rates(best)), "rate": best}
+    elif name in ("auto_rgn", "auto_snr"):
         return {**started.train_tuned(name, learning_rate=best), "rate": best}
     elif name.startswith("autolr"):
         of_paper = {"learning_rate": 1e-3, "head_learning_rate": 1e-2}
@@ -180,39 +262,36 @@ def contest(name: str, started: Started, best: float) -> dict[str, Any]:
     return {**started.train(started.rates(rate, **settings)), "rate": rate, **settings}
 
 
-class Log:
-    """The lines of a cell."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        text = file.read_text().splitlines() if file.exists() else []
-        self.rows = [json.loads(line) for line in text]
-
-    def get(self, contestant: str, seed: int, rate: float | None = None) -> dict[str, Any] | None:
-        for row in self.rows:
-            if (row["contestant"], row["seed"]) == (contestant, seed) and rate in (None, row.get("rate")):
-                return row
-        return None
-
-    def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.rows.append(row)
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-        return row
+class Late(Exception):
+    """There is no time for another run."""
 
 
-def run_cell(cell: Callable[[], Cell], log: Log, contestants: list[str], seeds: tuple[int, ...]) -> None:
-    """Train what has no line yet."""
-    made: list[Cell] = []
+def run_cell(
+    cell: Callable[[Mapping[str, Any]], Cell],
+    log: Log,
+    contestants: list[str],
+    seeds: tuple[int, ...],
+    until: float = math.inf,
+) -> None:
+    """Train what has no line yet; ``cell`` is built of the settings in which a contestant's program differs.
 
-    def started(seed: int) -> Started:
-        made[:] = made or [cell()]
-        return made[0].of_seed(seed)
+    Raises:
+        Late: the clock has passed ``until``, a time of ``time.monotonic``.
+    """
+    made: dict[str, Cell] = {}
 
-    def timed(contestant: str, seed: int, train: Callable[[Started], dict[str, Any]]) -> dict[str, Any]:
-        began, of_seed = time.monotonic(), started(seed)
-        row = {"contestant": contestant, "seed": seed, **train(of_seed)}
+    def started(contestant: str, seed: int) -> Started:
+        settings = OF_OPTIMIZER.get(contestant, {})
+        key = json.dumps(settings)
+        if key not in made:
+            made[key] = cell(settings)
+        return made[key].of_seed(seed)
+
+    def timed(contestant: str, seed: int, train: Callable[[Started], dict[str, Any]]) -> Mapping[str, Any]:
+        if time.monotonic() > until:
+            raise Late
+        began, of_seed = time.monotonic(), started(contestant, seed)
+        row: dict[str, Any] = {"contestant": contestant, "seed": seed, **train(of_seed)}
         row["trained"] = of_seed.whole.cost.images_trained + of_seed.rehearsals.cost.images_trained
         row["judged"] = of_seed.rehearsals.cost.images_judged
         return log.add({**row, "seconds": round(time.monotonic() - began, 1)})
@@ -239,112 +318,7 @@ def run_cell(cell: Callable[[], Cell], log: Log, contestants: list[str], seeds: 
     for name in contestants:
         for seed in seeds if name != "grid" else ():
             if log.get(name, seed) is None:
-                timed(name, seed, lambda of, name=name: contest(name, of, best))
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A contestant in a cell.
-
-    Attributes:
-        name: of the contestant.
-        scores: test accuracy of each seed.
-        rates: of each seed, empty where there is not one.
-        cost: images forward and backward for one run, with all that it took to choose its rate.
-    """
-
-    name: str
-    scores: list[float]
-    rates: list[float]
-    cost: float
-
-    @property
-    def mean(self) -> float:
-        """Of the scores."""
-        return statistics.fmean(self.scores)
-
-    @property
-    def spread(self) -> float:
-        """Sample standard deviation; 0 of a single score."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
-
-
-def results(log: Log) -> tuple[float, list[Result]]:
-    """Images of one run, and the contestants that have runs."""
-    grid = [_cost(row) for row in log.rows if row["contestant"] == "grid"]
-    whole, found = sum(grid), []
-    for name in CONTESTANTS[1:]:
-        rows = [row for row in log.rows if row["contestant"] == name]
-        if rows:
-            own = statistics.fmean(map(_cost, rows))
-            rates = [row["rate"] for row in rows if "rate" in row]
-            # The best of the grid has been trained in it.
-            cost = {"single": whole, "layer_decay": whole + own, "auto_rgn": whole + own}.get(name, own)
-            found.append(Result(name, [row["test"] for row in rows], rates, cost))
-    return grid[0], found
-
-
-def table(logs: list[Log]) -> str:
-    """Markdown of all cells."""
-    head = ("contestant", "rates", "test accuracy", "regret", "", "images", "in runs", "promise")
-    lines = []
-    for log in logs:
-        of_run, contestants = results(log)
-        single = next((found for found in contestants if found.name == "single"), None)
-        lines += ["", f"### {log.file.stem}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for found in contestants:
-            cells = [
-                found.name,
-                ", ".join(f"{rate:.2g}" for rate in dict.fromkeys(found.rates)),
-                f"{100 * found.mean:.2f} ± {100 * found.spread:.2f} ({len(found.scores)})",
-            ]
-            if single is not None:
-                regret = single.mean - found.mean
-                tie = regret <= max(single.spread, found.spread)
-                kept = tie and found.cost <= PROMISED * of_run
-                cells += [f"{100 * regret:+.2f}", "tie" if tie else "behind", f"{found.cost:,.0f}"]
-                cells += [f"{found.cost / of_run:.2f}", "kept" if kept else ""]
-            lines.append(f"| {' | '.join(cells)} |")
-        tried = sorted((row["rate"], row["validation"]) for row in log.rows if row["contestant"] == "grid")
-        lines += ["", "Grid: " + ", ".join(f"{rate:g}: {100 * score:.2f}" for rate, score in tried)]
-    return "\n".join(lines)
-
-
-def figure(logs: list[Log]) -> bytes:
-    """Cost against score, a panel for each cell; SVG."""
-    from finetune_jax.reports.figures import canvas
-
-    columns = min(3, len(logs))
-    rows = -(-len(logs) // columns)
-    drawn, axes = canvas.new(rows, columns, (4.2 * columns, 3.4 * rows), squeeze=False)
-    for axis, log in zip(axes.flat, logs, strict=False):
-        of_run, contestants = results(log)
-        axis.axvspan(0.8, PROMISED, color=canvas.GREY, alpha=0.12, lw=0)
-        for number, found in enumerate(contestants):
-            color = canvas.COLORS[number % len(canvas.COLORS)]
-            cost = found.cost / of_run
-            axis.errorbar(cost, 100 * found.mean, 100 * found.spread, fmt="o", color=color, capsize=3)
-            axis.annotate(
-                found.name,
-                (cost, 100 * found.mean),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        axis.set_xscale("log")
-        axis.set_xlim(0.8, 12)
-        axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-        axis.minorticks_off()
-        axis.set_title(log.file.stem, fontsize=9)
-        axis.set_xlabel("cost, in runs")
-        axis.set_ylabel("test accuracy, %")
-    for axis in axes.flat[len(logs) :]:
-        axis.set_visible(False)
-    return canvas.encode(drawn, "svg")
-
-
-def _cost(row: Mapping[str, Any]) -> float:
-    return row["trained"] + row["judged"] / 3
+                timed(name, seed, functools.partial(contest, name, best=best))
 
 
 def main() -> int:
@@ -356,14 +330,18 @@ def main() -> int:
     parser.add_argument("--cell", default="")
     parser.add_argument("--contestants", default=",".join(CONTESTANTS))
     parser.add_argument("--seeds", default=",".join(map(str, REPORTING)))
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no run after so many; then the status is 3"
+    )
     parser.add_argument("--table", action="store_true", help="print what there is, and write costs.svg")
     parser.add_argument("settings", nargs="*", help="FinetuneConfig fields, NAME=VALUE")
     given = parser.parse_args()
+    until = time.monotonic() + 60 * given.minutes
     given.workdir.mkdir(parents=True, exist_ok=True)
     if given.table:
-        logs = [Log(file) for file in sorted(given.workdir.glob("*.jsonl"))]
-        print(table(logs))
-        (given.workdir / "costs.svg").write_bytes(figure(logs))
+        cells = {file.stem: Log(file).rows for file in sorted(given.workdir.glob("*.jsonl"))}
+        print(summary(cells), table(cells), sep="\n\n")
+        (given.workdir / "costs.svg").write_bytes(figure(cells))
         return 0
     from finetune_jax.config.declaration import declared
     from finetune_jax.config.settings import FinetuneConfig
@@ -376,7 +354,14 @@ def main() -> int:
     (given.workdir / f"{given.cell}.json").write_text(json.dumps(settings) + "\n")
     seeds = tuple(map(int, given.seeds.split(",")))
     log = Log(given.workdir / f"{given.cell}.jsonl")
-    run_cell(lambda: Cell(settings), log, given.contestants.split(","), seeds)
+
+    def cell(changes: Mapping[str, Any]) -> Cell:
+        return Cell({**settings, **({"method": "standard"} if changes else {}), **changes})
+
+    try:
+        run_cell(cell, log, given.contestants.split(","), seeds, until)
+    except Late:
+        return 3
     return 0
 
 

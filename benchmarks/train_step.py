@@ -45,6 +45,7 @@ from benchmarks.torch_side import (
     Side,
     TorchProcess,
     TorchSide,
+    count_cpu_seconds,
     fastest,
     random_examples,
     seconds_of,
@@ -279,7 +280,7 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
-def _torch_process(python: str, threads: int, keeps_memory: bool) -> TorchProcess | None:
+def _torch_process(python: str, threads: int, keeps_memory: bool, cpu_seconds: bool) -> TorchProcess | None:
     if python == "none":
         return None
     if python == "auto":
@@ -289,7 +290,7 @@ def _torch_process(python: str, threads: int, keeps_memory: bool) -> TorchProces
             )
             return None
         python = sys.executable
-    return TorchProcess(python, threads, keeps_memory=keeps_memory)
+    return TorchProcess(python, threads, keeps_memory=keeps_memory, cpu_seconds=cpu_seconds)
 
 
 def main() -> None:
@@ -311,10 +312,15 @@ def main() -> None:
         "--bfloat16", action="store_true", help="our compute type; PyTorch's automatic mixed precision"
     )
     parser.add_argument("--threads", type=int, default=0, help="of each side; 0 is one per core")
+    parser.add_argument(
+        "--cpu_seconds", action="store_true", help="count seconds of the cores instead of those of the clock"
+    )
     parser.add_argument("--worker", choices=["torch"], help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.cpu_seconds:
+        count_cpu_seconds()
     if arguments.worker:
         side = TorchSide(arguments.threads, arguments.device, arguments.compiled)
         serve(side, sys.stdin, sys.stdout)
@@ -333,9 +339,11 @@ def main() -> None:
     threads = arguments.threads or available_cores()
     # XLA sizes its thread pool by this when its backend starts.
     os.environ["NPROC"] = str(threads)
+    # And OpenMP its threads, which convolutions and dense layers run in.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     prepare_backend()
     jax.config.update("jax_platforms", "cpu")
-    theirs = _torch_process(arguments.torch, threads, arguments.torch_keeps_memory)
+    theirs = _torch_process(arguments.torch, threads, arguments.torch_keeps_memory, arguments.cpu_seconds)
     try:
         print(f"threads: {threads}")
         cases = [

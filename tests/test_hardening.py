@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import damage, damage_targets
+from benchmarks import damage, damage_target, damage_targets
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("target", damage_targets.TARGETS, ids=lambda target: target.name)
-def test_damaged_files_are_read_rightly_or_refused_in_a_sentence(target: damage_targets.Target) -> None:
+def test_damaged_files_are_read_rightly_or_refused_in_a_sentence(target: damage_target.Target) -> None:
     # In this process memory is shared with other tests, so its limit is the reader's own business here.
     counts = damage.feed(target, range(12), seed=1, limits=(60.0, 8192.0))
     assert counts.total() == 12
@@ -35,7 +35,7 @@ def test_what_is_wrong_is_noticed(tmp_path: Path) -> None:
         (lambda path: path.read_bytes(), {"wrong"}),
         (lambda path: "the same", {"same"}),
     ):
-        target = damage_targets.Target("file", write, read, accepts=lambda result: False)
+        target = damage_target.Target("file", write, read, accepts=lambda result: False)
         counts = damage.feed(target, range(20), seed=0, limits=(5.0, 4096.0))
         assert verdicts <= set(counts) <= {*verdicts, "same"}
 

@@ -95,3 +95,62 @@ def relative_gradients(movements: ArrayLike, learning_rates: ArrayLike) -> np.nd
     if not np.isfinite(gradients).all() or largest == 0:
         return np.ones_like(moved)
     return gradients / largest
+
+
+def signal_to_noise(sums: ArrayLike, squares: ArrayLike, count: int) -> np.ndarray:
+    """Squared mean of the gradients of some batches over their variance, of each block as a whole.
+
+    Lee et al., "Surgical Fine-Tuning" (ICLR 2023), take ``mean² / variance`` of each element and average it. Of a few
+    batches that is dominated by the elements that hardly vary, so numerator and denominator are summed first.
+
+    Args:
+        sums: ``[K]``, squared norm of the sum of the gradients, ``‖Σ g‖²``.
+        squares: ``[K]``, sum of their squared norms, ``Σ ‖g‖²``.
+        count: of the batches.
+
+    Returns:
+        float ``[K]``; 0 where there is no gradient or of fewer than two batches, infinite where all are the same.
+
+    Examples:
+        >>> from finetune_jax import block_rates
+        >>> block_rates.signal_to_noise([16.0, 4.0], [10.0, 10.0], count=2).tolist()  # gradients 1, 3 and −1, 3
+        [2.0, 0.125]
+    """
+    summed, squared = np.asarray(sums, np.float64), np.asarray(squares, np.float64)
+    if count < 2:
+        return np.zeros_like(summed)
+    means = summed / count**2
+    variances = np.maximum(squared - summed / count, 0.0) / (count - 1)
+    certain = np.where(means > 0, np.inf, 0.0)
+    return np.divide(means, variances, out=certain, where=variances > 0)
+
+
+def clear_gradients(ratios: ArrayLike, threshold: float) -> np.ndarray:
+    """Auto-SNR's factors: 1 where the gradient is clear beside the clearest of all, 0 elsewhere.
+
+    Lee et al., "Surgical Fine-Tuning" (ICLR 2023).
+
+    Args:
+        ratios: ``[K]`` of :func:`signal_to_noise`.
+        threshold: share of the largest ratio, in [0, 1].
+
+    Returns:
+        float ``[K]`` of zeros and ones; ones where no ratio is above 0 or one is not a number.
+
+    Raises:
+        ValueError: ``threshold`` is out of range.
+
+    Examples:
+        >>> from finetune_jax import block_rates
+        >>> block_rates.clear_gradients([0.1, 0.8, 1.0], threshold=0.5).tolist()
+        [0.0, 1.0, 1.0]
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+    values = np.asarray(ratios, np.float64)
+    largest = values.max(initial=0.0)
+    if np.isnan(values).any() or largest == 0:
+        return np.ones_like(values)
+    if np.isinf(largest):
+        return np.isinf(values).astype(np.float64)
+    return (values >= threshold * largest).astype(np.float64)

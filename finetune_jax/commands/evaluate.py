@@ -2,6 +2,7 @@ r"""Measure a run on a split of its data set or of another one.
 
     finetune-jax evaluate --run=runs/photos
     finetune-jax evaluate --run=runs/photos --dataset=folder:other --protocol=retrieval
+    finetune-jax evaluate --add_adapter=runs/photos/adapter --pretrained=dinov2_small_focus --dataset=folder:photos
 
 Several data sets, --dataset=A,B,C, give one table, also as Markdown and CSV. A split is the run's own, whatever has
 come to the folder since; --current_folder measures on the folder as it is now.
@@ -17,17 +18,20 @@ from pathlib import Path
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, trained
 from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.config.spelling import data_set
+from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
+
+_EXAMPLE = "finetune-jax evaluate --run=runs/photos"
 
 command_line.define_flags(DataConfig)
 flags.DEFINE_bool(
     "calibrated", True, "Divide logits by the temperature that the run fitted to its validation images."
 )
-flags.DEFINE_string("run", None, "Run directory whose best checkpoint is measured.", required=True)
+trained.define_flags("is measured")
 flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to measure on.")
 flags.DEFINE_bool(
     "current_folder",
@@ -49,9 +53,11 @@ flags.DEFINE_enum(
 def main() -> int:
     """Measure, print, save."""
     values = flags.FLAGS
-    run = Path(values.run).expanduser()
+    run, is_adapter = trained.folder(_EXAMPLE)
+    if is_adapter and not values["dataset"].present:
+        raise UserError("--add_adapter needs --dataset, the images to measure it on")
     # The data of the run itself, unless flags say otherwise.
-    of_run = data_config_of(run)
+    of_run = DataConfig() if is_adapter else data_config_of(run)
     config = command_line.read_flags(DataConfig, base=of_run)
     protocol = config.protocol
     if not values["dataset"].present:
@@ -67,6 +73,7 @@ def main() -> int:
         "include_trained": values.include_trained,
         "views": values.views,
         "calibrated": values.calibrated,
+        "network": trained.read(_EXAMPLE) if is_adapter else None,
     }
     views = "" if values.views == "one" else f"-{values.views}"
     name = f"evaluation-{protocol}-{values.split}{views}"

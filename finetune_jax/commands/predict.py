@@ -3,6 +3,7 @@ r"""Label images with a run, from nothing but its directory.
     finetune-jax predict --run=runs/photos holiday.jpg more/photos
     finetune-jax predict --run=runs/photos --format=csv --output=labels.csv photos
     finetune-jax predict --run=runs/photos --embeddings=features.npz photos
+    finetune-jax predict --add_adapter=runs/photos/adapter --pretrained=dinov2_small_focus photos
     finetune-jax predict --run=runs/photos --threshold=0.6 --uncertainty 'photos/**/*.jpg' list.txt table.csv
 
 Prints the most probable labels of each image, all labels of a multilabel run, the numbers of a regression, or writes
@@ -19,15 +20,16 @@ from typing import Any
 
 from absl import flags
 
-from finetune_jax.commands import command_line
+from finetune_jax.commands import command_line, trained
 from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 
 _CHUNK = 32
+_EXAMPLE = "finetune-jax predict --run=runs/photos photo.jpg"
 _NAMED = 100
 """Unreadable images that are named."""
 
-flags.DEFINE_string("run", None, "Run directory whose best checkpoint predicts.", required=True)
+trained.define_flags("predicts")
 flags.DEFINE_integer(
     "top",
     0,
@@ -84,20 +86,18 @@ def main(arguments: list[str]) -> int:
     from finetune_jax.errors import UserError
 
     if not arguments:
-        raise UserError("name images or folders, e.g. finetune-jax predict --run=runs/photos photo.jpg")
+        raise UserError(f"name images or folders, e.g. {_EXAMPLE}")
     command_line.start_jax()
     import numpy as np
 
-    import finetune_jax
     from finetune_jax.data import image_lists
     from finetune_jax.data.decode import UnreadableImage
     from finetune_jax.files.whole_file import write_whole
+    from finetune_jax.runs.predict import Predictor
 
     values = flags.FLAGS
     lines: list[str] = []
-    predictor = finetune_jax.load(
-        Path(values.run).expanduser(), views=values.views, calibrated=values.calibrated
-    )
+    predictor = Predictor(*trained.read(_EXAMPLE), views=values.views, calibrated=values.calibrated)
     unreadable: list[UnreadableImage] = []
     embeddings, embedded = [], []
     paths = image_lists.named(arguments, columns=values.columns, image_root=values.image_root)

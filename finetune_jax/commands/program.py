@@ -19,6 +19,7 @@ _SHARED = (
     "program",
     "slips",
     "study_output",
+    "trained",
     "web",
 )
 _USUAL = ("demo", "check_data", "finetune", "predict", "evaluate", "app")

@@ -4,18 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from finetune_jax.config import data_shards, epoch_checks, fit_task, methods, object_stores
+from finetune_jax.config import data_shards, epoch_checks, fit_task, methods, object_stores, rate_checks
 from finetune_jax.config.choices import (
     ALTERNATIVES,
     AUTO,
     ELEMENTWISE,
     FIGURES,
-    FIND,
-    FINDS_RATES,
     IN_PROPORTION,
     LOGGERS,
     POLICIES,
-    SETS_BLOCKS,
+    RANGE_TESTS,
     WITHOUT_RATE,
 )
 from finetune_jax.config.declaration import declared, written
@@ -78,6 +76,8 @@ def _weights_of_the_method(values: Mapping[str, Any]) -> None:
     method = values.get("method")
     if values.get("pretrained") == "none" and method is not None and methods.BY_NAME[method].needs_weights:
         raise UserError(f"--method={method} needs weights; give --pretrained something but none")
+    if values.get("pretrained") == "none" and values.get("add_adapter"):
+        raise UserError("--add_adapter needs the weights that it was trained on; give them as --pretrained")
 
 
 def _adapters_are_trained(values: Mapping[str, Any]) -> None:
@@ -140,53 +140,6 @@ def _fold_of_folds(values: Mapping[str, Any]) -> None:
     if fold > max(folds, 1):
         of = f"--folds={folds}" if folds else "--folds, which is not given"
         raise UserError(f"--fold={fold} is none of {of}")
-
-
-def _one_rule_of_rates(values: Mapping[str, Any]) -> None:
-    rules = {name: values.get(name, 1.0) != 1.0 for name in ("layer_decay", "discriminative_ratio")}
-    if all(rules.values()):
-        raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
-    rules["rate_factors"] = bool(values.get("rate_factors"))
-    method = values.get("method")
-    if method in SETS_BLOCKS:
-        for name, used in rules.items():
-            if used:
-                raise UserError(
-                    f"--{name} contradicts --method={method}, which finds the rates of the blocks"
-                )
-
-
-def _movements_are_gradients(values: Mapping[str, Any]) -> None:
-    if values.get("method") == "auto_rgn" and values["optimizer"] != "sgd":
-        raise UserError(
-            f"--optimizer={values['optimizer']} contradicts --method=auto_rgn, which takes the movements of SGD for "
-            "its gradients"
-        )
-
-
-def _what_is_searched(values: Mapping[str, Any]) -> None:
-    method, rate = values.get("method"), values.get("learning_rate")
-    if rate != FIND and method not in FINDS_RATES:
-        return
-    searching = f"--learning_rate={FIND}" if rate == FIND else f"--method={method}"
-    if method in FINDS_RATES:
-        if isinstance(rate, str):
-            raise UserError(
-                f"--learning_rate={rate} contradicts --method={method}, which finds the rates itself"
-            )
-        if values["head_learning_rate"]:
-            raise UserError(
-                f"--head_learning_rate contradicts --method={method}, which finds the rates itself"
-            )
-    if values["optimizer"] in WITHOUT_RATE:
-        raise UserError(
-            f"{searching} contradicts --optimizer={values['optimizer']}, which estimates its own step size"
-        )
-    if values["head_epochs"] or values["unfreeze_epochs"]:
-        name = "head_epochs" if values["head_epochs"] else "unfreeze_epochs"
-        raise UserError(
-            f"--{name} contradicts {searching}: its trials train all parts from the first step on; give a number"
-        )
 
 
 def _one_of_alternatives(values: Mapping[str, Any]) -> None:
@@ -333,9 +286,10 @@ def _shares_are_enough(values: Mapping[str, Any]) -> None:
             f"--shard_parameters is not for --optimizer={optimizer}, which looks at whole arrays, and every device has "
             f"a share of them; use {', '.join(ELEMENTWISE[:-1])} or {ELEMENTWISE[-1]}"
         )
-    if values["learning_rate"] == FIND:
+    if values["learning_rate"] in RANGE_TESTS:
         raise UserError(
-            "--shard_parameters is not for --learning_rate=find, which rehearses with whole networks"
+            f"--shard_parameters is not for --learning_rate={values['learning_rate']}, which rehearses with whole "
+            "networks"
         )
     if values["clip"] == "agc":
         raise UserError(
@@ -363,9 +317,9 @@ _CONTRADICTIONS = (
     epoch_checks.restarts_come_before_the_end,
     _weights_of_the_method,
     _adapters_are_trained,
-    _one_rule_of_rates,
-    _movements_are_gradients,
-    _what_is_searched,
+    rate_checks.one_rule_of_rates,
+    rate_checks.movements_are_gradients,
+    rate_checks.what_is_searched,
     _stretched_images_have_no_shorter_side,
     _one_of_alternatives,
     _where_similarity_says_nothing,

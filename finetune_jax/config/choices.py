@@ -65,6 +65,9 @@ AUTO = "auto"
 """The learning rate that the similarity of source and target recommends."""
 FIND = "find"
 """The learning rate that a range test suggests."""
+FIND_BLOCKS = "find_blocks"
+"""The same, and one for each part of the network beside it."""
+RANGE_TESTS = (FIND, FIND_BLOCKS)
 SETS_BLOCKS = methods.with_fact("sets_blocks")
 """Methods that set the rates of the blocks from epoch to epoch."""
 FINDS_RATES = methods.with_fact("finds_rates")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_jax.config.choices import AUTO, FIND, FINDS_RATES
+from finetune_jax.config.choices import AUTO, FINDS_RATES, RANGE_TESTS
 from finetune_jax.errors import UserError
 
 PROCESS = "process"
@@ -41,7 +41,7 @@ def obstacle(values: Mapping[str, Any]) -> str:
         return "--skip_unreadable, which renumbers all images; see what check_data lists, and remove it"
     if values.get("normalization") == "dataset":
         return "--normalization=dataset, which is computed from all images; leave it out"
-    if rate in (AUTO, FIND):
+    if rate in (AUTO, *RANGE_TESTS):
         return f"--learning_rate={rate}, which looks at images of all shards before training; give a number"
     if values.get("method") in FINDS_RATES:
         return f"--method={values['method']}, which looks at images of all shards before training"

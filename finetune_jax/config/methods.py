@@ -62,7 +62,11 @@ BY_NAME: Mapping[str, Method] = {
     ),
     "progressive": Method("a new column is trained beside the frozen pretrained network"),
     "lora": Method(
-        "low-rank adapters beside the kernels of the blocks are trained, and the head", takes_adapters=True
+        "low-rank adapters beside the kernels of the blocks are trained, and the head",
+        takes_adapters=True,
+        # Its paper and the libraries train with AdamW. The steps of SGD grow with the square of alpha / rank, and 0.01
+        # was too much for DINOv2 at rank 4.
+        recipe={"optimizer": "adamw", "learning_rate": 1e-3},
     ),
     "norms": Method("the parameters of norms are trained, and the head", freezes=False),
     "biases": Method("the biases are trained, and the head (BitFit)"),
@@ -97,6 +101,12 @@ BY_NAME: Mapping[str, Method] = {
     ),
     "auto_rgn": Method(
         "all parts are fine-tuned, blocks at rates in proportion to their gradients relative to their weights",
+        freezes=False,
+        needs_weights=False,
+        sets_blocks=True,
+    ),
+    "auto_snr": Method(
+        "all parts are fine-tuned, blocks whose gradients are mostly noise held still for an epoch",
         freezes=False,
         needs_weights=False,
         sets_blocks=True,

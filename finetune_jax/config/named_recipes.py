@@ -196,8 +196,10 @@ OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
 """Defaults of optimisers whose rates are no rates of SGD, ``{optimiser: {setting: value}}``."""
 
 
-VERSION = 3
+VERSION = 4
 """Version of :func:`starting_config`. A run that began with an earlier one goes on with that."""
+_RECIPE_SINCE = {"lora": 3}
+"""Versions from which on methods have a recipe, where that is not the first."""
 
 DEFAULT = "default"
 """Name of the recipe of a command that names none."""
@@ -231,25 +233,33 @@ def starting_config(
     Args:
         recipe: of :data:`NAMED_RECIPES`; None is ``default``.
         method: None takes that of the recipe.
-        optimizer: None takes that of the recipe.
+        optimizer: None takes that of the recipe, or of the method where the recipe sets neither it nor a rate.
         typed: what the user will change, as far as it tells which optimiser is meant: a rate without an optimiser is
             one of SGD.
-        version: 2 stands for runs that began when SGD was the default everywhere, 1 for those in which AdamW started
-            at SGD's rate too.
+        version: 3 stands for runs that began when SGD was the default of standard fine-tuning, 1 for those in which
+            AdamW started at SGD's rate; before version 3, LoRA had the optimiser of everything else.
     """
     recipe = recipe or DEFAULT
     settings = dict(NAMED_RECIPES[recipe].settings)
     chosen = method or settings.get("method", "standard")
-    if recipe == DEFAULT and version > 2 and chosen == "standard" and _is_measured(typed or {}):
+    if recipe == DEFAULT and version > 3 and chosen == "standard" and _is_measured(typed or {}):
         settings["optimizer"] = _DEFAULT_OPTIMIZER
-    of_recipe = settings.get("optimizer", "sgd")
-    if optimizer not in (None, of_recipe):
+    of_method = dict(RECIPES.get(chosen, {})) if version >= _RECIPE_SINCE.get(chosen, 1) else {}
+    usual = "sgd" if "learning_rate" in settings else of_method.get("optimizer", "sgd")
+    usual = settings.get("optimizer", usual)
+    if optimizer not in (None, usual):
         # Its rates are of another optimiser.
-        settings = {name: value for name, value in settings.items() if name not in _OF_SGD}
-    optimizer = optimizer or of_recipe
+        settings = _without_rates(settings)
+    optimizer = optimizer or usual
+    if of_method.get("optimizer", optimizer) != optimizer:
+        of_method = _without_rates(of_method)
     of_optimizer = {} if version == 1 and optimizer == "adamw" else OF_OPTIMIZERS.get(optimizer, {})
-    values = {**RECIPES.get(chosen, {}), **of_optimizer, **settings}
+    values = {**of_method, **of_optimizer, **settings}
     return changed(FinetuneConfig(), **{**values, "method": chosen, "optimizer": optimizer})
+
+
+def _without_rates(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _OF_SGD}
 
 
 def _is_measured(typed: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from finetune_jax.config import ranges
 from finetune_jax.config.choices import BY_RULE, FROZEN_NORMS, NORMALIZATIONS, ROUTED
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import METHOD, NETWORK
-from finetune_jax.config.methods import with_fact
+from finetune_jax.config.methods import BY_NAME, with_fact
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class NetworkConfig:
     drop_path: float = setting(
         0.0,
         "Share of the images whose last block is skipped in training, rising linearly from 0 in the first (stochastic "
-        "depth of transformers and ConvNeXt).",
+        "depth of transformers, ConvNeXt, ResNet-D, EfficientNet B, MobileNet-V3 and RegNetY).",
         group=NETWORK,
         range=ranges.BELOW_ONE,
         aliases=("drop_path_rate", "stochastic_depth"),
     )
     dropout: float = setting(
         0.0,
-        "Share of the embedding that the classifier does without in training (transformers and ConvNeXt).",
+        "Share of the embedding that the classifier does without in training; for the networks of --drop_path.",
         group=NETWORK,
         range=ranges.BELOW_ONE,
         aliases=("drop", "drop_rate"),
@@ -68,6 +68,15 @@ class NetworkConfig:
         "Which weights to take from a file that holds several: a key such as state_dict_ema, or what the names begin "
         "with, such as encoder_q; empty takes the usual ones.",
         group=NETWORK,
+    )
+    add_adapter: str = setting(
+        "",
+        "Adapters of LoRA to add to --pretrained first, with the head that came with them: a folder with the files of "
+        "peft, such as adapter/ of a run with --save_adapter.",
+        group=NETWORK,
+        only_with={"method": tuple(name for name in BY_NAME if name != "scratch")},
+        why="which starts from random weights",
+        aliases=("adapter", "adapter_path", "adapter_name_or_path", "peft_path"),
     )
     normalization: str = setting(
         "pretrained",

@@ -176,6 +176,12 @@ class FinetuneConfig(
         range=ranges.NOT_NEGATIVE,
         aliases=("random_seed", "manual_seed", "random_state"),
     )
+    probe: bool = setting(
+        True,
+        "Measure beside the run how far the frozen features go by a linear probe, which fine-tuning must beat.",
+        group=RUN,
+        before=False,
+    )
     figures: tuple[str, ...] = setting(
         ("png",),
         "Formats in which figures are written beside the page: png, svg, pdf.",

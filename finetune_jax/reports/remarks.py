@@ -1,10 +1,13 @@
 """What is plain to see in a finished run, in sentences that say what to do about it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from finetune_jax.algorithms.uncertainty import wilson_interval
 from finetune_jax.reports.run_result import Classified, Rows, RunResult
-from finetune_jax.reports.tables import percent, spoken
+from finetune_jax.reports.tables import PROBES, percent, probed_scores, score_text, spoken
 
 _RISE = 1.1
 _EPOCHS_BEHIND = 3
@@ -18,7 +21,8 @@ def remarks(result: RunResult) -> list[str]:
     """Sentences on a run that has ended; none where there is nothing to remark.
 
     A pure function of its argument: overfitting, a validation split too small to choose by, test scores that chance
-    reaches too, classes that are never predicted, thumbnails where larger weights are installed.
+    or a probe of the frozen features reaches too, classes that are never predicted, thumbnails where larger weights are
+    installed.
 
     Args:
         result: with a summary.
@@ -28,6 +32,7 @@ def remarks(result: RunResult) -> list[str]:
     found = [
         _overfitting(result.rows, result.score),
         _small_validation(result),
+        _not_above_probe(result.summary),
         *_on_classes(result.test if isinstance(result.test, Classified) else None),
         _thumbnails(result),
     ]
@@ -67,6 +72,18 @@ def _small_validation(result: RunResult) -> str:
     return (
         f"one of the {count} validation images is {100 / count:.1f} points of {spoken(result.score)}: epochs and runs "
         "that differ by less are not told apart; a larger --validation_fraction or several --seed are surer"
+    )
+
+
+def _not_above_probe(summary: Mapping[str, Any]) -> str:
+    probed = probed_scores(summary)
+    if not probed or summary[name := summary["score"]] > max(probed.values()):
+        return ""
+    best = max(probed, key=probed.__getitem__)
+    return (
+        f"{PROBES[best]}, reaches {score_text(name, probed[best])} {spoken(name)}, and fine-tuning "
+        f"{score_text(name, summary[name])}: it has not paid here so far; try --method=feature_extractor, another "
+        "--learning_rate or more --epochs"
     )
 
 

@@ -15,12 +15,14 @@ from finetune_jax.reports.figures import curves
 from finetune_jax.reports.run_result import Classified, Labelled, Measured, Retrieved, Rows, RunResult
 from finetune_jax.reports.study_report import Picture, pictures_as_files
 from finetune_jax.reports.tables import (
+    PROBES,
     Files,
     Table,
     ends_text,
     interval_of,
     mappings_table,
     percent,
+    probed_scores,
     result_line,
     score_text,
     spoken,
@@ -237,6 +239,11 @@ def _score_table(summary: Mapping[str, Any], test: Any) -> Table:
             ends, way = _bootstrapped_precision(test), "bootstrap over the queries"
         shown = "" if ends is None else f"{ends_text(name, ends)} ({way})"
         rows.append([spoken(name), score_text(name, value), shown])
+    for probe, value in probed_scores(summary).items():
+        name = summary["score"]
+        ends = interval_of(name, value, images)
+        shown = "" if ends is None else f"{ends_text(name, ends)} (Wilson)"
+        rows.append([f"{spoken(name)} of {PROBES[probe]}", score_text(name, value), shown])
     return Table(["score", "value", "95 % interval"], rows)
 
 

@@ -210,6 +210,27 @@ def result_line(summary: Mapping[str, Any]) -> str:
     )
 
 
+PROBES = {
+    "ridge": "a linear probe, before fine-tuning",
+    "neighbours": "the nearest neighbours, before fine-tuning",
+    "frozen": "the features before fine-tuning",
+}
+"""What the probes of ``summary.json`` are, for people."""
+
+
+def probed_scores(summary: Mapping[str, Any]) -> dict[str, float]:
+    """``{probe: its score}``, the one that the run is measured by; empty where nothing was probed.
+
+    Args:
+        summary: content of ``summary.json``.
+
+    >>> probed_scores({"score": "test_accuracy", "probe": {"ridge": {"test_accuracy": 0.5}, "images": 40}})
+    {'ridge': 0.5}
+    """
+    probes = {name: value for name, value in summary.get("probe", {}).items() if name in PROBES}
+    return {name: scores[summary["score"]] for name, scores in probes.items() if summary["score"] in scores}
+
+
 def comparison_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """One row per run: scores in percent, epochs, passes, seconds, parameters; all runs have the same score."""
     first = next(iter(summaries.values()))

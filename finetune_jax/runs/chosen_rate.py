@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_jax.config import resolution
-from finetune_jax.config.choices import AUTO, FIND, FINDS_RATES
+from finetune_jax.config.choices import AUTO, FINDS_RATES, RANGE_TESTS
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
@@ -87,7 +87,7 @@ def chosen_settings(
     Raises:
         UserError: source and data cannot be compared.
     """
-    if flags.learning_rate == FIND:
+    if flags.learning_rate in RANGE_TESTS:
         # Any number; the search comes when there is something to train.
         return Settings(flags, settings_of(changed(flags, learning_rate=1.0), images).config)
     if flags.learning_rate != AUTO:

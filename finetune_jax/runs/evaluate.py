@@ -18,6 +18,7 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
 from finetune_jax.models.card import Card, read_best
+from finetune_jax.models.network import Variables
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.reports import value_page
 from finetune_jax.runs import assessment, recorded_data
@@ -35,6 +36,7 @@ def measure(
     include_trained: bool = False,
     views: str = "one",
     calibrated: bool = True,
+    network: tuple[Card, Variables] | None = None,
 ) -> dict[str, Any]:
     """Scores of a run's best checkpoint.
 
@@ -52,6 +54,7 @@ def measure(
         include_trained: whether images that the run was trained on may be among those of another split.
         views: of every image, over which logits are averaged; see ``config.choices.VIEWS``.
         calibrated: whether probabilities are those with the temperature of the run.
+        network: card and variables of what is no run's but an adapter's, whose folder is ``run`` then.
 
     Returns:
         JSON: ``scores`` by name, and for classification recall, counts and confusions per class.
@@ -59,13 +62,17 @@ def measure(
     Raises:
         UserError: no such run, or the data does not go with it.
     """
-    card, variables = read_best(run)
+    card, variables = network or read_best(run)
     if not calibrated:
         card = dataclasses.replace(card, temperature=1.0)
-    source, recorded = data_of_run(run, config, silent=not replicas.is_primary, anew=current_folder)
+    silent, recorded = not replicas.is_primary, None
+    if network is None:
+        source, recorded = data_of_run(run, config, silent=silent, anew=current_folder)
+    else:
+        source = datasets.load_source(config, silent=silent)
     if split != "train" and not include_trained:
         _refuse_trained(source, recorded, split, current_folder)
-    network = card.model()
+    model = card.model()
     normalize = normalizer(card.mean, card.std)
     variables = replicas.replicate(variables)
     if protocol == "classification" and card.head == "embedding":
@@ -76,7 +83,7 @@ def measure(
         )
     preprocessing = evaluation.preprocessing_for(views, card.preprocessing)
     part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
-    function = evaluation.over_views(part(network, normalize), views, card.preprocessing.image_size)
+    function = evaluation.over_views(part(model, normalize), views, card.preprocessing.image_size)
     run_network = evaluation.compile_evaluation(function, replicas)
 
     kept: dict[str, np.ndarray] = {}

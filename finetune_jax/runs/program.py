@@ -27,6 +27,7 @@ from finetune_jax.runs.start import Start
 from finetune_jax.training import (
     averages,
     evaluation,
+    gradient_signal,
     lockstep,
     norm_statistics,
     objectives,
@@ -61,6 +62,7 @@ class Program:
     Attributes:
         key: random key of the run.
         images: what is trained on and measured.
+        start: the network before training, and its variables.
         placement: where.
         task: what is learned.
         method: what is trained, and how.
@@ -80,6 +82,7 @@ class Program:
 
     key: jax.Array
     images: Images
+    start: Start
     placement: Placement
     task: Task
     method: Method
@@ -202,6 +205,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
     return Program(
         key=key,
         images=images,
+        start=start,
         placement=placement,
         task=task,
         method=method,
@@ -293,8 +297,17 @@ def plan_of(
     if program.placement.in_shares and isinstance(tuner, FixedRates):
         # To know how far blocks moved takes a second copy of the weights, which only a method that sorts them needs.
         tuner = dataclasses.replace(tuner, blocks=())
-    if program.placement.in_shares and tuner.measure != "mean":
+    if program.placement.in_shares and (tuner.measure != "mean" or program.method.asks_signal):
         raise UserError("--shard_parameters measures how far blocks moved by Eq. 1 of AutoLR alone")
+    signal = None
+    if program.method.asks_signal:
+        signal = gradient_signal.measuring(
+            program.objective,
+            program.images.feeds["train"],
+            program.images.order,
+            tuner.blocks,
+            program.replicas,
+        )
     if config.head_epochs or config.unfreeze_epochs:
         tuner = unfreezing.Unfreezing(tuner, unfreezing.first_epochs(config, program.trained))
     return Plan(
@@ -312,6 +325,7 @@ def plan_of(
         tables=tables.tables_of(
             config, program.trained, program.images.steps_per_epoch, by_step=rates_by_step
         ),
+        signal=signal,
         average=averages.updating(config, program.placement, _estimating(program)),
         after_epoch=after_epoch,
         card=program.card.to_json(),

@@ -1,4 +1,4 @@
-"""Rates that are searched before training: ``--learning_rate=find``, and methods that find theirs."""
+"""Rates that are searched before training: by range tests of ``--learning_rate``, and by methods that find theirs."""
 
 import dataclasses
 import math
@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
-from finetune_jax.config.choices import FIND, FINDS_RATES
+from finetune_jax.config.choices import FIND, FINDS_RATES, RANGE_TESTS
 from finetune_jax.config.recipes import changed
+from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.runs import about
 from finetune_jax.runs import program as programs
 from finetune_jax.runs.chosen_rate import Settings, settings_of
@@ -20,6 +21,7 @@ from finetune_jax.training import evaluation, rate_finder
 from finetune_jax.training.methods.method import Found
 from finetune_jax.training.rehearsal import Chosen, Rehearsals, Rehearsed, held_out
 from finetune_jax.training.state import TrainState
+from finetune_jax.training.tuning import Tuner
 
 
 def searched(
@@ -42,7 +44,7 @@ def searched(
         UserError: there is no rate at which the loss is finite.
     """
     flags = settings.flags
-    if flags.learning_rate != FIND and flags.method not in FINDS_RATES:
+    if flags.learning_rate not in RANGE_TESTS and flags.method not in FINDS_RATES:
         return settings
     if chosen_before is not None:
         search, reason = chosen_before["search"], chosen_before["reason"]
@@ -116,12 +118,23 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
 
 def _found(program: Program, settings: Settings, rehearsals: Rehearsals) -> Found:
     config = settings.config
+    if settings.flags.learning_rate not in RANGE_TESTS:
+        return program.method.find(config, rehearsals)
+
+    def tuner(config: FinetuneConfig) -> Tuner:
+        return program.method.tuner(config, program.trained)
+
+    rate, reason = rate_finder.find(config, tuner, rehearsals)
     if settings.flags.learning_rate == FIND:
-        rate, reason = rate_finder.find(
-            config, lambda config: program.method.tuner(config, program.trained), rehearsals
-        )
         return Found({"learning_rate": rate}, reason)
-    return program.method.find(config, rehearsals)
+    factors, of_parts = rate_finder.find_factors(config, tuner, rehearsals, rate)
+    return Found(
+        {
+            "learning_rate": rate,
+            "rate_factors": tuple(f"{name}={value:g}" for name, value in factors.items()),
+        },
+        f"{reason}; {of_parts}",
+    )
 
 
 def _row(rehearsed: Rehearsed) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import Card
 from finetune_jax.models.compositions.adapted import AdaptedNetwork
 from finetune_jax.models.network import Variables
-from finetune_jax.models.weights import adapter_files
+from finetune_jax.models.weights import adapted_origin, adapter_files
 from finetune_jax.reports import predictions, remarks, run_page, tables
 from finetune_jax.reports.run_result import RunResult
-from finetune_jax.runs import assessment, report
+from finetune_jax.runs import assessment, frozen_probe, report
 from finetune_jax.runs.assessment import Assessment
 from finetune_jax.runs.chosen_rate import Settings
 from finetune_jax.runs.program import Program
@@ -64,6 +64,8 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         summary |= of_assessment(assessed, scores)
         if card.task != "regression":
             summary["temperature"] = card.temperature
+    if frozen_probe.has_one(program) and (probed := frozen_probe.scores(program)):
+        summary["probe"] = probed
     if kind := averages.kind_of(settings.config):
         summary["weights"] = kind if averaged else "weights"
     label_unlabelled(program, variables, directory)
@@ -72,6 +74,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         assert isinstance(program.method.model, AdaptedNetwork)
         base = settings.flags.pretrained
         adapter_files.write(directory.path / "adapter", program.method.model, saved, base)
+        adapted_origin.write_card(directory.path / "adapter", card)
     if program.replicas.is_primary:
         for note in findings.notes:
             print(f"warning: {note}", file=sys.stderr)

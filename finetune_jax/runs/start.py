@@ -13,7 +13,7 @@ from finetune_jax.devices.replicas import AXIS
 from finetune_jax.errors import UserError
 from finetune_jax.models import pruning, registry
 from finetune_jax.models.network import Network, Variables
-from finetune_jax.models.weights import channels, pretrained
+from finetune_jax.models.weights import adapted_origin, channels, pretrained
 from finetune_jax.training.methods.registry import METHODS
 from finetune_jax.training.tasks import Task
 
@@ -48,7 +48,7 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         "norm_axis": AXIS if config.sync_batch_norm else None,
         "rematerialise": config.rematerialise,
         "width": config.width,
-        "pool": config.pool,
+        "pool": config.pool or _pool_of_adapter(config.add_adapter),
         "drop_path": config.drop_path,
         "dropout": config.dropout,
     }
@@ -63,9 +63,7 @@ def load_origin(config: Any) -> pretrained.Pretrained:
     origin = pretrained.resolve(
         config.pretrained, architecture=config.network or None, entry=config.weights_entry, **settings
     )
-    if jax.process_index() == 0:
-        for note in origin.notes:
-            print(f"note: {note}", file=sys.stderr)
+    _show_notes(origin)
     if config.width not in (1.0, origin.network.width):
         raise UserError(
             f"--width={config.width:g} contradicts --pretrained={config.pretrained}, "
@@ -81,9 +79,24 @@ def load_origin(config: Any) -> pretrained.Pretrained:
         registry.with_settings(origin.network, image_size=config.image_size)
     if origin.network.channels != config.channels:
         origin = _for_channels(config, origin)
+    if config.add_adapter:
+        origin = adapted_origin.with_adapter(origin, config.add_adapter, config.pretrained)
+        _show_notes(origin)
     if origin.description and jax.process_index() == 0:
         print(f"--pretrained={origin.description}", file=sys.stderr)
     return origin
+
+
+def _show_notes(origin: pretrained.Pretrained) -> None:
+    if jax.process_index() == 0:
+        for note in origin.notes:
+            print(f"note: {note}", file=sys.stderr)
+
+
+def _pool_of_adapter(folder: str) -> str:
+    """How the network of an adapter pools tokens; empty where nothing says it."""
+    card = adapted_origin.read_card(folder) if folder else None
+    return str(card.options.get("pool", "")) if card is not None else ""
 
 
 def _for_channels(config: Any, origin: pretrained.Pretrained) -> pretrained.Pretrained:

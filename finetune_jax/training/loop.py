@@ -279,7 +279,7 @@ class Loop:
         plan, tuner = self._plan, self._plan.tuner
         rates = tuner.rates(self._tuning, epoch)
         variations, finite = jax.device_get(self._measured(start, state))
-        outcome = Pass(epoch, variations, bool(finite))
+        outcome = Pass(epoch, variations, bool(finite), plan.signal(state) if plan.signal else None)
         if not (outcome.finite or tuner.can_reject):
             refuse_if_not_finite(jax.device_get(state), epoch * self._steps_per_epoch + self._steps_per_epoch)
         self._tuning, verdict = tuner.judge(self._tuning, outcome)

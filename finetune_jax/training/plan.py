@@ -29,6 +29,7 @@ class Plan:
         in_shares: whether the parameters are in shares over the devices, see ``devices.shares``.
         keep_trials: also record the weights of every pass that a tuner may reject.
         tables: epoch to the tables of the state, see ``TrainState``.
+        signal: state after a pass to the signal-to-noise ratios ``[K]`` of gradients there; None where nobody asks.
         average: ``(state, epoch) → state`` after the steps of an epoch, with the averages of epochs brought up to date.
         after_epoch: called with the row of ``metrics.csv`` of an epoch once all is saved; what it raises ends the run.
         card: what prediction needs beside the variables, JSON.
@@ -47,6 +48,7 @@ class Plan:
     in_shares: bool = False
     keep_trials: bool = False
     tables: Callable[[int], dict[str, Any]] = lambda epoch: {}
+    signal: Callable[[TrainState], np.ndarray] | None = None
     average: Callable[[TrainState, int], TrainState] | None = None
     after_epoch: AfterEpoch | None = None
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from finetune_jax.reports.tables import score_text
 from finetune_jax.training.tuning import Pass, Verdict
 
@@ -28,9 +30,14 @@ def pass_row(
         "sorting_quality": verdict.quality,
         "threshold": verdict.threshold,
         **{f"rate/{name}": rate for name, rate in rates.items()},
-        **{f"variation/{name}": float(v) for name, v in zip(blocks, outcome.variations, strict=True)},
+        **_named("variation", blocks, outcome.variations),
+        **({} if outcome.signal is None else _named("signal", blocks, outcome.signal)),
         **{f"target/{name}": verdict.targets.get(name) for name in blocks if verdict.threshold is not None},
     }
+
+
+def _named(kind: str, blocks: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
+    return {f"{kind}/{name}": float(value) for name, value in zip(blocks, values, strict=True)}
 
 
 def trial_line(epoch: int, epochs: int, verdict: Verdict) -> str:

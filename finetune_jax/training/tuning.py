@@ -24,11 +24,14 @@ class Pass(NamedTuple):
         epoch: 0-based.
         variations: float32 ``[K]``, weight variation of each trained block (AutoLR, Eq. 1, or the tuner's measure).
         finite: whether its losses and the weights after it are finite.
+        signal: float64 ``[K]``, signal-to-noise ratio of the gradient of each trained block after the pass; None where
+            nobody asks for it.
     """
 
     epoch: int
     variations: np.ndarray
     finite: bool
+    signal: np.ndarray | None = None
 
 
 class Verdict(NamedTuple):

@@ -102,3 +102,34 @@ def test_where_gradients_say_nothing_all_blocks_have_the_same_factor(movements):
     assert block_rates.relative_gradients([1.0, 1.0], [0.0, 0.5]).tolist() == [0.0, 1.0]
     with pytest.raises(ValueError, match="one movement and one rate per block"):
         block_rates.relative_gradients([1.0], [1.0, 2.0])
+
+
+def test_the_signal_to_noise_ratio_is_the_squared_mean_over_the_variance_of_a_whole_block():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(0.3, 1.0, (5, 7)), rng.normal(0.0, 1.0, (5, 4))  # [batches, weights]
+    found = block_rates.signal_to_noise(
+        [np.sum(of.sum(0) ** 2) for of in gradients], [np.sum(of**2) for of in gradients], count=5
+    )
+    expected = [np.sum(of.mean(0) ** 2) / np.sum(of.var(0, ddof=1)) for of in gradients]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_gradients_without_variance_or_of_one_batch_have_a_ratio_too():
+    # Twice the same gradient of norm 2, none at all.
+    assert block_rates.signal_to_noise([16.0, 0.0], [8.0, 0.0], count=2).tolist() == [math.inf, 0.0]
+    assert block_rates.signal_to_noise([4.0], [4.0], count=1).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "factors"),
+    [
+        ([0.2, 0.05, 0.1], [1, 0, 1]),
+        ([math.inf, 3.0], [1, 0]),
+        ([0.0, 0.0], [1, 1]),
+        ([math.nan, 1.0], [1, 1]),
+    ],
+)
+def test_blocks_with_less_than_a_share_of_the_clearest_gradient_wait(ratios, factors):
+    assert block_rates.clear_gradients(ratios, 0.5).tolist() == factors
+    with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\], got 2"):
+        block_rates.clear_gradients(ratios, 2)

@@ -14,20 +14,16 @@ import jax
 import numpy as np
 import pytest
 from made_up_runs import trials, write_run
-from photos import write_photos
 from PIL import Image
-from routed import pretrained
+from small_runs import routed_run
 
 from finetune_jax import data as datasets
-from finetune_jax import models
 from finetune_jax.commands.web.answers import Request
 from finetune_jax.commands.web.guard import Guard
 from finetune_jax.commands.web.server import Server
 from finetune_jax.commands.web.site import Site
-from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
-from finetune_jax.files.weight_files import read_write
 from finetune_jax.runs import finetune
 from finetune_jax.runs.catalogue import Catalogue
 from finetune_jax.runs.photo import Viewer
@@ -37,22 +33,7 @@ from finetune_jax.runs.photo import Viewer
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs: one of SpotTune that is trained, one that goes on, one of AutoLR with trials."""
     root = tmp_path_factory.mktemp("app")
-    network, variables = pretrained()
-    read_write.write(root / "small.npz", models.to_torch_state(network, variables))
-    config = FinetuneConfig(
-        dataset=f"folder:{write_photos(root / 'photos', per_class=12)}",
-        cache_dir=str(root / "cache"),
-        pretrained=str(root / "small.npz"),
-        network="resnet26_policy",
-        policy_network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        test_resize=8,
-        batch_size=8,
-        epochs=1,
-        method="spottune",
-        workdir=str(root / "runs" / "spottune"),
-    )
+    config = routed_run(root, per_class=12, epochs=1, workdir=str(root / "runs" / "spottune"))
     finetune.run(config, Replicas((jax.devices()[0],)))
     write_run(root / "runs" / "going", done=1, score=None)
     write_run(root / "runs" / "autolr", method="autolr", passes=trials())

@@ -24,7 +24,8 @@ def test_a_recipe_is_a_valid_config(name):
 @pytest.mark.parametrize("method", choices.METHODS)
 def test_by_its_paper_a_method_starts_with_the_papers_numbers(method):
     assert starting_config(recipe="paper", method=method) == recipe(method)
-    assert starting_config(method=method, version=1) == recipe(method)
+    before = starting_config(method=method, version=1)
+    assert before == (FinetuneConfig(method="lora") if method == "lora" else recipe(method))
     if method != "standard":
         assert starting_config(method=method) == recipe(method)
 
@@ -42,7 +43,7 @@ def test_by_its_paper_a_method_starts_with_the_papers_numbers(method):
         ({"typed": {"pretrained": "none"}}, "sgd", 0.01),
         ({"typed": {"protocol": "retrieval"}}, "sgd", 0.01),
         ({"method": "last_k"}, "sgd", 0.01),
-        ({"version": 2}, "sgd", 0.01),
+        ({"version": 3}, "sgd", 0.01),
         ({"recipe": "paper"}, "sgd", 0.01),
     ],
 )
@@ -82,6 +83,18 @@ def test_runs_of_before_go_on_with_the_values_that_they_began_with():
     assert starting_config(optimizer="adamw", version=1).learning_rate == FinetuneConfig().learning_rate
     assert starting_config(version=1) == starting_config(version=2) == FinetuneConfig()
     assert starting_config(optimizer="lion", version=1).learning_rate == 1e-4
+
+
+def test_lora_starts_with_adamw_unless_a_recipe_or_an_optimiser_has_rates_of_its_own():
+    lora = starting_config(method="lora")
+    assert (lora.optimizer, lora.learning_rate) == ("adamw", 1e-3)
+    by_hand = starting_config(method="lora", optimizer="sgd")
+    assert (by_hand.optimizer, by_hand.learning_rate) == ("sgd", FinetuneConfig().learning_rate)
+    of_sgd = starting_config(recipe="rethinking", method="lora")
+    assert (of_sgd.optimizer, of_sgd.learning_rate) == ("sgd", 0.01)
+    of_adamw = starting_config(recipe="lightly", method="lora")
+    assert (of_adamw.optimizer, of_adamw.learning_rate) == ("adamw", 3e-4)
+    assert starting_config(method="lora", version=2) == FinetuneConfig(method="lora")
 
 
 def test_another_optimiser_than_the_recipes_has_its_own_rate():

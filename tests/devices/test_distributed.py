@@ -2,30 +2,24 @@
 
 import csv
 import json
-import os
 import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import child_runs
 import jax
 import numpy as np
 import pytest
-from child_processes import FAST_COMPILATION, SECONDS
-from PIL import Image
+from child_processes import SECONDS
+from child_runs import EPOCHS, command_in
 
-from finetune_jax import models
 from finetune_jax.devices.replicas import Replicas, local_replicas
 from finetune_jax.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
-EPOCHS = 6
-
 
 # --- one process ----------------------------------------------------------------------------------------
 
@@ -66,54 +60,12 @@ def test_a_single_process_works_together_with_itself() -> None:
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A run of 6 epochs of 10 steps with 3 checkpoints each, over all devices."""
-    home = tmp_path_factory.mktemp("distributed")
-    rng = np.random.default_rng(0)
-    for label in range(4):
-        folder = home / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        for number in range(60):
-            pixels = rng.integers(0, 100, (8, 8, 3))
-            pixels[:, 2 * label : 2 * label + 2] += 100
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    network = models.create("resnet26_policy", num_classes=2, width=0.125)
-    variables = jax.tree.map(
-        lambda leaf: (float(leaf.ndim == 1) + 0.1 * rng.normal(size=leaf.shape)).astype(leaf.dtype),
-        network.shapes(),
-    )
-    np.savez(home / "weights.npz", **models.to_torch_state(network, variables))
-    return [
-        sys.executable,
-        "-m",
-        "experiments.finetune",
-        f"--dataset=folder:{home / 'photos'}",
-        f"--cache_dir={home / 'cache'}",
-        f"--compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
-        f"--pretrained={home / 'weights.npz'}",
-        "--network=resnet26_policy",
-        "--width=0.125",
-        "--image_size=8",
-        "--batch_size=16",
-        "--sync_batch_norm",
-        f"--epochs={EPOCHS}",
-        "--checkpoint_steps=4",
-    ]
+    """A run over all devices."""
+    return command_in(tmp_path_factory.mktemp("distributed"), "--sync_batch_norm")
 
 
 def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "4",
-        "XLA_FLAGS": FAST_COMPILATION,
-    }
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *more],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return child_runs.start(command, workdir, *more, threads=4)
 
 
 def start_two(
@@ -144,9 +96,7 @@ def end(processes: Sequence[subprocess.Popen[str]], seconds: float = SECONDS) ->
 
 
 def latest(workdir: Path) -> int:
-    folder = workdir / "checkpoints"
-    names = os.listdir(folder) if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max(child_runs.steps_there(workdir), default=0)
 
 
 def wait_for_checkpoints(processes: Sequence[subprocess.Popen[str]], workdir: Path, step: int) -> None:

@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from photos import write_photos
 from PIL import Image
+from routed import pretrained
 from weights import write_weights
 
+from finetune_jax import models
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.files.weight_files import read_write
 
 
 def write_stripes(folder: Path, classes: int, count: int) -> None:
@@ -36,3 +40,34 @@ def small_run(home: Path, *, classes: int = 4, count: int = 30, **settings: Any)
         "batch_size": 16,
     }
     return FinetuneConfig(**(small | settings))
+
+
+def run_on_photos(home: Path, *, per_class: int = 20, **settings: Any) -> FinetuneConfig:
+    """Settings of a run of two epochs on photos of three classes, written below ``home`` with the weights."""
+    if "pretrained" not in settings:
+        write_weights(home / "weights.npz")
+    small: dict[str, Any] = {
+        "dataset": f"folder:{write_photos(home / 'photos', per_class=per_class)}",
+        "cache_dir": str(home / "cache"),
+        "pretrained": str(home / "weights.npz"),
+        "network": "resnet26_policy",
+        "width": 0.125,
+        "image_size": 8,
+        "batch_size": 12,
+        "epochs": 2,
+    }
+    return FinetuneConfig(**(small | settings))
+
+
+def routed_run(home: Path, **settings: Any) -> FinetuneConfig:
+    """The same of SpotTune, from the weights of :func:`routed.pretrained`."""
+    network, variables = pretrained()
+    read_write.write(home / "small.npz", models.to_torch_state(network, variables))
+    routed: dict[str, Any] = {
+        "pretrained": str(home / "small.npz"),
+        "policy_network": "resnet26_policy",
+        "test_resize": 8,
+        "batch_size": 8,
+        "method": "spottune",
+    }
+    return run_on_photos(home, **(routed | settings))

@@ -10,11 +10,13 @@ import pytest
 from onednn_cases import needs_library
 from scipy import special
 
-from finetune_jax.models.layers.attention import attend
+from finetune_jax.models.layers.attention import attend, attend_among
 from finetune_jax.models.layers.dense import affine
 from finetune_jax.models.layers.gelu import gelu
 from finetune_jax.models.layers.layer_norm import layer_norm
+from finetune_jax.models.layers.onednn import attention as onednn_attention
 from finetune_jax.models.layers.onednn import xla_call
+from finetune_jax.models.layers.onednn.descriptions import Attention
 
 # Large enough to be worth a call, one as a product of matrices and one as a convolution of single pixels.
 SHAPES = [(600, 384, 400), (4000, 96, 104)]
@@ -74,6 +76,44 @@ def test_attention_and_its_gradients_are_those_of_the_softmax():
 def test_attention_of_large_scores_is_finite():
     x = jnp.full((1, 4, 1, 8), 100.0)
     assert bool(jnp.isfinite(attend(x, x, x)).all())
+
+
+def attention_by_formula(joint):
+    query, key, value = (joint[:, :, which] for which in range(3))
+    scores = jnp.einsum("bthd,bshd->bhts", query, key) / math.sqrt(query.shape[-1])
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), value)
+
+
+@needs_library
+def test_attention_of_tokens_among_themselves_is_one_call_each_way():
+    joint, weights = normal(0, 3, 110, 3, 4, 64), normal(1, 3, 110, 4, 64)
+    own, formula = (
+        jax.jit(jax.value_and_grad(lambda x, f=f: (f(x) * weights).sum()))
+        for f in (attend_among, attention_by_formula)
+    )
+    with jax.enable_x64(True):
+        expected = formula(jnp.asarray(joint, jnp.float64))
+    for found, right in zip(own(joint), expected, strict=True):
+        assert_near(found, right)
+    assert own.lower(joint).as_text().count(f"@{xla_call.TARGET}") == 2
+    alone = jax.jit(attend_among)
+    assert_near(alone(joint), attention_by_formula(joint))
+    assert alone.lower(joint).as_text().count(f"@{xla_call.TARGET}") == 1
+
+
+@needs_library
+def test_attention_of_several_runs_and_its_second_derivatives_are_those_of_the_formula():
+    shapes = Attention(2, 5, 3, 8)
+    own = functools.partial(onednn_attention.attend, shapes, attention_by_formula)
+    several = normal(0, 2, *shapes.joint)
+
+    def slopes(attention):
+        return jax.grad(lambda x: jnp.sin(attention(x)).sum())
+
+    found, expected = (jax.jit(jax.vmap(slopes(f)))(several) for f in (own, attention_by_formula))
+    assert_near(found, expected)
+    bends = [jax.grad(lambda x, f=f: jnp.sin(slopes(f)(x)).sum()) for f in (own, attention_by_formula)]
+    assert_near(bends[0](several[0]), bends[1](several[0]))
 
 
 def reference(activation, x, kernel, bias, *residual):

@@ -1,4 +1,4 @@
-"""Depthwise convolutions: the sum of shifted images on CPU against a loop and against XLA's grouped form."""
+"""Depthwise convolutions: the forms for CPU against a loop and against XLA's grouped form."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from finetune_jax.models.layers.basic import DepthwiseConv
+from finetune_jax.models.layers.depthwise import depthwise_conv
 
 CASES = [
     # kernel size, stride, padding, image, batch
@@ -14,6 +15,11 @@ CASES = [
     (3, 2, "SAME", (8, 7), 4),
     (5, 2, "SAME", (9, 4), 1),
     (5, 1, None, (2, 3), 6),
+    # Large kernels over few pixels are products, over more a sum of shifted images.
+    (7, 1, None, (4, 4), 3),
+    (7, 1, None, (1, 1), 2),
+    (7, 2, "SAME", (6, 5), 2),
+    (5, 1, None, (9, 8), 2),
 ]
 
 
@@ -59,12 +65,18 @@ def test_the_form_for_accelerators_has_the_same_values_and_gradients(case, monke
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_is_rounded_once():
-    layer, variables, x = layer_and_inputs(CASES[0])
-    half, _, _ = layer_and_inputs(CASES[0], jnp.bfloat16)
+@pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=["shifts", "product"])
+def test_half_precision_is_rounded_once(case):
+    layer, variables, x = layer_and_inputs(case)
+    half, _, _ = layer_and_inputs(case, jnp.bfloat16)
 
     def rounded(tree):
         return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), tree)
 
     expected = layer.apply(rounded(variables), rounded(x)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(half.apply(variables, x), expected)
+
+
+def test_a_kernel_larger_than_an_image_without_padding_sees_nothing():
+    y = depthwise_conv(jnp.ones((2, 3, 3, 4)), jnp.ones((5, 5, 1, 4)), 1, ((0, 0), (0, 0)))
+    assert y.shape == (2, 0, 0, 4)

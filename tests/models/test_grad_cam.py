@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.models import pruning
@@ -58,14 +59,14 @@ def tiny(*blocks, classes=4):
     )
 
 
-def with_variables(network, images):
-    return network, network.init(jax.random.key(0), images)
+def with_variables(network):
+    return network, random_variables(network)
 
 
 @pytest.fixture(scope="module")
 def resnet():
     # Twelve blocks of 8, 16 and 32 channels on 16×16 images: 8×8, 4×4 and 2×2 places.
-    return with_variables(models.create("resnet26", num_classes=5, width=0.125), IMAGES)
+    return with_variables(models.create("resnet26", num_classes=5, width=0.125))
 
 
 def head_with(kernel):
@@ -119,7 +120,7 @@ def test_by_default_the_class_predicted_is_explained(resnet):
 @pytest.mark.parametrize("block", ["block_01", "block_02"])
 def test_weights_are_what_finite_differences_find(block):
     images = jnp.asarray(np.random.default_rng(2).normal(size=(1, 3, 4, 3)), jnp.float32)
-    network, variables = with_variables(tiny(Mix(6), Mix(5)), images)
+    network, variables = with_variables(tiny(Mix(6), Mix(5)))
     # In float64 on the host, where differences of 1e-5 still have ten digits.
     dense = [variables["params"][name]["Dense_0"] for name in network.block_names]
     last = variables["params"]["head"]["classifier"]
@@ -278,11 +279,12 @@ def test_every_architecture_can_be_traced_at_all_its_blocks(architecture):
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "resnet26", "mobilenet"])
 def test_architectures_have_maps_at_their_first_and_last_block(architecture):
     images = jnp.asarray(np.random.default_rng(5).normal(size=(1, 32, 32, 3)), jnp.float32)
-    network, variables = with_variables(models.create(architecture, 3, width=0.05), images)
+    network, variables = with_variables(models.create(architecture, 3, width=0.05))
     first, last = network.block_names[0], network.block_names[-1]
     # A map may be empty by chance; that of the opposite score is not empty then.
     scores = (predicted_logit, lambda *arguments: -predicted_logit(*arguments))
-    found = [grad_cams(network, variables, images, (first, last), score) for score in scores]
+    both = jax.jit(lambda *given: [grad_cams(network, *given, (first, last), score) for score in scores])
+    found = both(variables, images)
     for block in (first, last):
         below = network.part_names[: network.part_names.index(block) + 1]
         shape = jax.eval_shape(lambda v, x, below=below: network.run(below, v, x)[0], variables, images).shape

@@ -164,9 +164,9 @@ def implementations(kind, convolution):
     """Names of what the library has, in its order."""
     loaded = library.load()
     description = loaded._window(kind, convolution, loaded._attributes(convolution, None))
-    names = [loaded._name(description)]
-    while not loaded._functions.dnnl_primitive_desc_next_impl(description):
-        names.append(loaded._name(description))
+    names = [loaded.name(description)]
+    while not loaded.functions.dnnl_primitive_desc_next_impl(description):
+        names.append(loaded.name(description))
     return names
 
 
@@ -189,10 +189,10 @@ def test_few_channels_are_not_multiplied_as_matrices_where_there_is_a_direct_ker
                 "by_input",
             )
             expected = other if few and alike and other.startswith("jit") else first
-            assert loaded._name(loaded.description(kind, described)) == expected
+            assert loaded.name(loaded.description(kind, described)) == expected
             if expected != first:
                 changed.append((convolution, kind))
-    if loaded._functions.dnnl_get_effective_cpu_isa() == AVX512_BFLOAT16:
+    if loaded.functions.dnnl_get_effective_cpu_isa() == AVX512_BFLOAT16:
         assert (STRIDED, "by_input") in changed
         assert ((STRIDED_DEPTHWISE, "by_input") in changed) == (dtype == "bfloat16")
 
@@ -202,7 +202,7 @@ def test_few_channels_are_not_multiplied_as_matrices_where_there_is_a_direct_ker
 def test_bfloat16_stays_with_xla_where_the_processor_lacks_it(instructions, monkeypatch):
     loaded = library.load()
     monkeypatch.setattr(
-        loaded, "_functions", types.SimpleNamespace(dnnl_get_effective_cpu_isa=lambda: instructions)
+        loaded, "functions", types.SimpleNamespace(dnnl_get_effective_cpu_isa=lambda: instructions)
     )
     assert loaded.has_type("float32")
     assert not loaded.has_type("bfloat16")

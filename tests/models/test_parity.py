@@ -81,19 +81,21 @@ class Case:
             "eval_embedding": self._error("eval_embedding", embedding),
         }
 
-    def training_errors(self):
+    def training_errors(self, modes=("eval", "train")):
         """The same of losses and logits; of gradients and statistics, the worst parameter's, relative to its norm."""
         errors = {}
-        modes = (("eval", False), ("train", True)) if "train_loss" in self.golden else (("eval", False),)
-        for mode, train in modes:
+        for mode in modes if "train_loss" in self.golden else ("eval",):
+            train = mode == "train"
             loss = jax.jit(
                 jax.value_and_grad(lambda params, train=train: self._loss(params, train), has_aux=True)
             )
-            (value, (logits, batch_stats)), gradients = loss(self.variables["params"])
+            (value, (logits, embedding, batch_stats)), gradients = loss(self.variables["params"])
             errors[f"{mode}_loss"] = self._error(f"{mode}_loss", value)
             errors[f"{mode}_logits"] = self._error(f"{mode}_logits", logits)
             variables = {"params": gradients, "batch_stats": batch_stats}
             errors[f"{mode}_grads"] = self._worst(f"{mode}_grads", "param_names", variables)
+            if embedding is not None:
+                errors["eval_embedding"] = self._error("eval_embedding", embedding)
             if train:
                 errors["train_stats"] = self._worst("train_stats", "stat_names", variables)
         return errors
@@ -103,7 +105,8 @@ class Case:
         output = self.network.apply(variables, self.images, train=train)
         logits, batch_stats = output if train else (output, self.variables["batch_stats"])
         labels = jnp.asarray(self.golden["labels"], jnp.int32)
-        return cross_entropy(logits, labels).mean(), (logits, batch_stats)
+        embedding = None if train else self.network.embed(variables, self.images)
+        return cross_entropy(logits, labels).mean(), (logits, embedding, batch_stats)
 
     def _error(self, key, value):
         reference = self.golden[key]
@@ -123,6 +126,12 @@ def assert_small(errors, tolerance=TOLERANCE):
 @pytest.mark.parametrize("name", TRAINED)
 def test_losses_logits_gradients_and_statistics_agree_with_pytorch(name):
     assert_small(Case(name).training_errors())
+
+
+@pytest.mark.parametrize("name", ["resnet26d", "efficientnet_b0", "mobilenetv3_small_100", "regnety_002"])
+def test_with_running_statistics_loss_logits_and_gradients_agree_with_pytorch(name):
+    # Batch statistics are those of layers that all networks share.
+    assert_small(Case(name).training_errors(("eval",)))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2"])  # each compiles for half a minute; __main__ does them all
@@ -148,10 +157,6 @@ def test_in_float64_losses_logits_gradients_and_statistics_are_those_of_pytorch(
         "deit3_small_patch16_224",
         "vit_small_patch14_reg4_dinov2",
         "vit_base_patch16_siglip_gap_224",
-        "resnet26d",
-        "efficientnet_b0",
-        "mobilenetv3_small_100",
-        "regnety_002",
     ],
 )
 def test_logits_and_embeddings_agree_with_pytorch(name):

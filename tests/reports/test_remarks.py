@@ -42,6 +42,21 @@ def test_a_good_run_has_no_remarks_and_one_that_goes_on_neither():
     assert remarks(RunResult({}, "accuracy", rows([1.0, 3.0, 4.0, 5.0, 6.0]), [])) == []
 
 
+@pytest.mark.parametrize(("accuracy", "told"), [(0.71, False), (0.70, True), (0.4, True)])
+def test_a_run_that_is_not_above_a_probe_of_the_frozen_features_has_not_paid(accuracy, told):
+    probe = {"ridge": {"test_accuracy": 0.7}, "neighbours": {"test_accuracy": 0.6}, "images": 40}
+    summary = {"images": {"test": 100}, "score": "test_accuracy", "test_accuracy": accuracy, "probe": probe}
+    found = remarks(RunResult({}, "accuracy", rows([2.0, 1.0]), [], summary=summary, test=GOOD))
+    if not told:
+        assert found == []
+        return
+    (text,) = found
+    assert text.startswith(
+        "a linear probe, before fine-tuning, reaches 70.00 % test accuracy, and fine-tuning "
+    )
+    assert "--method=feature_extractor" in text
+
+
 def test_overfitting_is_told_since_the_epoch_of_the_lowest_validation_loss():
     (text,) = remarks_of(rows([2.0, 1.0, 1.1, 1.3, 1.5]))
     assert text.startswith("overfitting since epoch 2: the validation loss has risen from 1.000 to 1.500")

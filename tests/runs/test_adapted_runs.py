@@ -10,14 +10,18 @@ import pytest
 import finetune_jax
 from finetune_jax import models
 from finetune_jax.config.checks import validate
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.settings import DataConfig, FinetuneConfig
 from finetune_jax.data.digits import read
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
+from finetune_jax.files import weight_files
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
-from finetune_jax.models.weights import pretrained
-from finetune_jax.runs import finetune
+from finetune_jax.models.compositions.adapted import LORA, AdaptedNetwork
+from finetune_jax.models.weights import adapted_origin, adapter_files, pretrained
+from finetune_jax.runs import evaluate, finetune, start
+from finetune_jax.runs.from_adapter import of_adapter
+from finetune_jax.training import tasks
 
 ONE = Replicas(jax.devices()[:1])
 CONFIG = FinetuneConfig(dataset="digits", epochs=2, learning_rate=0.05, test_fraction=0.8, batch_size=32)
@@ -70,11 +74,65 @@ def test_autolr_tunes_the_rates_of_adapters_which_are_saved_alone(tmp_path: Path
     _, variables = read_best(tmp_path)
     network, origin = pretrained.load_pretrained("resnet26_cifar10", 10)
     added = models.add_adapter(network, origin, tmp_path / "adapter")
-    jax.tree.map(
-        lambda found, merged: np.testing.assert_allclose(found, merged, atol=1e-6),
-        added["params"],
-        variables["params"],
+    jax.tree.map(assert_near, added, variables)
+    card, used = of_adapter(str(tmp_path / "adapter"), "resnet26_cifar10")
+    assert card == read_best(tmp_path)[0]
+    jax.tree.map(assert_near, used, variables)
+    data = DataConfig(dataset="digits", test_fraction=0.8)
+    measured = evaluate.measure(
+        tmp_path, data, ONE, split="test", protocol="classification", network=(card, used)
     )
+    assert measured["scores"]["accuracy"] == pytest.approx(summary["test_accuracy"], abs=1e-3)
+    # A later run starts from them, with their head where it is asked for.
+    later = dataclasses.replace(CONFIG, add_adapter=str(tmp_path / "adapter"), keep_head=True)
+    task = tasks.create(dataclasses.replace(later, task="classification"))
+    begun = start.begin(later, start.load_origin(later), card.class_names, task, jax.random.key(0), 32)
+    jax.tree.map(assert_near, begun.variables, variables)
+
+
+def assert_near(found, expected) -> None:
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_adapters_without_a_card_are_used_by_numbers_or_by_names(tmp_path: Path) -> None:
+    weights, folder = "resnet26_cifar10", str(tmp_path)
+    network, variables = pretrained.load_pretrained(weights, 3)
+    model = AdaptedNetwork(network, LORA, rank=2)
+    adapter_files.write(tmp_path, model, model.start(variables, jax.random.key(2)), weights)
+    card, used = of_adapter(folder, weights)
+    assert (card.class_names, card.num_outputs) == (("0", "1", "2"), 3)
+    jax.tree.map(assert_near, used, variables)  # as fresh adapters change nothing
+    names = ("cat", "dog", "owl")
+    assert of_adapter(folder, weights, class_names=names)[0].class_names == names
+    assert of_adapter(folder, weights, image_size=48)[0].preprocessing.image_size == 48
+    with pytest.raises(UserError, match=r"--class_names names 2 classes, and .* has 3"):
+        of_adapter(folder, weights, class_names=names[:2])
+    with pytest.raises(UserError, match=r"needs --pretrained, .* which are resnet26_cifar10 by its own"):
+        of_adapter(folder, "")
+    state = weight_files.read(tmp_path / adapter_files.WEIGHTS)
+    without_head = {name: value for name, value in state.items() if ".lora_" in name}
+    weight_files.write(tmp_path / adapter_files.WEIGHTS, without_head)
+    with pytest.raises(UserError, match="came without a head and so labels nothing"):
+        of_adapter(folder, weights)
+
+
+def test_cards_of_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    weights = "resnet26_cifar10"
+    network, variables = pretrained.load_pretrained(weights, 3)
+    model = AdaptedNetwork(network, LORA, rank=2)
+    adapter_files.write(tmp_path, model, model.start(variables, jax.random.key(2)), weights)
+    card, _ = of_adapter(str(tmp_path), weights)
+    adapted_origin.write_card(tmp_path, card)
+    with pytest.raises(UserError, match=r"--image_size=48 contradicts --add_adapter=.* at 32 pixels"):
+        of_adapter(str(tmp_path), weights, image_size=48)
+    adapted_origin.write_card(tmp_path, dataclasses.replace(card, architecture="resnet18"))
+    with pytest.raises(
+        UserError, match=r"is of a resnet18 of width .* with 12 blocks, and --pretrained=resn"
+    ):
+        of_adapter(str(tmp_path), weights)
+    (tmp_path / adapted_origin.CARD).write_text("{}")
+    with pytest.raises(UserError, match=r"card\.json cannot be used"):
+        of_adapter(str(tmp_path), weights)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +146,11 @@ def test_autolr_tunes_the_rates_of_adapters_which_are_saved_alone(tmp_path: Path
             "--adapters=lora needs weights to adapt",
         ),
         ({"method": "lora", "lora_rank": 0}, "--lora_rank=0 is out of range"),
+        (
+            {"pretrained": "none", "add_adapter": "x"},
+            "--add_adapter needs the weights that it was trained on",
+        ),
+        ({"method": "scratch", "add_adapter": "x"}, "--add_adapter=x has no meaning with --method=scratch"),
     ],
 )
 def test_settings_of_adapters_that_have_no_effect_are_refused(settings: dict, says: str) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from photos import write_photos
-from weights import write_weights
+from small_runs import run_on_photos
 
 from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
@@ -22,23 +21,16 @@ from finetune_jax.runs import finetune, rate_search
 from finetune_jax.training import loop
 
 ONE = Replicas((jax.devices()[0],))
-SEARCHES = {"find": {"learning_rate": "find"}, "auto": {"method": "auto"}}
+SEARCHES = {
+    "find": {"learning_rate": "find"},
+    "find_blocks": {"learning_rate": "find_blocks"},
+    "auto": {"method": "auto"},
+}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
-    root = tmp_path_factory.mktemp("searched")
-    write_weights(root / "weights.npz")
-    return FinetuneConfig(
-        dataset=f"folder:{write_photos(root / 'photos')}",
-        cache_dir=str(root / "cache"),
-        pretrained=str(root / "weights.npz"),
-        network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        batch_size=12,
-        epochs=2,
-    )
+    return run_on_photos(tmp_path_factory.mktemp("searched"))
 
 
 @pytest.fixture(scope="module", params=SEARCHES)
@@ -87,8 +79,12 @@ def test_the_search_says_what_it_tried_and_what_that_cost(searched):
         assert search["images_trained"] == 12 * (steps + 8)  # the head alone before
         assert search["images_judged"] == 11 * len(search["rehearsals"])  # a quarter of 46 training images
         assert all(set(tried["rates"]) >= {"stem", "head"} for tried in search["rehearsals"])
-    else:
+    elif config.learning_rate == "find":
         assert 12 <= search["images_trained"] <= 1200
+    else:
+        factors = [text.partition("=")[0] for text in search["settings"]["rate_factors"]]
+        assert factors == ["stem", "block_01", "block_02", "block_03"]
+        assert 12 * 20 < search["images_trained"] <= 12 * (100 + 20 + 4 * 40)
 
 
 def test_a_run_that_was_cut_short_goes_on_without_searching_again(searched, tmp_path, monkeypatch, capsys):
@@ -170,7 +166,20 @@ def test_runs_that_search_are_not_trained_together(searched, base, tmp_path):
         ({"method": "auto", "head_learning_rate": 0.1}, "--head_learning_rate contradicts --method=auto"),
         ({"method": "auto", "optimizer": "prodigy"}, "--method=auto contradicts --optimizer=prodigy"),
         ({"method": "auto_rgn", "optimizer": "adamw"}, "--optimizer=adamw contradicts --method=auto_rgn"),
+        ({"method": "auto_snr", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_snr"),
         ({"method": "auto_rgn", "layer_decay": 0.8}, "--layer_decay contradicts --method=auto_rgn"),
+        (
+            {"learning_rate": "find_blocks", "method": "autolr"},
+            "--learning_rate=find_blocks contradicts --method=autolr",
+        ),
+        (
+            {"learning_rate": "find_blocks", "layer_decay": 0.8},
+            "--layer_decay contradicts --learning_rate=find_blocks",
+        ),
+        (
+            {"learning_rate": "find_blocks", "rate_factors": ("head=2",)},
+            "--rate_factors contradicts --learning_rate=find_blocks",
+        ),
         ({"learning_rate": "find", "optimizer": "dog"}, "--learning_rate=find contradicts --optimizer=dog"),
         ({"learning_rate": "find", "head_epochs": 1}, "--head_epochs contradicts --learning_rate=find"),
     ],
@@ -199,6 +208,38 @@ def test_auto_rgn_gives_each_block_the_share_of_its_relative_gradient_of_the_epo
         assert [float(after[f"rate/{name}"]) for name in blocks] == pytest.approx(expected, rel=1e-4)
         assert float(after["rate/head"]) == pytest.approx(0.05)
         assert float(after["rate/stem"]) == pytest.approx(expected[0], rel=1e-4)
+
+    def cut(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(again, ONE, after_epoch=cut)
+    finetune.run(again, ONE)
+    assert same(config.workdir, again.workdir)
+
+
+def test_auto_snr_holds_blocks_still_whose_gradients_were_noise_after_the_epoch_before(base, tmp_path):
+    config = dataclasses.replace(
+        base,
+        method="auto_snr",
+        learning_rate=0.05,
+        epochs=3,
+        schedule="constant",
+        workdir=str(tmp_path / "run"),
+    )
+    finetune.run(config, ONE)
+    passes = RunDirectory(tmp_path / "run").read_passes()
+    blocks = [name.removeprefix("signal/") for name in passes[0] if name.startswith("signal/")]
+    assert blocks == ["block_01", "block_02", "block_03"]
+    assert [float(passes[0][f"rate/{name}"]) for name in blocks] == [0.05] * 3
+    for before, after in itertools.pairwise(passes):
+        signals = [float(before[f"signal/{name}"]) for name in blocks]
+        expected = [0.05 if signal >= 0.25 * max(signals) else 0.0 for signal in signals]
+        assert [float(after[f"rate/{name}"]) for name in blocks] == pytest.approx(expected)
+        moved = [float(after[f"variation/{name}"]) > 0 for name in blocks]
+        assert moved == [rate > 0 for rate in expected]
+        assert float(after["rate/head"]) == pytest.approx(0.05)
 
     def cut(row: Any) -> None:
         raise KeyboardInterrupt

@@ -7,9 +7,7 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from child_processes import FAST_COMPILATION, SECONDS
-from PIL import Image
-from weights import write_weights
+from child_processes import SECONDS
+from child_runs import EPOCHS, command_in, start, steps_there
 
 from finetune_jax.config.named_recipes import starting_config
 
-REPOSITORY = Path(__file__).parents[2]
-EPOCHS = 6
 KILLS = 6
 DEVICES = "1 device (CPU)\n"
 FIRST_WORDS = (
@@ -41,48 +36,8 @@ SEED = int(os.environ.get("KILL_SEED", "0"))
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A run of 6 epochs of 10 steps with 3 checkpoints each: about 0.2 s an epoch after 2 s of start."""
-    home = tmp_path_factory.mktemp("resume")
-    write_weights(home / "weights.npz")
-    rng = np.random.default_rng(0)
-    for label in range(4):
-        folder = home / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        for number in range(60):
-            pixels = rng.integers(0, 100, (8, 8, 3))
-            pixels[:, 2 * label : 2 * label + 2] += 100
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    return [
-        sys.executable,
-        "-m",
-        "experiments.finetune",
-        f"--dataset=folder:{home / 'photos'}",
-        f"--cache_dir={home / 'cache'}",
-        f"--compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
-        f"--pretrained={home / 'weights.npz'}",
-        "--network=resnet26_policy",
-        "--width=0.125",
-        "--image_size=8",
-        "--batch_size=16",
-        f"--epochs={EPOCHS}",
-        "--checkpoint_steps=4",
-    ]
-
-
-def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "2",  # the number of threads changes the last bits
-        "XLA_FLAGS": FAST_COMPILATION,
-    }
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *more],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """About 0.2 s an epoch after 2 s of start."""
+    return command_in(tmp_path_factory.mktemp("resume"))
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -91,11 +46,6 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     finally:
         process.kill()
     return process.returncode, out, err
-
-
-def steps_there(workdir: Path) -> list[int]:
-    folder = workdir / "checkpoints"
-    return sorted(int(name) for name in os.listdir(folder) if name.isdigit()) if folder.exists() else []
 
 
 def wait_for_checkpoints(process: subprocess.Popen[str], workdir: Path, count: int) -> None:

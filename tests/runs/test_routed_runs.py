@@ -7,8 +7,8 @@ import signal
 import jax
 import numpy as np
 import pytest
-from photos import write_photos
-from routed import pretrained, same
+from routed import same
+from small_runs import routed_run
 
 import finetune_jax
 from finetune_jax import models
@@ -17,7 +17,6 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Stopped, UserError
 from finetune_jax.files.run_directory import RunDirectory, data_config_of
-from finetune_jax.files.weight_files import read_write
 from finetune_jax.models.card import read_best
 from finetune_jax.runs import evaluate, finetune
 from finetune_jax.training.stopping import StopRequest
@@ -31,22 +30,7 @@ def one():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A small pretrained network in a file, and photographs."""
-    root = tmp_path_factory.mktemp("routed")
-    network, variables = pretrained()
-    read_write.write(root / "small.npz", models.to_torch_state(network, variables))
-    return FinetuneConfig(
-        dataset=f"folder:{write_photos(root / 'photos')}",
-        cache_dir=str(root / "cache"),
-        pretrained=str(root / "small.npz"),
-        network="resnet26_policy",
-        policy_network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        test_resize=8,
-        batch_size=8,
-        epochs=2,
-        method="spottune",
-    )
+    return routed_run(tmp_path_factory.mktemp("routed"))
 
 
 def run_of(config, replicas, workdir):

@@ -8,11 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from photos import write_photos
-from weights import write_weights
+from small_runs import run_on_photos
 
 import finetune_jax
-from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import local_replicas
 from finetune_jax.errors import Diverged, UserError
 from finetune_jax.files.run_directory import RunDirectory
@@ -29,18 +27,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    root = tmp_path_factory.mktemp("together")
-    write_weights(root / "weights.npz")
-    return FinetuneConfig(
-        dataset=f"folder:{write_photos(root / 'photos')}",
-        cache_dir=str(root / "cache"),
-        pretrained=str(root / "weights.npz"),
-        network="resnet26_policy",
-        width=0.125,
-        image_size=8,
-        batch_size=12,
-        epochs=2,
-    )
+    return run_on_photos(tmp_path_factory.mktemp("together"))
 
 
 def group(base, root, settings=SETTINGS):

@@ -13,7 +13,12 @@ from finetune_jax.models.layers.basic import Dtype
 from finetune_jax.models.layers.batch_norm import at_least_float32
 from finetune_jax.models.layers.convolution import runs_on_cpu
 from finetune_jax.models.layers.linear import Bias, Linear
+from finetune_jax.models.layers.onednn import attention as onednn
+from finetune_jax.models.layers.onednn.descriptions import Attention
 from finetune_jax.models.layers.positions import Rotation, rotate
+
+# From so many on, oneDNN is worth its calls: a few for each image.
+_PRODUCTS_WORTH_A_CALL = 2**23
 
 QueryBias = Literal["all", "none", "query_value"]
 """Which of queries, keys and values have a bias."""
@@ -83,6 +88,27 @@ def _attend_backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
+def attend_among(joint: jax.Array) -> jax.Array:
+    """:func:`attend` of tokens among themselves.
+
+    Args:
+        joint: queries, keys and values, ``[B, S, 3, H, d]``.
+
+    Returns:
+        ``[B, S, H, d]``.
+    """
+    images, tokens, _, heads, channels = joint.shape
+    shapes = Attention(images, tokens, heads, channels)
+    worth_a_call = images * heads * tokens**2 * channels >= _PRODUCTS_WORTH_A_CALL
+    if worth_a_call and joint.dtype == jnp.float32 and runs_on_cpu() and onednn.serves(shapes):
+        return onednn.attend(shapes, _attend_apart, joint)
+    return _attend_apart(joint)
+
+
+def _attend_apart(joint: jax.Array) -> jax.Array:
+    return attend(joint[:, :, 0], joint[:, :, 1], joint[:, :, 2])
+
+
 def self_attention_layers(
     x: jax.Array,
     heads: int,
@@ -106,10 +132,10 @@ def self_attention_layers(
         ]
         joint = joint + jnp.concatenate(added).astype(dtype)
     joint = joint.reshape(*x.shape[:2], 3, heads, channels // heads)
-    query, key, value = (joint[:, :, which] for which in range(3))
     if rotation is not None:
-        query, key = rotate(query, rotation), rotate(key, rotation)
-    y = attend(query, key, value).reshape(x.shape)
+        query, key, value = (joint[:, :, which] for which in range(3))
+        joint = jnp.stack([rotate(query, rotation), rotate(key, rotation), value], axis=2)
+    y = attend_among(joint).reshape(x.shape)
     return Linear(channels, dtype=dtype, name="proj")(y, residual=residual)
 
 

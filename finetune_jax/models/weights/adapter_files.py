@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
 from finetune_jax.files import weight_files
 from finetune_jax.files.causes import reason
 from finetune_jax.models.compositions.adapted import AdaptedNetwork
@@ -28,7 +28,8 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _UNREAD = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 """Entries of the config that change what an adapter means, where they are set."""
 
-_Path = tuple[str, str, str]
+_Path = tuple[str, str, str, str]
+_PARAMS, _STATISTICS = "params", "batch_stats"
 
 
 class _Entry(NamedTuple):
@@ -50,7 +51,7 @@ def write(
     Raises:
         UserError: one layer is several in PyTorch, or the files cannot be written.
     """
-    state = adapter_state(model, variables["params"])
+    state = adapter_state(model, variables[_PARAMS], variables[_STATISTICS])
     modules = sorted({name.removeprefix(_ROOT).rpartition(".")[0] for name in state if ".lora_" not in name})
     config = {
         "peft_type": "LORA",
@@ -75,12 +76,15 @@ def write(
     weight_files.write(folder / WEIGHTS, state)
 
 
-def adapter_state(model: AdaptedNetwork, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def adapter_state(
+    model: AdaptedNetwork, params: Mapping[str, Any], batch_stats: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """``{name in peft's file: array}`` of adapters and head.
 
     Args:
         model: of the adapters.
         params: ``{part: tree}`` with its trained parts; gradients will do as well.
+        batch_stats: likewise, for the running statistics of the head.
 
     Raises:
         UserError: one layer is several in PyTorch.
@@ -89,16 +93,17 @@ def adapter_state(model: AdaptedNetwork, params: Mapping[str, Any]) -> dict[str,
     state = {}
     for part in model.adapted:
         for layer, leaves in params[part].items():
-            entry = _single(entries, (part, layer, "kernel"))
+            entry = _single(entries, (_PARAMS, part, layer, "kernel"))
             down, up = (np.asarray(leaves["kernel"][name], np.float32) for name in ("down", "up"))
             module = _ROOT + entry.name.removesuffix(".weight")
             state[module + _DOWN] = _to_torch(down, entry.axes)
             state[module + _UP] = _to_torch(up, entry.axes)
-    for layer, leaves in params["head"].items():
-        for leaf, value in leaves.items():
-            entry = _single(entries, ("head", layer, leaf))
-            value = np.asarray(value, np.float32)
-            state[_ROOT + entry.name] = _to_torch(value, entry.axes) if leaf == "kernel" else value
+    for kind, tree in ((_PARAMS, params), (_STATISTICS, batch_stats or {})):
+        for layer, leaves in tree.get("head", {}).items():
+            for leaf, value in leaves.items():
+                entry = _single(entries, (kind, "head", layer, leaf))
+                value = np.asarray(value, np.float32)
+                state[_ROOT + entry.name] = _to_torch(value, entry.axes) if leaf == "kernel" else value
     return state
 
 
@@ -132,9 +137,11 @@ def add_adapter(network: Network, variables: Variables, folder: str | os.PathLik
     state = weight_files.read(folder / WEIGHTS)
     scale = config["lora_alpha"] / config["r"]
     paths = {entry.name: path for path, found in _entries(network).items() for entry in found}
-    params = jax.tree.map(np.asarray, variables["params"])
+    merged: Any = jax.tree.map(np.asarray, variables)
     for name, value in state.items():
         if name.endswith(_UP):
+            continue
+        if name.endswith("num_batches_tracked"):
             continue
         whole = name.removeprefix(_ROOT).replace(".modules_to_save.default", "")
         path = paths.get(whole.removesuffix(_DOWN) + ".weight" if name.endswith(_DOWN) else whole)
@@ -143,8 +150,8 @@ def add_adapter(network: Network, variables: Variables, folder: str | os.PathLik
                 f"{folder / WEIGHTS} has {name!r}, which is of no layer of {network.architecture}; give the network "
                 "that it was trained on"
             )
-        part, layer, leaf = path
-        before = params[part][layer][leaf]
+        kind, part, layer, leaf = path
+        before = merged[kind][part][layer][leaf]
         if name.endswith(_DOWN):
             up = state.get(name.removesuffix(_DOWN) + _UP)
             if up is None:
@@ -157,8 +164,37 @@ def add_adapter(network: Network, variables: Variables, folder: str | os.PathLik
                 f"{folder / WEIGHTS}: {name!r} is for {after.shape}, and {layer} of {network.architecture} is "
                 f"{before.shape}; create the network with its number of classes"
             )
-        params[part] = {**params[part], layer: {**params[part][layer], leaf: after}}
-    return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, np.float32), {**variables, "params": params})
+        of_part = merged[kind][part]
+        merged[kind][part] = {**of_part, layer: {**of_part[layer], leaf: after}}
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, np.float32), merged)
+
+
+def num_outputs(network: Network, folder: str | os.PathLike[str]) -> int | None:
+    """Outputs of the classifier that came with adapters; None where they came without.
+
+    Args:
+        network: that they are of, with any number of classes.
+        folder: of the two files.
+
+    Raises:
+        UserError: the file of weights is missing or damaged.
+    """
+    state = weight_files.read(Path(folder) / WEIGHTS)
+    names = [entry.name for entry in _entries(network).get((_PARAMS, "head", "classifier", "bias"), ())]
+    for name, value in state.items():
+        if name.removeprefix(_ROOT).replace(".modules_to_save.default", "") in names and value.ndim == 1:
+            return len(value)
+    return None
+
+
+def base_of(folder: str | os.PathLike[str]) -> str:
+    """What the files say that the adapters were trained on, for people; empty where nothing.
+
+    Raises:
+        UserError: as of :func:`add_adapter`, of the configuration.
+    """
+    name = _read_config(Path(folder) / CONFIG).get("base_model_name_or_path")
+    return readable(name, 100) if isinstance(name, str) else ""
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -181,29 +217,21 @@ def _entries(network: Network) -> dict[_Path, list[_Entry]]:
     """What each leaf is called in PyTorch, and how many axes it has there."""
     shapes = network.shapes()
     leaves = [
-        (part, layer, leaf)
-        for part, layers in shapes["params"].items()
+        (kind, part, layer, leaf)
+        for kind, tree in shapes.items()
+        for part, layers in tree.items()
         for layer, own in layers.items()
         for leaf in own
     ]
-    numbered = {
-        kind: {
-            part: {layer: dict.fromkeys(own) for layer, own in layers.items()}
-            for part, layers in tree.items()
-        }
-        for kind, tree in shapes.items()
-    }
-    for kind, tree in shapes.items():
-        for part, layers in tree.items():
-            for layer, own in layers.items():
-                for leaf, shape in own.items():
-                    number = leaves.index((part, layer, leaf)) if kind == "params" else -1
-                    numbered[kind][part][layer][leaf] = np.broadcast_to(np.float32(number), shape.shape)
+    numbered: dict[str, Any] = {kind: {part: {} for part in tree} for kind, tree in shapes.items()}
+    for number, (kind, part, layer, leaf) in enumerate(leaves):
+        shape = shapes[kind][part][layer][leaf].shape
+        own = numbered[kind][part].setdefault(layer, {})
+        own[leaf] = np.broadcast_to(np.float32(number), shape)
     found: dict[_Path, list[_Entry]] = {path: [] for path in leaves}
     for name, value in torch_state.to_torch_state(network, numbered).items():
-        number = -1 if value.ndim == 0 else int(value.flat[0])
-        if number >= 0:
-            found[leaves[number]].append(_Entry(name, value.ndim))
+        if value.ndim:
+            found[leaves[int(value.flat[0])]].append(_Entry(name, value.ndim))
     return found
 
 
@@ -211,7 +239,7 @@ def _single(entries: Mapping[_Path, list[_Entry]], path: _Path) -> _Entry:
     found = entries[path]
     if len(found) != 1:
         raise UserError(
-            f"--save_adapter: {path[1]} is {len(found)} layers in PyTorch, which no file of an adapter can say; leave "
+            f"--save_adapter: {path[2]} is {len(found)} layers in PyTorch, which no file of an adapter can say; leave "
             "it out with --lora_targets"
         )
     return found[0]

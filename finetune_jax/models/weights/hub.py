@@ -78,7 +78,10 @@ def fetch(name: str) -> Repository:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, entry))
         except Exception as error:  # the hub raises a dozen kinds; all of them mean "not to be had"
-            raise UserError(f"--pretrained={name} could not be fetched: {readable(error)}") from error
+            raise UserError(
+                f"--pretrained={name} could not be fetched: {readable(error)}; where the hub cannot be reached, give a "
+                f"folder with {_WEIGHTS} and {_CONFIG}"
+            ) from error
 
     return _read(name, file)
 

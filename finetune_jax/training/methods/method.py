@@ -127,6 +127,9 @@ class Method:
     from_pretrained: ClassVar[bool] = True
     """Whether the run starts from the weights that ``--pretrained`` names."""
 
+    asks_signal: ClassVar[bool] = False
+    """Whether its tuner wants the signal-to-noise ratios of gradients after every pass."""
+
     network: Network
     model: Model
     variables: Variables

@@ -9,6 +9,7 @@ from finetune_jax.models.network import Network, Variables
 from finetune_jax.training.methods.adapted import Biases, Lora, Norms
 from finetune_jax.training.methods.auto import Auto
 from finetune_jax.training.methods.auto_rgn import AutoRGN
+from finetune_jax.training.methods.auto_snr import AutoSNR
 from finetune_jax.training.methods.autolr import AdaptedAutoLR, AutoLR
 from finetune_jax.training.methods.l2_sp import L2SP
 from finetune_jax.training.methods.method import Base, Method
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "autolr": AutoLR,
     "auto": Auto,
     "auto_rgn": AutoRGN,
+    "auto_snr": AutoSNR,
     "spottune": SpotTune,
     "spottune_tuned": SpotTuneTuned,
     "spottune_global": SpotTuneGlobal,

@@ -17,6 +17,7 @@ SMALL_PRODUCTS, DIRECT_KERNELS = ("brgconv", "brg_fwd"), "jit"
 
 Kind = Literal["forward", "by_input", "by_kernel"]
 KINDS: tuple[Kind, ...] = ("forward", "by_input", "by_kernel")
+AttentionKind = Literal["attend", "keep", "gradient"]
 Activation = Literal["none", "relu", "relu6"]
 Layout = tuple[Sequence[int], Sequence[int]]  # sizes, and how far apart neighbours lie
 
@@ -52,6 +53,38 @@ class Finish:
     activation: Activation | Literal["gelu"] = "none"
     residual: bool = False
     scaled: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """Shapes of attention of tokens among themselves, queries, keys and values beside each other, float32.
+
+    Attributes:
+        images: ``B`` of ``joint [B, S, 3, H, d]``.
+        tokens: ``S``.
+        heads: ``H``.
+        channels: of a head, ``d``.
+    """
+
+    images: int
+    tokens: int
+    heads: int
+    channels: int
+
+    @property
+    def joint(self) -> tuple[int, ...]:
+        """``[B, S, 3, H, d]``"""
+        return (self.images, self.tokens, 3, self.heads, self.channels)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """``[B, S, H, d]``"""
+        return (self.images, self.tokens, self.heads, self.channels)
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """``[B, H, S, S]``: how much a token takes of each."""
+        return (self.images, self.heads, self.tokens, self.tokens)
 
 
 class OneDNNError(RuntimeError):

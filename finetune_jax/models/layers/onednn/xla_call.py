@@ -1,4 +1,4 @@
-"""oneDNN's convolutions as operations of XLA programs on CPU.
+"""oneDNN's convolutions and attention as operations of XLA programs on CPU.
 
 XLA calls :func:`_handle` through its foreign function interface, whose structures (``xla/ffi/api/c_api.h``, of
 jaxlib 0.10 and 0.11: fields were only added at their ends) are laid out here. What is to be computed comes as text
@@ -11,13 +11,20 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
 
-from finetune_jax.models.layers.onednn import library
-from finetune_jax.models.layers.onednn.descriptions import Activation, Convolution, Finish, Kind
+from finetune_jax.models.layers.onednn import attention_steps, library
+from finetune_jax.models.layers.onednn.descriptions import (
+    Activation,
+    Attention,
+    AttentionKind,
+    Convolution,
+    Finish,
+    Kind,
+)
 
 TARGET = "finetune_jax_onednn"
 _MAJOR, _MINOR = 0, 3  # of the interface written down here
@@ -134,8 +141,12 @@ def _handle(pointer: Any) -> int | None:
     try:
         text = frame.attributes.values[0].contents
         run = _primitive(ctypes.string_at(text.start, text.length))
-        buffers = (frame.arguments.values[i] for i in range(frame.arguments.count))
-        addresses = [*(buffer.contents.data for buffer in buffers), frame.results.values[0].contents.data]
+        given, made = frame.arguments, frame.results
+        buffers = [
+            *(given.values[i] for i in range(given.count)),
+            *(made.values[i] for i in range(made.count)),
+        ]
+        addresses = [buffer.contents.data for buffer in buffers]
         caller = _caller()
         if caller is None:
             with _running:
@@ -160,6 +171,9 @@ def _caller() -> concurrent.futures.Executor | None:
 def _primitive(text: bytes) -> Callable[..., None]:
     loaded = library.load()
     assert loaded is not None
+    kind, *words = text.decode().split()
+    if kind in get_args(AttentionKind):
+        return attention_steps.primitive(loaded, cast(AttentionKind, kind), Attention(*map(int, words)))
     return loaded.primitive(*_read(text.decode()))
 
 
@@ -202,3 +216,16 @@ def call(
     result = jax.ShapeDtypeStruct(shapes[kind], jnp.dtype(convolution.dtype))
     operation = jax.ffi.ffi_call(TARGET, result, vmap_method="sequential")
     return operation(*operands, convolution=_write(kind, convolution, finish))
+
+
+def call_attention(kind: AttentionKind, attention: Attention, *operands: jax.Array) -> Any:
+    """The operation that :func:`~finetune_jax.onednn.attention_steps.primitive` names; ``keep`` gives two arrays."""
+    y, shares, joint = (
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in (attention.outputs, attention.shares, attention.joint)
+    )
+    results: Any = {"attend": y, "keep": (y, shares), "gradient": joint}[kind]
+    _register()
+    operation = jax.ffi.ffi_call(TARGET, results, vmap_method="sequential")
+    numbers = (attention.images, attention.tokens, attention.heads, attention.channels)
+    return operation(*operands, convolution=" ".join([kind, *map(str, numbers)]))

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from finetune_jax.commands import interruption, parsing
-from finetune_jax.config import object_stores
+from finetune_jax.commands import interruption, on_stores, parsing
 from finetune_jax.config.declaration import Setting, declared
 from finetune_jax.config.invocation import as_started
 from finetune_jax.config.settings import LOCAL_SETTINGS, MachineConfig
 from finetune_jax.devices import slurm
 from finetune_jax.errors import Stopped, UserError, message
+from finetune_jax.files import working_copies
 
 Config = TypeVar("Config")
 
@@ -199,7 +199,6 @@ def start_jax(*, independent: bool = False) -> Any:
 
     from finetune_jax.devices import agreement, cluster
     from finetune_jax.devices.replicas import local_replicas, prepare_backend
-    from finetune_jax.files import lock
 
     prepare_backend(machine.virtual_devices)
     if machine.compilation_cache:
@@ -215,9 +214,10 @@ def start_jax(*, independent: bool = False) -> Any:
             peer_timeout=machine.peer_timeout,
             stop_timeout=machine.stop_timeout,
         )
-        _job.peers.before_leaving = lock.release_all
+        _job.peers.before_leaving = on_stores.leave
         agreement.agree(agreement.code(), "install the same version for all of them")
         agreement.agree(_lasting_flags(), "start all of them with the same command")
+    on_stores.begin(_job, _at_end)
     replicas = local_replicas()
     agreement.agree(
         {"number of devices": len(replicas.devices)}, "give every process the same number of devices"
@@ -231,7 +231,11 @@ def _lasting_flags() -> dict[str, str]:
     defined = {flag.name: flag for module, its in values.items() if "finetune_jax" in module for flag in its}
     defined |= {name: flags.FLAGS[name] for name in SETTINGS}
     local = {*LOCAL_SETTINGS, *declared(MachineConfig)}
-    return {f"--{name}": str(flag.value) for name, flag in defined.items() if name not in local}
+    return {
+        f"--{name}": working_copies.named(str(flag.value))
+        for name, flag in defined.items()
+        if name not in local
+    }
 
 
 def start_study(workdir: str, kind: str, *, shared: bool = False) -> Any:
@@ -263,17 +267,6 @@ def show_devices(replicas: Any) -> None:
     """Print what a run runs on."""
     if replicas.is_primary:
         print(replicas.description, file=sys.stderr)
-
-
-def _refuse_object_stores() -> None:
-    """Refuse addresses that no command reads, before a folder of that name is made."""
-    for flag_name in flags.FLAGS:
-        flag = flags.FLAGS[flag_name]
-        if flag.present and flag_name != "storage":
-            values = flag.value if isinstance(flag.value, list) else [flag.value]
-            for value in values:
-                if isinstance(value, str) and (refusal := object_stores.refusal(flag_name, value)):
-                    raise UserError(refusal)
 
 
 def new_workdir(data_set: str, method: str = "standard") -> str:
@@ -322,9 +315,9 @@ def show_result(summary: Mapping[str, Any], workdir: str) -> None:
     from finetune_jax.reports import tables
     from finetune_jax.runs import about
 
-    print(f"{tables.result_line(summary)}\nrun directory: {workdir}")
+    print(working_copies.named(f"{tables.result_line(summary)}\nrun directory: {workdir}"))
     for line in about.last_lines(Path(workdir), summary["protocol"]):
-        print(as_started(line))
+        print(working_copies.named(as_started(line)))
 
 
 def run(main: Callable[..., int], *, positional: bool = False) -> None:
@@ -345,8 +338,7 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
         # absl adds its flags of help only now.
         try:
             words = parsing.parse(arguments, name, module.__doc__ or "", SETTINGS)
-            _refuse_object_stores()
-            return words
+            return on_stores.with_copies(name, words, read_flags(MachineConfig))
         except UserError as error:
             print(f"error: {as_started(message(error))}", file=sys.stderr)
             sys.exit(1)
@@ -378,6 +370,7 @@ def run(main: Callable[..., int], *, positional: bool = False) -> None:
     def guarded(arguments: list[str]) -> int:
         status, text = outcome(arguments)
         if text:
+            text = working_copies.named(text)
             print(text, file=sys.stderr, flush=True)
         if _job is not None:
             if text:

@@ -61,3 +61,9 @@ class MachineConfig:
         group=MACHINE,
         local=True,
     )
+    working_copies: str = setting(
+        os.path.join("~", ".cache", "finetune_jax", "working_copies"),
+        "Folder of the working copies of a --workdir or --run on an object store.",
+        group=MACHINE,
+        local=True,
+    )

@@ -40,6 +40,16 @@ def is_folder(dataset: str) -> bool:
     return kind == "folder" and bool(separator) and scheme.lower() in _FOLDERS
 
 
+def is_read(address: str) -> bool:
+    """Whether a value is an address on a store that working copies can be made of.
+
+    >>> is_read("s3://bucket/runs"), is_read("hdfs://cluster/runs"), is_read("runs")
+    (True, False, False)
+    """
+    scheme, separator, _ = address.partition("://")
+    return bool(separator) and scheme.lower() in _FOLDERS
+
+
 def refusal(flag: str, value: str) -> str:
     """Why an address is no value of a flag; empty where it is none.
 

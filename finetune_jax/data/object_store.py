@@ -14,11 +14,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from finetune_jax.config import stores
 from finetune_jax.data.parallel import ordered_map
-from finetune_jax.errors import UserError, readable
+from finetune_jax.errors import UserError
 
 _LIST = ".objects.json"
 _LOCK = ".lock"
@@ -44,12 +45,14 @@ def local_copy(address: str, cache_dir: str | os.PathLike[str] | None, *, progre
     root = Path(cache_dir).expanduser() / "stores" / hashlib.sha256(address.encode()).hexdigest()[:16]
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
-        system, above = _system(flag, address)
-        with _explained(flag):
+        system, above = stores.opened(flag, address)
+        with stores.explained(flag):
             # A listing that fsspec remembers may be older than what is there.
             system.invalidate_cache()
             found = dict(system.find(above, detail=True))
-        there = {_relative(flag, name, above): info for name, info in found.items() if not name.endswith("/")}
+        there = {
+            stores.relative(flag, name, above): info for name, info in found.items() if not name.endswith("/")
+        }
         if not there:
             raise UserError(
                 f"{flag}: there is nothing below that address; see the bucket and the folder's name"
@@ -82,7 +85,7 @@ def _bring_up_to_date(
 
     def download(place: int) -> str:
         name = new[place]
-        with _explained(flag):
+        with stores.explained(flag):
             content = system.cat_file(f"{above}/{name}" if above else name)
         _check(flag, name, content, there[name])
         target = root / name
@@ -113,28 +116,6 @@ def _check(flag: str, name: str, content: bytes, info: Mapping[str, Any]) -> Non
         raise UserError(f"{flag}: {name} arrived with other content than the store lists; start again")
 
 
-def _system(flag: str, address: str) -> tuple[Any, str]:
-    """The file system of fsspec, and the path there."""
-    try:
-        import fsspec
-
-        with _explained(flag):
-            system, path = fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        raise UserError(
-            f"{flag} needs a library that is not installed: pip install 'finetune-jax[stores]' ({error})"
-        ) from error
-    return system, str(path).rstrip("/")
-
-
-def _relative(flag: str, name: str, above: str) -> str:
-    relative = name[len(above) :].lstrip("/") if name.startswith(above) else name
-    path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise UserError(f"{flag}: the object {readable(name)} has a name that is no path below the folder")
-    return str(path)
-
-
 def _tag(info: Mapping[str, Any]) -> str:
     return next((str(info[name]) for name in _TAGS if info.get(name)), "")
 
@@ -152,16 +133,3 @@ def _alone(root: Path) -> Iterator[None]:
     with (root / _LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def _explained(flag: str) -> Iterator[None]:
-    try:
-        yield
-    except (UserError, ImportError):
-        raise
-    except Exception as error:  # every store has errors of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{flag}: the store does not give it ({reason}); see the address and the credentials of its own tools"
-        ) from error

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from finetune_jax.config import object_stores
 from finetune_jax.data.decode import Decoding, Preprocessing, preprocess
 from finetune_jax.data.image_inputs import one_by_one, pixels_of
+from finetune_jax.files import working_copies
 from finetune_jax.models import answers
 from finetune_jax.models.card import Card, read_best
 from finetune_jax.models.network import Variables
@@ -168,7 +170,7 @@ def load(run_directory: str | Path, *, views: str = "one", calibrated: bool = Tr
     """The best checkpoint of a run as a callable from images to probabilities.
 
     Args:
-        run_directory: of the run.
+        run_directory: of the run, or its address on an object store.
         views: of every image, over which logits are averaged: ``one``, ``mirror``, ``five_crops`` or ``ten_crops``.
         calibrated: whether logits are divided by the temperature that was fitted to the validation images, so that
             probabilities are as often right as they say; runs without validation images or from before have none.
@@ -186,5 +188,7 @@ def load(run_directory: str | Path, *, views: str = "one", calibrated: bool = Tr
         >>> classify.class_names
         ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
+    if isinstance(run_directory, str) and object_stores.is_read(run_directory):
+        run_directory = working_copies.read(run_directory)
     card, variables = read_best(Path(run_directory))
     return Predictor(card, variables, views=views, calibrated=calibrated)

@@ -35,7 +35,7 @@ from finetune_jax.data.feeds import Training
 from finetune_jax.devices.compile_clock import CompileClock
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Stopped, UserError, readable
-from finetune_jax.files import checkpoints
+from finetune_jax.files import checkpoints, working_copies
 from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.files.trials import Trial, Trials
 from finetune_jax.training import saving
@@ -133,6 +133,8 @@ class Loop:
         if kind in (None, Stopped):
             with self._replicas.fail_together():
                 self._close()
+                working_copies.publish(self._directory.path)
+            working_copies.refresh(self._directory.path)
         else:
             with contextlib.suppress(UserError):
                 self._close()

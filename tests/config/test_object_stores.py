@@ -50,16 +50,26 @@ def test_a_config_is_checked() -> None:
         validate(FinetuneConfig(workdir="gs://bucket/run"))
 
 
-@pytest.mark.parametrize(("command", "flag"), [("finetune", "--workdir"), ("predict", "--run")])
-def test_no_command_makes_a_folder_of_an_address(command: str, flag: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "flag", "message"),
+    [
+        ("finetune", "--workdir=hdfs://cluster/run", "hdfs:// is not supported; mount the bucket"),
+        ("predict", "--run=hdfs://cluster/run", "hdfs:// is not supported; mount the bucket"),
+        ("evaluate", "--run=memory://bucket/run", "there is nothing at that address"),
+        ("runs", "oss://bucket/runs", "oss:// is not supported; mount the bucket"),
+    ],
+)
+def test_no_command_makes_a_folder_of_an_address(
+    command: str, flag: str, message: str, tmp_path: Path
+) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", f"experiments.{command}", f"{flag}=gs://bucket/run"],
+        [sys.executable, "-m", f"experiments.{command}", flag],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: {flag}=gs://bucket/run: gs:// is not supported")
-    assert not list(tmp_path.iterdir())
+    assert ended.stderr.startswith(f"error: {flag}: {message}")
+    assert {path.name for path in tmp_path.iterdir()} <= {"home"}

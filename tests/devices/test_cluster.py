@@ -101,6 +101,22 @@ def test_processes_that_differ_all_end_with_the_same_sentence(start: Callable[..
     assert time.monotonic() - began < 40  # 120 in JAX's barrier
 
 
+def test_a_directory_that_is_not_shared_is_noticed_before_anything_is_read(
+    start: Callable[..., list[Member]], tmp_path: Path
+) -> None:
+    here, there, shared = tmp_path / "runs" / "here", tmp_path / "there", tmp_path / "shared"
+    there.mkdir()
+    sentence = (
+        f"error: --workdir={there} of process 1 on host n1 is not the directory in which process 0 on host n0 "
+        "writes; give one that all processes share"
+    )
+    words = [(f"workdir={shared}", f"workdir={folder}") for folder in (here, there)]
+    assert [member.end() for member in start(*words)] == [(1, sentence)] * 2
+    # Nothing is left behind, neither of what was refused nor of what was not.
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert not list(there.iterdir())
+
+
 def test_texts_of_all_processes_are_gathered_in_their_order(start: Callable[..., list[Member]]) -> None:
     members = start(("gather",), ("gather",))
     for member in members:

@@ -2,17 +2,22 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from finetune_jax.commands import command_line
 from finetune_jax.devices import agreement, cluster
 from finetune_jax.errors import Stopped, UserError
+from finetune_jax.files.run_directory import RunDirectory
+from finetune_jax.runs import same_run
 
 
 def act(job: Any, action: str) -> None:
     word, _, value = action.partition("=")
     if word == "fact":
         agreement.agree({"the colour": value}, "paint them alike")
+    elif word == "workdir":
+        same_run.agree_on_progress(RunDirectory(Path(value)))
     elif word == "fail":
         raise UserError("the disk of this process is full")
     elif word == "crash":

@@ -19,6 +19,13 @@ from finetune_jax.commands import command_line
 flags.DEFINE_string("run", None, "Run directory whose best checkpoint is written.", required=True)
 flags.DEFINE_enum("format", "onnx", ["onnx", "stablehlo", "safetensors"], "Format of the file.")
 flags.DEFINE_string("output", None, "File to write.", required=True)
+flags.DEFINE_enum(
+    "names",
+    "timm",
+    ["timm", "hugging_face"],
+    "Names of the weights in a safetensors file: timm's and torchvision's, or those of transformers, whose DINOv2 with "
+    "registers, DINOv3 and SigLIP have no classifier.",
+)
 flags.DEFINE_bool("softmax", True, "Programs give probabilities; --nosoftmax gives logits.")
 flags.DEFINE_enum(
     "precision",
@@ -52,7 +59,13 @@ def main() -> int:
     run, output = Path(values.run).expanduser(), Path(values.output).expanduser()
     images = export.images_of(run, values.compare, "train" if values.precision == "int8" else "test")
     written = export.export(
-        run, output, format=values.format, softmax=values.softmax, precision=values.precision, images=images
+        run,
+        output,
+        format=values.format,
+        softmax=values.softmax,
+        precision=values.precision,
+        names=values.names,
+        images=images,
     )
     print(
         f"{written.path}: {written.bytes / 1e6:.1f} MB, outputs differ from the run's by at most "

@@ -26,11 +26,13 @@ from finetune_jax.models.compositions.routed import RoutedNetwork
 from finetune_jax.models.layers.convolution import countable
 from finetune_jax.models.network import Network, Variables
 from finetune_jax.models.normalization import normalizer
+from finetune_jax.models.weights import hugging_face
 from finetune_jax.models.weights.torch_state import from_torch_state, to_torch_state
 from finetune_jax.training import evaluation
 
 FORMATS = ("onnx", "stablehlo", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
+NAMES = ("timm", "hugging_face")
 
 INPUT, PROBABILITIES, LOGITS, VALUES = "images", "probabilities", "logits", "values"
 
@@ -64,6 +66,7 @@ def export(
     format: str,
     softmax: bool = True,
     precision: str = "float32",
+    names: str = "timm",
     images: np.ndarray | None = None,
 ) -> Exported:
     """Write the best checkpoint of a run as a file of another format, and compare what it computes.
@@ -75,6 +78,7 @@ def export(
         softmax: whether the programs give probabilities, calibrated as those of prediction, or the numbers of a
             regression; else the outputs of the network.
         precision: of an ONNX file, one of :data:`PRECISIONS`; int8 is calibrated with ``images``.
+        names: of the entries of a safetensors file, one of :data:`NAMES`.
         images: uint8 ``[N, H, W, 3]`` at the size that the network sees, to compare with and to calibrate with;
             None draws random ones.
 
@@ -89,6 +93,10 @@ def export(
         raise UserError(f"--format={format} is not known; choose {', '.join(FORMATS)}")
     if precision != "float32" and format != "onnx":
         raise UserError(f"--precision={precision} is for --format=onnx, not {format}")
+    if names not in NAMES:
+        raise UserError(f"--names={names} is not known; choose {', '.join(NAMES)}")
+    if names != "timm" and format != "safetensors":
+        raise UserError(f"--names={names} is for --format=safetensors, not {format}")
     card, variables = read_best(run)
     if card.head == "embedding":
         softmax = False
@@ -101,9 +109,11 @@ def export(
             f"--run={run} takes uint8 images [N, {', '.join(map(str, shape))}], not {images.dtype} {images.shape}"
         )
     function = function_of(card, variables, softmax=softmax)
-    expected = np.asarray(jax.jit(function)(images))
-    content, compute = _WRITERS[format](function, card, variables, images, softmax, precision)
+    form = names if format == "safetensors" else precision
+    content, compute = _WRITERS[format](function, card, variables, images, softmax, form)
     write_whole(output, content)
+    # After the file is made: what was traced here for as many images would not be traced anew for it.
+    expected = np.asarray(jax.jit(function)(images))
     computed = compute(output)
     difference = float(np.abs(computed - expected).max())
     agreement = float(_same(card, computed, expected).mean())
@@ -210,7 +220,7 @@ def _safetensors(
     variables: Variables,
     images: np.ndarray,
     softmax: bool,
-    precision: str,
+    names: str,
 ) -> tuple[bytes, Compute]:
     from safetensors.numpy import save
 
@@ -219,13 +229,32 @@ def _safetensors(
         raise UserError(
             f"--format=safetensors: a {card.composition['kind']} network has no names in PyTorch; use --format=onnx"
         )
-    state = {name: np.ascontiguousarray(value) for name, value in to_torch_state(network, variables).items()}
+    named = _of_transformers if names == "hugging_face" else to_torch_state
+    state = {name: np.ascontiguousarray(value) for name, value in named(network, variables).items()}
+    # Models that have no classifier in transformers are compared with the run's.
+    headless = names == "hugging_face" and not any("classifier" in name for name in state)
 
     def compute(path: Path) -> np.ndarray:
         again = from_torch_state(network, read_write.read(path))
+        if headless:
+            again["params"]["head"]["classifier"] = variables["params"]["head"]["classifier"]
         return np.asarray(jax.jit(function_of(card, again, softmax=softmax))(images))
 
     return save(state, metadata(card)), compute
+
+
+def _of_transformers(network: Network, variables: Variables) -> dict[str, np.ndarray]:
+    """The state by the names of ``transformers``; models that have no classifier there go without."""
+    models = ("vit.", "dinov2.", "convnext.", "convnextv2.")
+    for names in network.other_torch_names:
+        if any(place.startswith(models) for place in names.stem.values() if isinstance(place, str)):
+            return to_torch_state(network, variables, names=names)
+    try:
+        return hugging_face.from_timm(to_torch_state(network, variables))
+    except ValueError:
+        raise UserError(
+            f"--names=hugging_face: transformers has no {network.architecture} that is known here; use --names=timm"
+        ) from None
 
 
 _WRITERS: Mapping[str, Callable[..., tuple[bytes, Compute]]] = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from weights import random_variables
 
-from finetune_jax import models
+from finetune_jax import models, pruning
 from finetune_jax.algorithms import spottune
 from finetune_jax.errors import UserError
 from finetune_jax.models.compositions.progressive import ProgressiveNetwork
@@ -51,6 +51,17 @@ def test_a_network_computes_the_same(name, size):
     model = assert_same(lambda images: network.apply(variables, scaled(images), train=False), (size, size, 3))
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
     assert len(model.graph.node) < 4.5 * convolutions
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("vit_small_plus_patch16_dinov3", 1), ("vit_base_patch16_siglip_224", 1), ("mobilenetv3_small_100", 4)],
+)
+def test_rotations_gates_attention_that_pools_and_squeezes_compute_the_same(name, blocks):
+    network = models.create(name, num_classes=3, width=1 / 6, image_size=32)
+    network = pruning.truncate(network, len(network.blocks) - blocks)
+    variables = random_variables(network)
+    assert_same(lambda images: network.apply(variables, scaled(images), train=False), (32, 32, 3))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.weight_files import read_write
-from finetune_jax.runs import finetune
+from finetune_jax.runs import export, finetune
 
 NAME = "vit_tiny_patch16_224"
 WIDTH = 0.34  # one head
@@ -104,6 +104,16 @@ def test_runs_go_on_from_a_run_directory_at_another_size(photos: FinetuneConfig,
     summary = run(photos, tmp_path / "second", **changed, image_size=48)
     assert summary["blocks"] == 2
     assert finetune_jax.load(tmp_path / "second").card.options == {"image_size": 48, "pool": "token"}
+    exported(tmp_path / "second", "vit.layers.1.attention.q_proj.weight")
+
+
+def exported(run: Path, name: str) -> None:
+    """Every form of a run computes the same, and weights have names of transformers where those are asked for."""
+    pytest.importorskip("onnxruntime")
+    for form, names in (("onnx", "timm"), ("stablehlo", "timm"), ("safetensors", "hugging_face")):
+        written = export.export(run, run / form, format=form, names=names)
+        assert written.agreement == 1
+    assert name in read_write.read(run / "safetensors")
 
 
 def test_runs_in_lockstep_are_those_alone(photos: FinetuneConfig, tmp_path: Path) -> None:
@@ -121,6 +131,7 @@ def test_convnext_trains_with_stochastic_depth(photos: FinetuneConfig, tmp_path:
     changed = {"pretrained": str(file), "network": "convnext_atto", "width": 0.1, "prune_depth": 9}
     summary = run(photos, tmp_path / "run", **changed, method="autolr", max_trials=2)
     assert (summary["network"], summary["blocks"]) == ("convnext_atto", 3)
+    exported(tmp_path / "run", "convnext.encoder.stages.1.layers.0.dwconv.weight")
 
 
 def test_sizes_that_patches_do_not_divide_are_refused_by_name(photos: FinetuneConfig, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class PatchStem(nn.Module):
         dtype = self.numerics.dtype
         # Pixels beyond the last patch are left out.
         x = PatchConv(self.features, patch, dtype, name="patches")(x).reshape(
-            len(x), side * side, self.features
+            x.shape[0], side * side, self.features
         )
         table = None
         if self.positions:
@@ -82,7 +82,7 @@ class PatchStem(nn.Module):
         tokens = jnp.concatenate(front)
         if self.grid.placed and table is not None:
             tokens = tokens + table[: self.grid.placed]
-        return jnp.concatenate([jnp.broadcast_to(tokens, (len(x), *tokens.shape)), x], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)
 
 
 class LearnedPositions(nn.Module):

@@ -97,11 +97,12 @@ def attend_among(joint: jax.Array) -> jax.Array:
     Returns:
         ``[B, S, H, d]``.
     """
-    images, tokens, _, heads, channels = joint.shape
-    shapes = Attention(images, tokens, heads, channels)
-    worth_a_call = images * heads * tokens**2 * channels >= _PRODUCTS_WORTH_A_CALL
-    if worth_a_call and joint.dtype == jnp.float32 and runs_on_cpu() and onednn.serves(shapes):
-        return onednn.attend(shapes, _attend_apart, joint)
+    if runs_on_cpu() and joint.dtype == jnp.float32:
+        images, tokens, _, heads, channels = joint.shape
+        shapes = Attention(images, tokens, heads, channels)
+        products = images * heads * tokens**2 * channels
+        if products >= _PRODUCTS_WORTH_A_CALL and onednn.serves(shapes):
+            return onednn.attend(shapes, _attend_apart, joint)
     return _attend_apart(joint)
 
 
@@ -145,6 +146,6 @@ def pooling_attention_layers(x: jax.Array, latent: jax.Array, heads: int, dtype:
     query = Linear(channels, dtype=dtype, name="map_query")(latent.astype(dtype))
     joint = Linear(2 * channels, dtype=dtype, name="map_key_value")(x)
     joint = joint.reshape(*x.shape[:2], 2, heads, channels // heads)
-    query = jnp.broadcast_to(query.reshape(1, 1, heads, -1), (len(x), 1, heads, channels // heads))
-    y = attend(query, joint[:, :, 0], joint[:, :, 1]).reshape(len(x), channels)
+    query = jnp.broadcast_to(query.reshape(1, 1, heads, -1), (x.shape[0], 1, heads, channels // heads))
+    y = attend(query, joint[:, :, 0], joint[:, :, 1]).reshape(x.shape[0], channels)
     return Linear(channels, dtype=dtype, name="map_proj")(y)

@@ -29,7 +29,7 @@ def affine(
     Returns:
         ``[N, O]`` of the type of ``x``.
     """
-    images, window = x.reshape(1, len(x), 1, -1), kernel.reshape(1, 1, *kernel.shape)
+    images, window = x.reshape(1, x.shape[0], 1, -1), kernel.reshape(1, 1, *kernel.shape)
     product = convolution.call_for(images, window, 1, convolution.NO_PADS)
     finish = Finish(activation, bool(residual), scaled=False)
     if product is not None and finishes(product, finish):

@@ -36,7 +36,9 @@ class Linear(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        added = () if residual is None else (residual.astype(self.dtype).reshape(len(rows), self.features),)
+        added = (
+            () if residual is None else (residual.astype(self.dtype).reshape(rows.shape[0], self.features),)
+        )
         y = affine(activation, rows, kernel.astype(self.dtype), bias, *added)
         return y.reshape(*x.shape[:-1], self.features)
 

@@ -25,6 +25,6 @@ class PatchConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         size, (rows, columns) = self.size, (side // self.size for side in x.shape[1:3])
         x = x[:, : rows * size, : columns * size].astype(self.dtype)
-        x = x.reshape(len(x), rows, size, columns, size, -1).swapaxes(2, 3)
-        x = x.reshape(len(x) * rows * columns, -1) @ kernel.astype(self.dtype).reshape(-1, self.features)
+        x = x.reshape(x.shape[0], rows, size, columns, size, -1).swapaxes(2, 3)
+        x = x.reshape(x.shape[0] * rows * columns, -1) @ kernel.astype(self.dtype).reshape(-1, self.features)
         return (x + bias.astype(self.dtype)).reshape(-1, rows, columns, self.features)

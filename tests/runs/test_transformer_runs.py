@@ -104,7 +104,7 @@ def test_runs_go_on_from_a_run_directory_at_another_size(photos: FinetuneConfig,
     summary = run(photos, tmp_path / "second", **changed, image_size=48)
     assert summary["blocks"] == 2
     assert finetune_jax.load(tmp_path / "second").card.options == {"image_size": 48, "pool": "token"}
-    exported(tmp_path / "second", "vit.layers.1.attention.q_proj.weight")
+    exported(tmp_path / "second", "vit.encoder.layer.1.attention.attention.query.weight")
 
 
 def exported(run: Path, name: str) -> None:

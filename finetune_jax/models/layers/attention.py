@@ -134,8 +134,8 @@ def self_attention_layers(
         joint = joint + jnp.concatenate(added).astype(dtype)
     joint = joint.reshape(*x.shape[:2], 3, heads, channels // heads)
     if rotation is not None:
-        query, key, value = (joint[:, :, which] for which in range(3))
-        joint = jnp.stack([rotate(query, rotation), rotate(key, rotation), value], axis=2)
+        turned = [rotate(joint[:, :, which], rotation)[:, :, None] for which in range(2)]
+        joint = jnp.concatenate([*turned, joint[:, :, 2:]], axis=2)
     y = attend_among(joint).reshape(x.shape)
     return Linear(channels, dtype=dtype, name="proj")(y, residual=residual)
 

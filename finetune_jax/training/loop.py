@@ -334,20 +334,20 @@ class Loop:
             self._directory.add_metrics(row)
         self._save(state, score, steps_trained)
         compiling = self._clock.lap()
-        if compiling >= _TOLD_SECONDS:
-            self._say(f"compiling took {compiling:.1f} s")
-        else:
-            compiling = 0.0
-        alone = max(row["seconds"] - compiling, 0.0)
-        self._say(f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {alone:.1f} s")
+        compiled = compiling >= _TOLD_SECONDS
+        alone = max(row["seconds"] - compiling * compiled, 0.0)
+        line = f"epoch {epoch + 1}/{plan.epochs}  {shown(row)}  {alone:.1f} s"
+        self._say(*([f"compiling took {compiling:.1f} s"] if compiled else []), line)
         if plan.after_epoch is not None:
             plan.after_epoch(row)
         return state
 
-    def _say(self, text: str) -> None:
-        self._progress.line(self._name + text)
+    def _say(self, *lines: str) -> None:
+        # All at once: processes, which time differently, may have other numbers of them.
+        for line in lines:
+            self._progress.line(self._name + line)
         with self._replicas.fail_together():
-            self._directory.note(text)
+            self._directory.note("\n".join(lines))
 
     def _steps_trained(self, step_in_epoch: int = 0) -> int:
         return self._passes * self._steps_per_epoch + step_in_epoch

@@ -1,10 +1,12 @@
 """What a run says in its lines of progress."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up_training import fit
 
+from finetune_jax.devices.replicas import Replicas
 from finetune_jax.training import loop
 from finetune_jax.training.rows import shown, trial_line
 from finetune_jax.training.tuning import Verdict
@@ -48,3 +50,22 @@ def test_the_time_of_compiling_has_a_line_of_its_own(tmp_path: Path, monkeypatch
     assert lines[0] == "compiling took 5.0 s"
     assert [line.split()[1] for line in lines[1:]] == ["1/3", "2/3", "3/3"]
     assert lines[1].endswith("  0.0 s")
+
+
+def test_processes_that_compile_for_other_times_meet_equally_often(tmp_path: Path, monkeypatch) -> None:
+    # They meet where files are written. Where one has a line more than another, they must not wait for each other.
+    meetings = []
+    plainly = Replicas.fail_together
+
+    def counted(replicas: Replicas) -> Any:
+        meetings.append(1)
+        return plainly(replicas)
+
+    monkeypatch.setattr(Replicas, "fail_together", counted)
+    counts = []
+    for seconds in (0.0, 5.0):
+        meetings.clear()
+        monkeypatch.setattr(loop.CompileClock, "lap", lambda clock, seconds=seconds: seconds)
+        fit(tmp_path / str(seconds))
+        counts.append(len(meetings))
+    assert counts[0] == counts[1] > 0

@@ -23,6 +23,7 @@ from finetune_jax.config.choices import VIEWS
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.config.spelling import data_set
 from finetune_jax.errors import UserError
+from finetune_jax.files import working_copies
 from finetune_jax.files.run_directory import data_config_of
 
 _EXAMPLE = "finetune-jax evaluate --run=runs/photos"
@@ -114,6 +115,6 @@ def _of_data_set(config: DataConfig, name: str) -> DataConfig:
 def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text)
-        print(f"written to {file}", file=sys.stderr)
+        print(working_copies.named(f"written to {file}"), file=sys.stderr)
     except OSError as error:
         print(f"not written to {file}: {error.strerror}", file=sys.stderr)

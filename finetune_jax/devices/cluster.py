@@ -1,6 +1,7 @@
 """This process as one of several that train together: from a roll call to the end of the job."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from finetune_jax.devices import roll_call, slurm
 from finetune_jax.devices.coordination_service import CoordinationService
 from finetune_jax.devices.peers import ROOT, STOPPED_STATUS, Peers
 from finetune_jax.devices.roll_call import Place
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, message
 
 _WAIT_MILLISECONDS = 1000
 # A process that has come to its end may be one dispatch ahead of the others, not more.
@@ -211,7 +212,21 @@ def place_of(coordinator: str, process_count: int, process_index: int) -> Place:
         return Place(coordinator, process_count, process_index, host)
     from jax._src.clusters import ClusterEnv
 
-    found: Sequence[Any] = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, (), None, 60)
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not slurm.is_task(os.environ)
+    if in_pod and importlib.util.find_spec("kubernetes") is None:
+        raise UserError(
+            "--coordinator=auto on Kubernetes needs a library that is not installed: pip install 'finetune-jax[k8s]', "
+            "or give host:port, --process_count and --process_index as cluster/jobset.yaml does"
+        )
+    try:
+        found: Sequence[Any] = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, (), None, 60)
+    except Exception as error:
+        if not in_pod:
+            raise
+        raise UserError(
+            f"--coordinator=auto: Kubernetes does not tell the pods of this job ({message(error).splitlines()[0]}); "
+            "give host:port, --process_count and --process_index as cluster/jobset.yaml does"
+        ) from error
     address, count, index, _ = found
     if address is None or count is None or index is None:
         raise UserError(

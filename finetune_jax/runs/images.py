@@ -204,6 +204,8 @@ def _division(
         recorded=data_before.shards,
     )
     if shards == 1:
+        if config.data_shards == data_shards.PROCESS and replicas.is_primary:
+            print("note: --data_shards=process: a single process has all images", file=sys.stderr)
         return None
     if replicas.is_primary:
         of_each = (

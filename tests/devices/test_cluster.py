@@ -231,6 +231,15 @@ def test_auto_outside_of_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -
         cluster.place_of("auto", 1, 0)
 
 
+def test_auto_on_kubernetes_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(UserError, match=r"pip install 'finetune-jax\[k8s\]', or give host:port"):
+        cluster.place_of("auto", 1, 0)
+
+
 def test_a_coordinator_that_does_not_answer_or_has_no_name_is_named() -> None:
     port = free_port()
     status, line = Member(port, 1, timeout=2.0).end()

@@ -86,7 +86,7 @@ def test_the_image_installs_extras_that_exist() -> None:
     instructions = re.findall(r"^([A-Z]+) ", text, re.MULTILINE)
     assert set(instructions) <= {"FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "ENTRYPOINT"}
     project = (ROOT / "pyproject.toml").read_text()
-    for extra in ("cuda12", "tpu"):
+    for extra in ("cuda12", "tpu", "k8s"):
         assert extra in text
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE)
     for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):

@@ -32,6 +32,7 @@ def command_in(home: Path, *flags: str) -> list[str]:
         "--batch_size=16",
         f"--epochs={EPOCHS}",
         "--checkpoint_steps=4",
+        "--noprobe",
         *flags,
     ]
 

@@ -1,5 +1,5 @@
-"""Runs in one process write empty figures, unless a module draws them."""
+"""Runs in one process draw no figures and probe no features, unless a module asks for them."""
 
-from placeholder_figures import figures_are_placeholders
+from bare_runs import bare_runs
 
-__all__ = ["figures_are_placeholders"]
+__all__ = ["bare_runs"]

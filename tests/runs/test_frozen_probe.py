@@ -22,6 +22,8 @@ from finetune_jax.models.card import read_best
 from finetune_jax.models.weights import pretrained
 from finetune_jax.runs import finetune, frozen_probe
 
+PROBES_FEATURES = True
+
 ONE = Replicas((jax.devices()[0],))
 PALE = {"apple": (112, 100, 100), "leaf": (100, 112, 100), "sky": (100, 100, 112)}  # hard to tell apart
 

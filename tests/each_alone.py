@@ -2,6 +2,7 @@
 
     python tests/each_alone.py                        # all tests, one process for each function
     python tests/each_alone.py tests/runs --every-case --processes 4
+    python tests/each_alone.py --after alone.log          # not again those that an earlier run, cut short,
 
 A process that has imported the libraries, but has not started JAX, is forked for each test; what was compiled is kept
 in ``--cache`` for the next test that needs it. Ends with status 1 and the names of the tests that failed.
@@ -68,10 +69,13 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="tests at once")
     parser.add_argument("--cache", default=str(ROOT / ".xla_cache"), help="folder of compiled programs")
+    parser.add_argument("--after", type=Path, help="output of an earlier run; what was ok is not run again")
     arguments = parser.parse_args()
+    earlier = arguments.after.read_text() if arguments.after else ""
     os.chdir(ROOT)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = arguments.cache
-    names = tests_of(arguments.paths, arguments.every_case)
+    right = set(re.findall(r"^\d+/\d+ ok \S+ s (\S+)$", earlier, re.MULTILINE))
+    names = [name for name in tests_of(arguments.paths, arguments.every_case) if name not in right]
     for module in HEAVY:
         importlib.import_module(module)
     failed = []

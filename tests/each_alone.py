@@ -2,7 +2,7 @@
 
     python tests/each_alone.py                        # all tests, one process for each function
     python tests/each_alone.py tests/runs --every-case --processes 4
-    python tests/each_alone.py --after alone.log          # not again those that an earlier run, cut short,
+    python tests/each_alone.py --after alone.log     # what an earlier run, cut short, left
 
 A process that has imported the libraries, but has not started JAX, is forked for each test; what was compiled is kept
 in ``--cache`` for the next test that needs it. Ends with status 1 and the names of the tests that failed.

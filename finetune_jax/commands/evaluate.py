@@ -80,7 +80,7 @@ def main() -> int:
     name = f"evaluation-{protocol}-{values.split}{views}"
     names = _data_sets(config.dataset)
     if len(names) > 1:
-        configs = {name: _of_data_set(config, name) for name in names}
+        configs = {name: evaluate.of_data_set(config, name) for name in names}
         results = evaluate.measure_all(run, configs, replicas, **settings)
         table = tables.measurements_table(results)
         # A line for each score: that many columns are wider than a terminal.
@@ -102,14 +102,6 @@ def _data_sets(text: str) -> list[str]:
     if len(words) < 2 or Path(path).expanduser().exists():
         return [text]
     return [data_set(word) for word in words if word]
-
-
-def _of_data_set(config: DataConfig, name: str) -> DataConfig:
-    """The config with another data set; what only tables have a meaning for goes with tables."""
-    config = dataclasses.replace(config, dataset=name)
-    if name.startswith("csv:"):
-        return config
-    return dataclasses.replace(config, columns=(), image_root="", label_delimiter="", group_by="")
 
 
 def _write(file: Path, text: str) -> None:

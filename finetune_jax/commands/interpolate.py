@@ -7,10 +7,11 @@ r"""Average the weights of several runs, or of a run and those it started from.
     finetune-jax interpolate --soup=runs/photos-1,runs/photos-2,runs/photos-3 --output=runs/soup
 
 At alpha 1 the network is the run's, at 0 the one it started from, with the run's head. Statistics of norms are
-estimated anew from training images; the validation images of the run choose. Results go to interpolation.json and
+estimated anew from training images; the validation images of the run choose, by the score of its task (accuracy,
+mean average precision, quadratic kappa, R² or Recall@1). Results go to interpolation.json and
 interpolation/report.html in the run directory, and to --output, which prediction, evaluation and export take like a
-run. With --projection each array of weights goes back towards the start until it is within a radius that is learned
-from the validation images (TPGM, Tian et al. 2023); the results are in projection.json.
+run. With --projection each array of weights of a classifier goes back towards the start until it is within a radius
+that is learned from the validation images (TPGM, Tian et al. 2023); the results are in projection.json.
 """
 
 import json
@@ -76,10 +77,11 @@ def main() -> int:
 
     curve = interpolate.interpolate(run, alphas, replicas, start=start, others=values.datasets, output=output)
     if replicas.is_primary:
+        print(f"scores: {curve.score_name}")
         print("| alpha | " + " | ".join(curve.scores) + " |")
         print("|---" * (len(curve.scores) + 1) + "|")
         for place, alpha in enumerate(curve.alphas):
-            cells = [f"{100 * scores[place]:.1f} %" for scores in curve.scores.values()]
+            cells = [_shown(scores[place], curve.score_name) for scores in curve.scores.values()]
             chosen = " (chosen)" if place == curve.chosen else ""
             print(f"| {alpha:g}{chosen} | " + " | ".join(cells) + " |")
         _keep(run / "interpolation.json", curve.to_json())
@@ -128,12 +130,16 @@ def _soup(runs: list[Path], output: Path | None) -> int:
         several = len(runs) > 1
         names = [str(runs[number]) if several else f"number {number + 1}" for number in soup.chosen]
         print(f"soup of {len(names)} {'runs' if several else 'of the best epochs'}: {', '.join(names)}")
-        print(", ".join(f"{name} accuracy {100 * score:.1f} %" for name, score in soup.scores.items()))
+        of_sets = [
+            f"{name} {soup.score_name} {_shown(score, soup.score_name)}"
+            for name, score in soup.scores.items()
+        ]
+        print(", ".join(of_sets))
         if output is not None:
             chosen = (
                 {"runs": names} if several else {"run": str(runs[0]), "epochs_by_score": list(soup.chosen)}
             )
-            content = {**chosen, "scores": dict(soup.scores), "validation_accuracy": soup.score}
+            content = {**chosen, "scores": dict(soup.scores), f"validation_{soup.score_name}": soup.score}
             _keep(output / "interpolation.json", content)
     return 0
 
@@ -150,6 +156,13 @@ def _draw(folder: Path, curve: Mapping[str, Any]) -> None:
         print(f"report: {folder / 'report.html'}", file=sys.stderr)
     except OSError as error:
         print(f"no report in {folder}: {error.strerror}", file=sys.stderr)
+
+
+def _shown(score: float, name: str) -> str:
+    """Kappa and R² are no shares."""
+    from finetune_jax.reports.tables import is_share
+
+    return f"{100 * score:.1f} %" if is_share(name) else f"{score:.4f}"
 
 
 def _keep(file: Path, content: dict[str, object]) -> None:

@@ -45,7 +45,7 @@ LABEL_LOSSES = ("cross_entropy", "bce", "focal")
 VALUE_LOSSES = ("mse", "l1", "huber")
 """Losses of numbers."""
 LOSSES = (*LABEL_LOSSES, "proxy_anchor", *VALUE_LOSSES)
-LOGGERS = ("wandb", "mlflow", "trackio")
+LOGGERS = ("wandb", "mlflow", "trackio", "aim")
 """Experiment trackers."""
 CLIPS = ("none", "agc")
 AVERAGE_STATISTICS = ("estimated", "kept")

@@ -36,13 +36,14 @@ class DataConfig:
         (),
         "Columns of a table by their roles, e.g. image=filename,label=species,split=fold; what is left out is "
         "guessed by the columns' names. Several label columns, one by one or as label=PREFIX*, are for "
-        "--task=multilabel or regression. weight=COLUMN multiplies the loss of each training image.",
+        "--task=multilabel or regression. weight=COLUMN multiplies the loss of each training image. "
+        "Of tfds:, hf:, webdataset: and arrayrecord: data sets, names of their fields: image=NAME,label=NAME.",
         group=DATA,
     )
     label_delimiter: str = setting(
         "",
-        "What stands between the labels of an image in a table, for --task=multilabel; empty is | or ; where labels "
-        "have one of them between parts that come again.",
+        "What stands between the labels of an image in a table or record, for --task=multilabel; empty is | or ; where "
+        "labels have one of them between parts that come again.",
         group=DATA,
         only_with={"task": ("auto", "multilabel")},
     )

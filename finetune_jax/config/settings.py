@@ -155,8 +155,8 @@ class FinetuneConfig(
     )
     loggers: tuple[str, ...] = setting(
         (),
-        "Experiment trackers that are told of the run beside metrics.csv and TensorBoard: wandb, mlflow, trackio. A "
-        "run that is started again goes on in those it began with, under the same id.",
+        "Experiment trackers that are told of the run beside metrics.csv and TensorBoard: wandb, mlflow, trackio, aim. "
+        "A run that is started again goes on in those it began with, under the same id.",
         group=RUN,
         local=True,
         aliases=("report_to", "log_with", "logger", "tracker"),

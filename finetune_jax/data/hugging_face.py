@@ -7,20 +7,22 @@ from typing import Any
 from finetune_jax.data import records
 from finetune_jax.data.examples import Source, fingerprint_of
 from finetune_jax.data.image_files import Reading
+from finetune_jax.data.record_labels import Label, Wanted
 from finetune_jax.data.records import Records
 from finetune_jax.errors import UserError, readable
 
 _SAVED = ("dataset_dict.json", "state.json")
 
 
-def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
-    """Opens a data set with a column of images and one of classes; decodes nothing, and runs no code of its authors.
+def read(dataset: str, *, open_classes: bool, reading: Reading, asked: Wanted) -> Source:
+    """Opens a data set with a column of images and columns of labels; decodes nothing, and runs no code of its authors.
 
     Args:
         dataset: ``hf:NAME``, ``hf:NAME:CONFIG``, or ``hf:FOLDER``, which ``save_to_disk`` wrote or which
             ``load_dataset`` reads.
         open_classes: see ``records.source``.
         reading: how images are read.
+        asked: names of the columns.
 
     Raises:
         UserError: the library is missing, there is no such data set, or it has no such columns.
@@ -51,35 +53,46 @@ def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
     notes = []
     for given, part in parts.items():
         split = records.split_of(given, open_classes)
-        image, label = _columns(part, datasets, shown)
-        feature = part.features[label]
-        if isinstance(feature, datasets.ClassLabel):
-            class_names = list(feature.names)
+        image, labels = _columns(part, datasets, shown, asked)
+        if len(labels) == 1 and (named := _names(part.features[labels[0]], datasets)):
+            class_names = named
         if split in splits:
             notes.append(f"{readable(given)}: not used, as there is another {split} split")
             continue
-        splits[split] = _records(part, image, label, given, class_names, datasets)
+        splits[split] = _records(part, image, labels, given, class_names, datasets)
     return records.source(
-        dataset, splits, reading, class_names=class_names, open_classes=open_classes, notes=notes
+        dataset, splits, reading, asked, class_names=class_names, open_classes=open_classes, notes=notes
     )
 
 
-def _columns(part: Any, datasets: Any, shown: str) -> tuple[str, str]:
-    """Names of the columns of images and of classes."""
+def _columns(part: Any, datasets: Any, shown: str, asked: Wanted) -> tuple[str, tuple[str, ...]]:
+    """Names of the columns of images and of labels."""
     features = part.features
+    there = ", ".join(map(str, features))
+    for name in (*([asked.image] if asked.image else []), *asked.labels):
+        if name not in features:
+            raise UserError(f"--columns: --dataset={shown} has no column {readable(name)}, only {there}")
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    single = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    several = [name for name, feature in features.items() if _names(feature, datasets)]
     known = ("label", "labels", "class", "target", "category", "fine_label")
-    labels = classes or [name for name in known if name in features]
-    if not images or not labels:
+    labels = single or several or [name for name in known if name in features]
+    if not (asked.image or images) or not (asked.labels or labels):
         raise UserError(
-            f"--dataset={shown} needs a column of images and one of classes, but has {', '.join(map(str, features))}"
+            f"--dataset={shown} needs a column of images and one of classes, but has {there}; name them with "
+            "--columns=image=NAME,label=NAME"
         )
-    return images[0], labels[0]
+    return asked.image or images[0], asked.labels or (labels[0],)
+
+
+def _names(feature: Any, datasets: Any) -> list[str] | None:
+    """The names of a feature of classes, or of lists of these."""
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", feature)
+    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
 
 
 def _records(
-    part: Any, image: str, label: str, given: str, class_names: list[str] | None, datasets: Any
+    part: Any, image: str, labels: tuple[str, ...], given: str, class_names: list[str] | None, datasets: Any
 ) -> Records:
     encoded = part.cast_column(image, datasets.Image(decode=False))
 
@@ -92,8 +105,17 @@ def _records(
                 return file.read()
         raise ValueError("there is no image")
 
-    numbers = list(encoded[label])
-    labels = [class_names[n] if class_names is not None else str(n) for n in numbers]
+    def label(values: Any) -> Label:
+        """Of one image; classes by their names."""
+        if class_names is not None and len(labels) == 1:
+            one = isinstance(values, int)
+            return class_names[values] if one else tuple(class_names[number] for number in values or ())
+        understood = records.label_of(values)
+        return (str(values) if values is not None else ()) if understood is None else understood
+
+    columns = [list(encoded[name]) for name in labels]
+    of_images = columns[0] if len(labels) == 1 else list(zip(*columns, strict=True))
     # Its own fingerprint follows everything that was done to the table.
     stamp = fingerprint_of("datasets", str(getattr(part, "_fingerprint", "")), given)
-    return Records([f"{given}[{index}]" for index in range(len(numbers))], labels, load, stamp)
+    names = [f"{given}[{index}]" for index in range(len(of_images))]
+    return Records(names, [label(values) for values in of_images], load, stamp)

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from finetune_jax.data import folder_layout, index
+from finetune_jax.data import folder_layout, index, record_labels
 from finetune_jax.data.decode import UnreadableImage, decode_image
 from finetune_jax.data.examples import (
     DIGEST_BYTES,
@@ -20,7 +21,9 @@ from finetune_jax.data.examples import (
 from finetune_jax.data.image_files import Reading
 from finetune_jax.data.near_duplicates import APPEARANCE_BYTES, appearance
 from finetune_jax.data.parallel import ordered_map
+from finetune_jax.data.record_labels import Label, Wanted
 from finetune_jax.data.split_rules import BY_CONTENT
+from finetune_jax.data.table_labels import sorted_names
 from finetune_jax.errors import UserError, readable
 
 Load = Callable[[int], bytes]
@@ -32,14 +35,14 @@ class Records:
 
     Attributes:
         names: what a message calls each of the N images.
-        labels: name of each one's class.
+        labels: of each one, most often the name of its class.
         load: index to the encoded image; may be called from several threads. Raises OSError or ValueError.
         stamp: changes whenever the files do; empty where that is not known.
         manifest: digest of names, sizes and times of the files, which a copy has too; empty where there is none.
     """
 
     names: Sequence[str]
-    labels: Sequence[str]
+    labels: Sequence[Label]
     load: Load
     stamp: str = ""
     manifest: str = ""
@@ -49,6 +52,7 @@ def source(
     dataset: str,
     splits: Mapping[str, Records],
     reading: Reading,
+    asked: Wanted,
     *,
     class_names: Sequence[str] | None = None,
     open_classes: bool = False,
@@ -60,19 +64,41 @@ def source(
         dataset: its name, as on the command line.
         splits: ``train`` among them.
         reading: how images are read.
+        asked: what the labels are.
         class_names: all of them in order; None takes the labels of the training split, sorted.
         open_classes: whether other splits may have classes that training has not (retrieval).
         notes: for the log.
 
     Raises:
-        UserError: there is no training split, or a class is missing.
+        UserError: there is no training split, a class is missing, or labels do not go with the task.
     """
     shown = readable(dataset)
     if "train" not in splits:
         raise UserError(f"--dataset={shown} has no training split, only {', '.join(splits) or 'no images'}")
-    names = list(class_names) if class_names is not None else sorted_names(set(splits["train"].labels))
-    for split, records in splits.items():
-        unknown = sorted_names(set(records.labels) - set(names))
+    by_split = {split: records.labels for split, records in splits.items()}
+    understood = record_labels.understand(by_split, asked, dataset=dataset, class_names=class_names)
+    if understood is not None:
+        assert understood.targets is not None
+        targets, labels = understood.targets, understood.labels
+        examples = {
+            split: _examples(records, labels[split], reading).with_targets(targets[split])
+            for split, records in splits.items()
+        }
+        return Source(
+            dataset,
+            understood.class_names,
+            examples,
+            (*notes, *understood.notes),
+            split_rule=BY_CONTENT,
+            task=understood.task,
+        )
+    classes = {
+        split: record_labels.classes(of_split, split, dataset, asked.task)
+        for split, of_split in by_split.items()
+    }
+    names = list(class_names) if class_names is not None else sorted_names(set(classes["train"]))
+    for split, of_split in classes.items():
+        unknown = sorted_names(set(of_split) - set(names))
         if unknown and not open_classes:
             raise UserError(
                 f"--dataset={shown}: the {split} split has classes that train has not ({folder_layout.some(unknown)})"
@@ -80,7 +106,7 @@ def source(
         names += unknown
     numbers = {name: number for number, name in enumerate(names)}
     examples = {
-        split: _examples(records, np.array([numbers[label] for label in records.labels], np.int32), reading)
+        split: _examples(records, np.array([numbers[label] for label in classes[split]], np.int32), reading)
         for split, records in splits.items()
     }
     return Source(dataset, tuple(map(readable, names)), examples, tuple(notes), split_rule=BY_CONTENT)
@@ -92,17 +118,29 @@ def manifest_of(files: Sequence[str]) -> str:
     return fingerprint_of("manifest", *[f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in status])
 
 
-def sorted_names(names: set[str]) -> list[str]:
-    """Numbers by their value, anything else by its letters."""
-    if names and all(name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
-
-
 def split_of(name: str, open_classes: bool) -> str:
     """The split that the name of a file speaks of; ``train`` where it speaks of none."""
     known = folder_layout.RETRIEVAL_SPLIT_NAMES if open_classes else folder_layout.SPLIT_NAMES
     return folder_layout.split_of(name, known) or "train"
+
+
+def label_of(value: Any) -> Label | None:
+    """A value of JSON or of Python as a label; None for what can be none.
+
+    >>> label_of(3), label_of(0.5), label_of(["a", "b"]), label_of([0, 1.5])
+    ('3', (0.5,), ('a', 'b'), (0.0, 1.5))
+    """
+    if isinstance(value, str | int):
+        return str(value)
+    if isinstance(value, float):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        return None
+    if all(isinstance(part, str) for part in value):
+        return tuple(value)
+    if all(isinstance(part, int) for part in value):
+        return tuple(map(int, value))
+    return tuple(map(float, value)) if all(isinstance(part, int | float) for part in value) else None
 
 
 def _examples(records: Records, labels: np.ndarray, reading: Reading) -> Examples:

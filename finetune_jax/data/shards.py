@@ -1,6 +1,7 @@
 """Tar shards in the layout of webdataset, ``webdataset:PATH``: files of one name, up to its first dot, are a sample.
 
-``0001.jpg`` is the image, ``0001.cls`` or ``0001.txt`` its class, a number or a name, or ``label`` in ``0001.json``.
+``0001.jpg`` is the image, ``0001.cls`` or ``0001.txt`` its class, a number or a name, or ``label`` in ``0001.json``,
+which may also be a list of names or numbers. ``--columns=label=NAME`` takes another ending or key.
 The shards are read in place, in any order; nothing is unpacked.
 """
 
@@ -16,11 +17,12 @@ from finetune_jax.data import records
 from finetune_jax.data.examples import Source, fingerprint_of
 from finetune_jax.data.formats import suffixes
 from finetune_jax.data.image_files import Reading
+from finetune_jax.data.record_labels import Label, Wanted
 from finetune_jax.data.records import Records
 from finetune_jax.errors import DAMAGE, UserError, readable
 
 _LABELS = ("cls", "label", "txt", "json")
-_IN_JSON = ("label", "class", "cls", "class_name", "category")
+_IN_JSON = ("label", "class", "cls", "class_name", "category", "labels", "classes", "tags")
 _LONGEST_LABEL = 1 << 16
 _DAMAGED: tuple[type[Exception], ...] = (OSError, tarfile.TarError, *DAMAGE)
 
@@ -33,7 +35,7 @@ class _Place(NamedTuple):
     size: int
 
 
-def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
+def read(dataset: str, *, open_classes: bool, reading: Reading, asked: Wanted) -> Source:
     """Finds the images of all shards; decodes nothing.
 
     Args:
@@ -41,16 +43,17 @@ def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
             in its name, or in that of its folder.
         open_classes: see ``records.source``.
         reading: how images are read.
+        asked: ending of the images, and ending or keys in JSON of the labels.
 
     Raises:
         UserError: there are no shards, one is damaged or compressed, or a sample has no label.
     """
     pattern = os.path.expanduser(dataset.partition(":")[2])
     shards = _shards(pattern, readable(dataset))
-    found: dict[str, list[tuple[str, str, _Place]]] = {}
+    found: dict[str, list[tuple[str, Label, _Place]]] = {}
     for shard in shards:
         split = _split_of(shard, pattern, open_classes)
-        found.setdefault(split, []).extend(_samples(shard, readable(dataset)))
+        found.setdefault(split, []).extend(_samples(shard, readable(dataset), asked))
     status = [os.stat(shard) for shard in shards]
     stamps = [
         f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(shards, status, strict=True)
@@ -67,7 +70,7 @@ def read(dataset: str, *, open_classes: bool, reading: Reading) -> Source:
         for split, samples in found.items()
     }
     return records.source(
-        dataset, splits, reading, open_classes=open_classes, notes=[f"{len(shards)} tar shards"]
+        dataset, splits, reading, asked, open_classes=open_classes, notes=[f"{len(shards)} tar shards"]
     )
 
 
@@ -98,11 +101,14 @@ def _shards(pattern: str, shown: str) -> list[str]:
     return found
 
 
-def _samples(shard: str, shown: str) -> list[tuple[str, str, _Place]]:
+def _samples(shard: str, shown: str, asked: Wanted) -> list[tuple[str, Label, _Place]]:
     """Name, label and place of every image of a shard."""
     images: dict[str, _Place] = {}
-    labels: dict[str, str] = {}
-    known = suffixes()
+    labels: dict[str, Label] = {}
+    known = [f".{asked.image.lower()}"] if asked.image else suffixes()
+    endings = [name for name in asked.labels if name in _LABELS]
+    keys = asked.labels if asked.labels and not endings else ()
+    kinds = endings or (["json"] if keys else _LABELS)
     name = readable(os.path.basename(shard))
     try:
         with tarfile.open(shard, "r:") as archive:
@@ -114,10 +120,10 @@ def _samples(shard: str, shown: str) -> list[tuple[str, str, _Place]]:
                 key, kind = os.path.join(folder, key), kind.lower()
                 if f".{kind}" in known:
                     images[key] = _Place(shard, member.offset_data, member.size)
-                elif kind in _LABELS and member.size <= _LONGEST_LABEL:
+                elif kind in kinds and member.size <= _LONGEST_LABEL:
                     opened = archive.extractfile(member)
                     assert opened is not None
-                    label = _label(opened.read(), kind)
+                    label = _label(opened.read(), kind, keys)
                     if label is not None and (kind != "txt" or key not in labels):
                         labels[key] = label
     except _DAMAGED as error:
@@ -126,18 +132,25 @@ def _samples(shard: str, shown: str) -> list[tuple[str, str, _Place]]:
     if missing:
         raise UserError(
             f"--dataset={shown}: {len(missing)} of {len(images)} images in {name} have no label, e.g. "
-            f"{readable(missing[0])}; put a .cls file of the same name beside each"
+            f"{readable(missing[0])}; "
+            + (
+                f"--columns=label={readable(','.join(asked.labels))} is in no file of its name"
+                if asked.labels
+                else "put a .cls file of the same name beside each"
+            )
         )
     return [(f"{name}/{readable(key)}", labels[key], place) for key, place in images.items()]
 
 
-def _label(content: bytes, kind: str) -> str | None:
+def _label(content: bytes, kind: str, keys: Sequence[str]) -> Label | None:
     if kind != "json":
         return content.decode().strip() or None
     values: Any = json.loads(content)
-    if isinstance(values, dict):
-        values = next((values[key] for key in _IN_JSON if key in values), None)
-    return str(values) if isinstance(values, str | int) else None
+    if isinstance(values, dict) and len(keys) > 1:
+        values = [values.get(key) for key in keys]
+    elif isinstance(values, dict):
+        values = next((values[key] for key in keys or _IN_JSON if key in values), None)
+    return records.label_of(values)
 
 
 def _loader(places: Sequence[_Place]) -> records.Load:

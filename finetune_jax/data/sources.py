@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from finetune_jax.config import object_stores
-from finetune_jax.data import label_values
+from finetune_jax.data import label_values, record_labels
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.examples import Source, concatenate
 from finetune_jax.data.folds import with_fold
@@ -18,6 +18,9 @@ from finetune_jax.data.splits import class_split, num_validation_classes
 from finetune_jax.errors import UserError
 
 Protocol = Literal["classification", "retrieval"]
+
+_RECORDS = ("tfds", "hf", "webdataset", "arrayrecord")
+"""Kinds of data sets whose records have labels under names of their own."""
 
 
 def load(
@@ -61,11 +64,13 @@ def load(
       data_dir: Where TFDS data sets were prepared; None is TFDS's own default.
       cache_dir: Where digests of unchanged files are remembered; None reads all files at every start.
       decoding: Of images in folders.
-      columns: Of a table, ``ROLE=COLUMN`` for each role that is not to be guessed.
+      columns: Of a table, ``ROLE=COLUMN`` for each role that is not to be guessed; of records ``image=NAME`` and
+        ``label=NAME``.
       image_root: Folder that a table's image paths count from; empty is the table's own.
       group_by: ``folder``, or a column of a table; equal values stay on one side of splits that are made.
-      task: As of ``--task``: how labels are understood; ``auto`` is by those of a table, else one class per image.
-      label_delimiter: Between the labels of an image in a table; empty is guessed.
+      task: As of ``--task``: how labels are understood; ``auto`` is by those of a table or of records, else one
+        class per image.
+      label_delimiter: Between the labels of an image in a table or record; empty is guessed.
       images_per_class: At most so many training images of each class; 0 takes all.
       folds: Parts of the training images, one of which is the test split; 0 makes none.
       fold: Which of them, from 1.
@@ -96,18 +101,20 @@ def load(
             ("label_delimiter", label_delimiter),
         )
         for flag, value in table_flags:
-            if value:
+            if value and (flag == "image_root" or kind not in _RECORDS):
                 raise UserError(f"--{flag} is for csv: data sets and has no meaning with --dataset={dataset}")
         if group_by and (kind != "folder" or group_by != "folder"):
             raise UserError(
                 f"--group_by={group_by}: give folder with --dataset=folder:PATH, or a column with csv:FILE"
             )
-        if task == "multilabel" and kind != "memory":
+        if task == "multilabel" and kind not in ("memory", *_RECORDS):
             raise UserError(
                 f"--task=multilabel needs a table of labels, --dataset=csv:FILE; --dataset={dataset} gives every image "
                 "one class"
             )
     retrieval = protocol == "retrieval"
+    labels_of = "retrieval" if retrieval else task
+    asked = record_labels.wanted(columns if kind in _RECORDS else (), labels_of, label_delimiter, dataset)
     fractions = {"test": 0.0 if retrieval else test_fraction, "validation": validation_fraction}
     made = [split for split, fraction in fractions.items() if fraction > 0.0] + ["fold"] * bool(folds)
     if kind == "digits" and not separator:
@@ -141,7 +148,7 @@ def load(
             columns=columns,
             image_root=image_root,
             group_by=group_by,
-            task="retrieval" if retrieval else task,
+            task=labels_of,
             label_delimiter=label_delimiter,
             open_classes=retrieval,
             made_splits=made,
@@ -154,14 +161,16 @@ def load(
     elif kind == "tfds" and rest:
         from finetune_jax.data import tfds
 
-        source = tfds.read(rest, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress)
+        source = tfds.read(
+            rest, asked=asked, data_dir=data_dir, cache_dir=cache_dir, workers=workers, progress=progress
+        )
     elif kind in ("webdataset", "arrayrecord", "hf") and rest:
         from finetune_jax.data import array_records, hugging_face, shards
         from finetune_jax.data.image_files import Reading
 
         readers = {"webdataset": shards.read, "arrayrecord": array_records.read, "hf": hugging_face.read}
         reading = Reading(decoding or Decoding(), cache_dir, workers, progress, bool(made), manifest_from)
-        source = readers[kind](dataset, open_classes=retrieval, reading=reading)
+        source = readers[kind](dataset, open_classes=retrieval, reading=reading, asked=asked)
     elif kind == "memory" and rest:
         from finetune_jax.data import in_memory
 

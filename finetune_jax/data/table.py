@@ -114,14 +114,16 @@ def read(
     root = Path(image_root).expanduser() if image_root else path.parent
     listed: dict[str, list[_Row]] = {}
     seen: dict[str, int] = {}
+    rows_of: dict[str, int] = {}  # as seen, by the whole path
     for number, cells in enumerate(rows, 2):
         split, row = _row(cells, used, places, number, shown, open_classes)
-        if row.image in seen:
+        file_of_row = os.path.normpath(os.path.join(root, row.image))
+        if file_of_row in rows_of:
             raise UserError(
-                f"--dataset=csv:{shown}: rows {seen[row.image]} and {number} name the same image, "
+                f"--dataset=csv:{shown}: rows {rows_of[file_of_row]} and {number} name the same image, "
                 f"{readable(row.image)}; an image has one label"
             )
-        seen[row.image] = number
+        seen[row.image] = rows_of[file_of_row] = number
         listed.setdefault(split, []).append(row)
     if "train" not in listed:
         raise UserError(
@@ -252,7 +254,7 @@ def _parquet_rows(path: Path, shown: str) -> Iterator[list[str]]:
         yield list(table.schema_arrow.names)
         for batch in table.iter_batches():
             for row in zip(*[column.to_pylist() for column in batch.columns], strict=True):
-                yield ["" if value is None else str(value) for value in row]
+                yield [table_labels.cell_of(value) for value in row]
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"--dataset=csv:{shown} cannot be read: {readable(error)}") from error
 

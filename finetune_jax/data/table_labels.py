@@ -50,6 +50,17 @@ class Cells(NamedTuple):
     values: Sequence[tuple[str, ...]]
 
 
+def cell_of(value: object) -> str:
+    """A value of a typed table as the text of a cell: nothing for None, lists with the first of `DELIMITERS` between.
+
+    >>> cell_of(None), cell_of(2.5), cell_of(["cat", "dog"])
+    ('', '2.5', 'cat|dog')
+    """
+    if isinstance(value, list):
+        return DELIMITERS[0].join(map(str, value))
+    return "" if value is None else str(value)
+
+
 def chosen_columns(pattern: str, header: Sequence[str], taken: Sequence[str]) -> list[str]:
     """The columns that ``label=PATTERN`` means: that of this name, or all of other roles' names left out that match.
 
@@ -185,7 +196,7 @@ def _classes(cells: Mapping[str, Cells], open_classes: bool, shown: str) -> Labe
 def _lists(cells: Mapping[str, Cells], delimiter: str, name: str) -> Labels:
     """Several labels in one cell; an empty cell is an image of none of the classes."""
     parts = {split: [_parts(values[0], delimiter) for values in part.values] for split, part in cells.items()}
-    known = _sorted({label for row in parts["train"] for label in row})
+    known = sorted_names({label for row in parts["train"] for label in row})
     for split, rows in parts.items():
         for number, labels in zip(cells[split].rows, rows, strict=True):
             unknown = [label for label in labels if label not in known]
@@ -201,7 +212,7 @@ def _lists(cells: Mapping[str, Cells], delimiter: str, name: str) -> Labels:
         for place, labels in enumerate(rows):
             targets[split][place, [numbers[label] for label in labels]] = 1
     note = f"labels are lists of {len(known)} classes, divided by {delimiter}"
-    return _multilabel(tuple(map(readable, known)), targets, note, name)
+    return several(tuple(map(readable, known)), targets, note, name)
 
 
 def _flags(cells: Mapping[str, Cells], columns: Sequence[str], name: str) -> Labels:
@@ -219,12 +230,21 @@ def _flags(cells: Mapping[str, Cells], columns: Sequence[str], name: str) -> Lab
                         "--task=multilabel takes 0 or 1 there"
                     )
     note = f"labels are the columns of {len(columns)} classes"
-    return _multilabel(tuple(map(readable, columns)), targets, note, name)
+    return several(tuple(map(readable, columns)), targets, note, name)
 
 
-def _multilabel(
-    class_names: tuple[str, ...], targets: Mapping[str, np.ndarray], note: str, name: str
-) -> Labels:
+def several(class_names: tuple[str, ...], targets: Mapping[str, np.ndarray], note: str, name: str) -> Labels:
+    """Labels of several classes.
+
+    Args:
+        class_names: C of them.
+        targets: 0 and 1, float32 ``[N, C]`` by split.
+        note: how they were understood.
+        name: of the data set, for messages.
+
+    Raises:
+        UserError: a class has no training image.
+    """
     absent = [
         class_name
         for class_name, images in zip(class_names, targets["train"].sum(0), strict=True)
@@ -232,7 +252,7 @@ def _multilabel(
     ]
     if absent or not class_names:
         raise UserError(
-            f"{name}: no training image has the label {', '.join(absent[:5])}; leave the column out or add images"
+            f"{name}: no training image has the label {', '.join(absent[:5])}; leave it out or add images"
             if absent
             else f"{name}: no training image has a label"
         )
@@ -288,14 +308,14 @@ def _class_names(
     labels: Mapping[str, Sequence[str]], open_classes: bool, shown: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All class names, those of training first, and notes on what differs between the splits."""
-    known = _sorted(set(labels["train"]))
+    known = sorted_names(set(labels["train"]))
     if len(known) < 2:
         raise UserError(
             f"--dataset=csv:{shown} has a single training class ({readable(known[0])}): at least two are needed"
         )
     notes = []
     for split, names in labels.items():
-        unknown, missing = _sorted(set(names) - set(known)), _sorted(set(known) - set(names))
+        unknown, missing = sorted_names(set(names) - set(known)), sorted_names(set(known) - set(names))
         if open_classes:
             known += unknown
         elif unknown:
@@ -308,7 +328,7 @@ def _class_names(
     return tuple(known), tuple(notes)
 
 
-def _sorted(names: set[str]) -> list[str]:
+def sorted_names(names: set[str]) -> list[str]:
     """Numbers by their value, anything else by its letters."""
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))

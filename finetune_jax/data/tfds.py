@@ -1,6 +1,7 @@
 """Data sets prepared by TensorFlow Datasets, read without TensorFlow and without network."""
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_jax.data import index
+from finetune_jax.data import index, record_labels, records, tfds_features
 from finetune_jax.data.decode import UnreadableImage, decode_image
 from finetune_jax.data.examples import (
     Examples,
@@ -19,6 +20,8 @@ from finetune_jax.data.examples import (
     fingerprint_of_digests,
 )
 from finetune_jax.data.parallel import ordered_map
+from finetune_jax.data.record_labels import Wanted
+from finetune_jax.data.tfds_features import Fields
 from finetune_jax.errors import UserError, readable
 
 _SPEC = re.compile(r"(?P<name>\w+)(?:[:/](?P<config>\w[\w.+-]*))?")
@@ -30,6 +33,7 @@ _FILE_NAME = ("name", "file_name", "filename", "image/filename")  # of text feat
 def read(
     spec: str,
     *,
+    asked: Wanted = Wanted(),  # noqa: B008 (never changed)
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -42,6 +46,7 @@ def read(
 
     Args:
       spec: ``NAME`` or ``NAME:CONFIG``.
+      asked: Names of the features, and what the labels are.
       data_dir: Where data sets were prepared; TFDS's own default if None.
       cache_dir: Where labels and fingerprints of unchanged files are remembered.
       workers: Number of threads, see `ordered_map`.
@@ -59,15 +64,54 @@ def read(
         raise UserError(f"--dataset=tfds:{spec}: write tfds:NAME or tfds:NAME:CONFIG")
     name = "/".join(part for part in match.groups() if part)
     builder = _builder(name, data_dir)
-    class_names = _class_names(name, builder)
-    records = _records(name, builder, data_dir)
-    examples = {
-        split: _examples(name, builder, split, records[split], cache_dir, workers, progress)
-        for split in records
+    fields = tfds_features.fields_of(name, builder, asked)
+    stored = _records(name, builder, data_dir)
+    read_splits = {
+        split: _examples(name, builder, fields, split, stored[split], cache_dir, workers, progress)
+        for split in stored
     }
+    examples = {split: part for split, (part, _) in read_splits.items()}
     splits, notes = _by_role(name, examples)
     unlabelled = {split: part for split, part in examples.items() if not _has_labels(part)}
-    return Source(f"tfds:{spec}", class_names, splits, notes, unlabelled)
+    if not fields.classes or asked.task == "multilabel":
+        return _of_other_labels(f"tfds:{spec}", fields, asked, splits, read_splits, notes)
+    return Source(f"tfds:{spec}", fields.class_names, splits, notes, unlabelled)
+
+
+def _of_other_labels(
+    dataset: str,
+    fields: Fields,
+    asked: Wanted,
+    splits: Mapping[str, Examples],
+    read_splits: Mapping[str, tuple[Examples, list[Any]]],
+    notes: tuple[str, ...],
+) -> Source:
+    """The source of labels that are not one class per image by a feature of classes."""
+    values = {id(part): of_split for part, of_split in read_splits.values()}
+    given = {split: [fields.label(value) for value in values[id(part)]] for split, part in splits.items()}
+    understood = record_labels.understand(
+        given, asked, dataset=dataset, class_names=fields.class_names or None
+    )
+    if understood is None:
+        classes = {
+            split: record_labels.classes(of_split, split, dataset, asked.task)
+            for split, of_split in given.items()
+        }
+        names = records.sorted_names({name for of_split in classes.values() for name in of_split})
+        places = {name: place for place, name in enumerate(names)}
+        splits = {
+            split: dataclasses.replace(
+                part, labels=np.array([places[name] for name in classes[split]], np.int32)
+            )
+            for split, part in splits.items()
+        }
+        return Source(dataset, tuple(map(readable, names)), splits, notes)
+    assert understood.targets is not None
+    splits = {
+        split: dataclasses.replace(part, labels=understood.labels[split], targets=understood.targets[split])
+        for split, part in splits.items()
+    }
+    return Source(dataset, understood.class_names, splits, (*notes, *understood.notes), task=understood.task)
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
@@ -123,19 +167,6 @@ def _known_features_only() -> Iterator[None]:
         FeatureConnector.cls_from_name = usual
 
 
-def _class_names(name: str, builder: Any) -> tuple[str, ...]:
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features
-    wanted = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    if not all(key in features and isinstance(features[key], kind) for key, kind in wanted.items()):
-        raise UserError(
-            f"--dataset=tfds:{name}: needs the features image and label (a class), "
-            f"but has {', '.join(sorted(features))}"
-        )
-    return tuple(features["label"].names)
-
-
 def _file_name_feature(builder: Any) -> str | None:
     import tensorflow_datasets as tfds
 
@@ -173,16 +204,19 @@ def _records(name: str, builder: Any, data_dir: str | os.PathLike[str] | None) -
 def _examples(
     name: str,
     builder: Any,
+    fields: Fields,
     split: str,
     records: Any,
     cache_dir: str | os.PathLike[str] | None,
     workers: int | None,
     progress: bool,
-) -> Examples:
+) -> tuple[Examples, list[Any]]:
+    """The examples of a split, and the value of each one's label."""
+
     def read_image(i: int) -> np.ndarray:
         example = f"{name} {split}[{i}]"
         try:
-            image = _parse(records[i])[0]
+            image = _parse(records[i], fields)[0]
         except Exception as error:  # A damaged shard; its reader has exceptions of its own.
             raise UnreadableImage(example, _first_line(error)) from error
         return decode_image(image, example) if isinstance(image, bytes) else _as_rgb(image)
@@ -191,14 +225,13 @@ def _examples(
     key = _shards_key(builder, split)
     known = index.recall(cache_dir, key) if key else {}
     named = _file_name_feature(builder)
-    if any(
-        len(known.get(part, ())) != count for part in ("labels", "digests", *(["names"] if named else []))
-    ):
+    kept_as = fields.kept_as
+    if any(len(known.get(part, ())) != count for part in (kept_as, "digests", *(["names"] if named else []))):
         labels, digests, names = [], [], []
 
-        def scan(i: int) -> tuple[int, str, str | None]:
+        def scan(i: int) -> tuple[Any, str, str | None]:
             try:
-                image, label, file = _parse(records[i], named)
+                image, label, file = _parse(records[i], fields, named)
             except Exception as error:
                 raise UserError(
                     f"--dataset=tfds:{name}: record {i} of {split} in {builder.data_dir} is damaged "
@@ -212,19 +245,21 @@ def _examples(
             labels.append(label)
             digests.append(digest)
             names.append(file)
-        known = {"labels": labels, "digests": digests}
+        known = {**known, kept_as: labels, "digests": digests}
         if named:
             known["names"] = names
         if key:
             index.remember(cache_dir, key, known)
     every_digest = as_digests([bytes.fromhex(digest) for digest in known["digests"]])
-    return Examples(
-        labels=np.array(known["labels"], np.int32),
+    values = known[kept_as]
+    examples = Examples(
+        labels=np.array(values, np.int32) if fields.classes else np.zeros(count, np.int32),
         names=known.get("names") or [f"{name} {split}[{i}]" for i in range(count)],
         read=read_image,
         fingerprint=fingerprint_of_digests(every_digest),
         digests=every_digest,
     )
+    return examples, values
 
 
 def _shards_key(builder: Any, split: str) -> str | None:
@@ -245,16 +280,17 @@ def _status_text(path: str, status: os.stat_result) -> str:
     return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
-def _parse(record: Any, named: str | None = None) -> tuple[Any, int, str | None]:
+def _parse(record: Any, fields: Fields, named: str | None = None) -> tuple[Any, Any, str | None]:
     """Image, label and the text called `named` of a record; a mock (`tfds.testing.mock_data`) comes decoded."""
     if isinstance(record, Mapping):
         text = record[named] if named else None
-        return record["image"], int(record["label"]), text.decode() if isinstance(text, bytes) else text
+        label = fields.of_decoded(record)
+        return record[fields.image], label, text.decode() if isinstance(text, bytes) else text
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(record).features.feature
     text = features[named].bytes_list.value[0].decode() if named else None
-    return features["image"].bytes_list.value[0], int(features["label"].int64_list.value[0]), text
+    return features[fields.image].bytes_list.value[0], fields.of_serialised(features), text
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_jax.algorithms import calibrating, scores
+from finetune_jax.config import fit_task
 from finetune_jax.models import answers
 from finetune_jax.models.card import Card
 
@@ -107,6 +108,23 @@ def assess(
         {names.get(name, name): pair for name, pair in ends.items()},
         of_groups,
     )
+
+
+def score(card: Card, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """The number by which runs of a card's task are compared, see ``fit_task.SCORES``; 0 where it is not defined.
+
+    Args:
+        card: of the network.
+        outputs: of it for N images, ``[N, …]``.
+        labels: int ``[N]`` or float ``[N, C]``.
+    """
+    cheap, ranking = _functions(card, outputs, labels)
+    if card.task == "multilabel":
+        assert ranking is not None
+        value = scores.plain(ranking, len(labels))["average_precision"]
+    else:
+        value = scores.plain(cheap, len(labels))[fit_task.SCORES[card.task]]
+    return 0.0 if np.isnan(value) else float(value)
 
 
 def _functions(

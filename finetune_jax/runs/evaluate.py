@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from finetune_jax.models.normalization import normalizer
 from finetune_jax.reports import value_page
 from finetune_jax.runs import assessment, recorded_data
 from finetune_jax.training import evaluation, tasks
+
+Config = TypeVar("Config", bound=DataConfig)
 
 
 def measure(
@@ -116,14 +118,7 @@ def measure(
         return {**result, "scores": tasks.retrieval_scores(config, outputs, labels, gallery)}
     group_names = source.splits[split].group_names
     groups = None if group_names is None else [group_names[place] for place in kept[split]]
-    if card.task in ("multilabel", "regression"):
-        labels = targets_of_run(labels, source, card)
-    elif labels.ndim == 2:
-        raise UserError(
-            f"{source.name} has labels of the kind {source.task}, and the run learned {card.task}"
-        )
-    else:
-        labels = labels_of_run(labels, source, card.class_names)
+    labels = labels_for(card, labels, source)
     return {**result, **described(card, outputs, labels, groups)}
 
 
@@ -180,6 +175,35 @@ def measure_all(
         **settings: as of :func:`measure`.
     """
     return {name: measure(run, config, replicas, **settings) for name, config in configs.items()}
+
+
+def of_data_set(config: Config, name: str) -> Config:
+    """A config with another data set; what only tables have a meaning for stays with tables."""
+    same_kind = name.partition(":")[0] == config.dataset.partition(":")[0]
+    config = dataclasses.replace(config, dataset=name)
+    if name.startswith("csv:") or same_kind:
+        return config
+    return dataclasses.replace(config, columns=(), image_root="", label_delimiter="", group_by="")
+
+
+def labels_for(card: Card, labels: np.ndarray, source: Source) -> np.ndarray:
+    """A data set's labels as a run's: class numbers int ``[N]``, or targets float ``[N, D]``, matched by name.
+
+    Args:
+        card: of the run.
+        labels: of images of the data set.
+        source: the data set.
+
+    Raises:
+        UserError: they are of another kind, or of classes that the run does not know.
+    """
+    if card.task in ("multilabel", "regression"):
+        return targets_of_run(labels, source, card)
+    if labels.ndim == 2:
+        raise UserError(
+            f"{source.name} has labels of the kind {source.task}, and the run learned {card.task}"
+        )
+    return labels_of_run(labels, source, card.class_names)
 
 
 def targets_of_run(targets: np.ndarray, source: Source, card: Card) -> np.ndarray:

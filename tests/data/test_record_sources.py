@@ -1,28 +1,15 @@
 """Tar shards, ArrayRecord files and data sets of the library ``datasets``: the images that were put in come out."""
 
-import io
 import json
-import tarfile
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
-from folders import SPLITS, assert_partition, colour, picture
+from folders import SPLITS, assert_partition, colour, picture, write_tar
 
 from finetune_jax.data import sources
 from finetune_jax.errors import UserError
 
 KINDS = ("cat", "dog")
 COUNT = 24
-
-
-def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
 
 
 def sample(number: int, label: str = "cls") -> dict[str, bytes]:

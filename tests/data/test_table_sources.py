@@ -205,6 +205,7 @@ def test_weights_that_weigh_nothing_are_named_with_their_row(
         ("image,label", ["00.png,cat", "01.png,"], r"row 3 has no label \(column label\)"),
         ("image,label", ["00.png,cat", "01.png,dog,x"], "row 3 has 3 cells and the header 2"),
         ("image,label", ["00.png,cat", "00.png,dog"], "rows 2 and 3 name the same image, 00.png"),
+        ("image,label", ["00.png,cat", "./00.png,dog"], "rows 2 and 3 name the same image, ./00.png"),
         ("image,label", ["00.png,cat", "01.png,cat"], r"a single training class \(cat\)"),
         ("image,label", [], "a header and no rows"),
         ("image,image", ["00.png,cat"], "two columns are called image"),
@@ -261,3 +262,13 @@ def test_parquet_files_are_read_where_pyarrow_is(tmp_path: Path) -> None:
     )
     source = sources.load(f"csv:{tmp_path / 'a.parquet'}")
     assert labels_of(source, "train").items() <= dict(rows).items()
+    lists = [[kind, "pet"] if number % 3 else [] for number, (_, kind) in enumerate(rows)]
+    several = pyarrow.table({"image": [i for i, _ in rows], "tags": lists})
+    parquet.write_table(several, tmp_path / "b.parquet")
+    source = sources.load(f"csv:{tmp_path / 'b.parquet'}", task="multilabel")
+    assert source.class_names == ("cat", "dog", "pet")
+    for examples in source.splits.values():
+        for name, row in zip(examples.names, examples.targets, strict=True):
+            assert [n for n, flag in zip(source.class_names, row, strict=True) if flag] == lists[
+                int(Path(name).stem)
+            ]

@@ -135,7 +135,10 @@ def test_tfds_labels_and_fingerprints_of_unchanged_files_are_remembered(prepared
         ("tfds:visual_domain_decathlon:aircraft", "tfds build visual_domain_decathlon/aircraft --file"),
         ("tfds:visual_domain_decathlon:nope", "BuilderConfig nope not found"),
         ("tfds:no_such_set", "TFDS has no data set of this name"),
-        ("tfds:tiny_photos:odd", r"needs the features image and label \(a class\), but has file, image"),
+        (
+            "tfds:tiny_photos:odd",
+            r"needs the features image and label \(a class, several, or numbers\), but has file, image",
+        ),
         ("tfds:huggingface:a/b", "write tfds:NAME or tfds:NAME:CONFIG"),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/guides/own_code.md", "docs/guides/python.md")
+GUIDES = ("labels", "own_code", "photographs", "python", "rates", "table_to_use")
+PAGES = ("README.md", *(f"docs/guides/{name}.md" for name in GUIDES))
 
 
 @pytest.mark.parametrize("page", PAGES)

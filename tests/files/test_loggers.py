@@ -18,7 +18,7 @@ from finetune_jax.files.loggers import opened
 from finetune_jax.files.run_directory import RunDirectory
 
 FLAGS = {"epochs": 2, "method": "standard", "learning_rate": 0.01}
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "aim": "aim"}
 
 
 def train(path: Path, loggers: tuple[str, ...], epochs: range, *, ends: bool) -> None:
@@ -107,6 +107,22 @@ def test_trackio_has_both_epochs_under_one_name(tmp_path: Path, monkeypatch: pyt
     }
     assert losses == {1: 1.0, 2: 0.5}
     assert {name for name, _, _ in rows} == {after["trackio"]}
+
+
+def test_aim_has_both_epochs_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    aim = pytest.importorskip("aim")
+    before, after = train_twice(tmp_path / "run", ("aim",))
+    assert before == after
+    # Aim's own server makes the index that its read-only views need.
+    run = aim.Run(after["aim"], system_tracking_interval=None, capture_terminal_logs=False)
+    assert (run.name, run.experiment) == ("run", "project")
+    assert run["flags"]["method"] == "standard"
+    assert run["summary"]["test_accuracy"] == 0.75
+    (losses,) = [metric for metric in run.metrics() if metric.name == "loss"]
+    epochs, values = losses.epochs.sparse_numpy()[1], losses.values.sparse_numpy()[1]
+    assert dict(zip(epochs.tolist(), values.tolist(), strict=True)) == {1: 1.0, 2: 0.5}
+    run.close()
 
 
 @pytest.mark.parametrize("name", sorted(PACKAGES))

@@ -1,7 +1,8 @@
 """Folders of tiny pictures, each of a colour of its own."""
 
 import io
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -33,3 +34,13 @@ def write(root: Path, files: Sequence[str]) -> str:
 def assert_partition(source: Source, total: int) -> None:
     names = [name for split in SPLITS for name in source.splits[split].names]
     assert len(names) == len(set(names)) == total
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
+    """An archive of files by their names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))

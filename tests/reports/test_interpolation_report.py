@@ -26,6 +26,15 @@ def test_the_curve_goes_from_the_start_to_the_run():
     assert list(chosen.get_xdata()) == [0.5, 0.5]
 
 
+def test_scores_that_are_no_shares_stay_as_they_are():
+    report = interpolation.report({**CURVE, "score": "r2"})
+    assert report.parts[0].columns == ["alpha", "validation", "test"]
+    assert report.parts[0].rows[0] == ["0", "0.2500", "0.2000"]
+    axis = report.pictures[0].figure.axes[0]
+    assert axis.get_ylabel() == "R²"
+    assert axis.get_lines()[1].get_ydata().tolist() == [0.2, 0.7, 0.6]
+
+
 def test_the_page_is_among_the_files():
     files = study_report.files(interpolation.report(CURVE), command="finetune-jax interpolate --run=r")
     assert {"report.html", "interpolation.json", "interpolation.png", "interpolation.md"} <= set(files)

@@ -11,6 +11,7 @@ import pytest
 from photos import COLOURS, MORE_COLOURS, write_photos
 
 import finetune_jax
+from finetune_jax import data as datasets
 from finetune_jax import models
 from finetune_jax.algorithms import augmentation, retrieval
 from finetune_jax.config.settings import FinetuneConfig
@@ -23,7 +24,7 @@ from finetune_jax.models.card import read_best
 from finetune_jax.models.layers.basic import Numerics
 from finetune_jax.models.weights import pretrained
 from finetune_jax.reports import run_figures
-from finetune_jax.runs import evaluate, finetune
+from finetune_jax.runs import evaluate, finetune, interpolate
 from finetune_jax.training import objectives, tasks
 
 ONE = Replicas((jax.devices()[0],))
@@ -168,6 +169,21 @@ def test_a_retrieval_run_trains_on_half_of_the_classes_and_is_scored_on_the_othe
     assert (card.head, card.class_names) == ("retrieval", ("apple", "leaf", "lemon"))
     assert {"neighbours.png", "variations.png", "training.png"} <= {path.name for path in workdir.iterdir()}
     assert "Test Recall@1" in (workdir / "report.html").read_text()
+
+
+def test_networks_between_it_and_its_start_are_judged_by_what_they_retrieve(
+    finished: tuple[Path, dict[str, Any]], base: FinetuneConfig, tmp_path: Path
+) -> None:
+    workdir, _ = finished
+    curve = interpolate.interpolate(workdir, (0.5, 1.0), ONE, output=tmp_path / "between")
+    assert curve.score_name == "recall_at_1"
+    source = datasets.load_source(base, silent=True)
+    validation = source.splits["validation"]
+    embeddings = finetune_jax.load(tmp_path / "between").embed(list(validation.names))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    likeness = embeddings @ embeddings.T - 2 * np.eye(len(embeddings))
+    hits = validation.labels[likeness.argmax(1)] == validation.labels
+    assert curve.scores["validation"][curve.chosen] == pytest.approx(hits.mean())
 
 
 def test_its_directory_gives_the_same_score_again_and_embeddings(

@@ -22,8 +22,8 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.files.run_directory import data_config_of
 from finetune_jax.models.card import read_best
-from finetune_jax.reports.tables import score_text
-from finetune_jax.runs import evaluate, explain, export, finetune
+from finetune_jax.reports import tables
+from finetune_jax.runs import evaluate, explain, export, finetune, interpolate
 from finetune_jax.runs.catalogue import Catalogue
 from finetune_jax.runs.labelling import Labelling
 
@@ -158,6 +158,50 @@ def test_a_file_of_the_run_says_the_same(run, tmp_path):
     np.testing.assert_allclose(computed, logits, rtol=1e-4, atol=1e-4)
 
 
+def test_networks_between_a_run_and_its_start_are_judged_by_the_score_of_the_task(run, table, tmp_path):
+    config, summary, rows = run
+    one, workdir = Replicas(jax.devices()[:1]), Path(config.workdir)
+    curve = interpolate.interpolate(
+        workdir, (0.5, 1.0), one, output=tmp_path / "between", others=[config.dataset]
+    )
+    assert curve.scores["test"] == curve.scores[config.dataset]
+    assert summary["score"] == f"test_{curve.score_name}"
+    predictor = finetune_jax.load(tmp_path / "between")
+    validation = [row for row in rows if row["split"] == "validation"]
+    values = predictor([table.parent / row["image"] for row in validation])
+    if summary["task"] == "multilabel":
+        truth = np.array([[name in row["colours"] for name in predictor.class_names] for row in validation])
+        expected = metrics.average_precision_score(truth, values, average="macro")
+        said = metrics.f1_score(truth, values >= np.float32(predictor.card.thresholds), average="macro")
+        assert said >= metrics.f1_score(truth, values >= 0.5, average="macro")
+    elif summary["task"] == "regression":
+        expected = metrics.r2_score([float(row["light"]) for row in validation], values[:, 0])
+    else:
+        grades = [int(row["grade"]) // 10 for row in validation]
+        expected = metrics.cohen_kappa_score(grades, values.argmax(1), weights="quadratic", labels=range(4))
+    assert curve.scores["validation"][curve.chosen] == pytest.approx(expected, abs=1e-4)
+    if summary["task"] == "multilabel":
+        soup = interpolate.soup([workdir, tmp_path / "between"], one)
+        assert soup.score >= max(curve.scores["validation"]) - 1e-6
+
+
+def test_several_data_sets_are_one_table_of_the_scores_of_the_task(run):
+    config, summary, _ = run
+    data = data_config_of(Path(config.workdir))
+    configs = {"first": data, "second": evaluate.of_data_set(data, config.dataset)}
+    one = Replicas(jax.devices()[:1])
+    results = evaluate.measure_all(
+        Path(config.workdir), configs, one, split="test", protocol="classification"
+    )
+    table = tables.measurements_table(results)
+    assert [row[0] for row in table.rows] == ["first", "second"]
+    name = summary["score"].removeprefix("test_")
+    assert results["second"]["scores"][name] == pytest.approx(summary[summary["score"]], abs=1e-6)
+    place = table.columns.index(tables.spoken(name))
+    assert table.rows[0][place] == table.rows[1][place]
+    assert tables.score_text(name, summary[summary["score"]]) in table.rows[0][place]
+
+
 def test_lines_of_labels_and_numbers(run, table):
     config, summary, _ = run
     predictor = finetune_jax.load(config.workdir)
@@ -235,7 +279,7 @@ def test_the_app_says_of_a_photo_and_of_a_split_what_the_task_is_about(run, tabl
         with pytest.raises(UserError, match="are one scale; leave it out"):
             explain.of_blocks(place, files[:1], class_name="10")
     assert explain.of_blocks(place, files[:1]).startswith(b"\x89PNG")
-    assert score_text(summary["score"], summary[summary["score"]]).replace(" ", "\xa0") in get()
+    assert tables.score_text(summary["score"], summary[summary["score"]]).replace(" ", "\xa0") in get()
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_numbers(run, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_jax.errors import UserError, readable
 from finetune_jax.files import readers
+from finetune_jax.files.loggers.aim_repository import Aim
 from finetune_jax.files.loggers.mlflow_tracking import MLflow
 from finetune_jax.files.loggers.protocol import Beginning, Logger
 from finetune_jax.files.loggers.trackio_dashboard import Trackio
@@ -20,6 +21,7 @@ _KINDS: Mapping[str, Callable[[Beginning], Logger]] = {
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
     "trackio": Trackio,
+    "aim": Aim,
 }
 
 

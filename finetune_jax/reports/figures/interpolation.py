@@ -18,14 +18,18 @@ def interpolation_curve(
     scores: Mapping[str, Sequence[float]],
     chosen: int,
     *,
+    score: str = "accuracy, %",
+    factor: float = 100,
     format: canvas.Format = "png",
 ) -> bytes:
-    """Accuracies over the share of the trained weights, as a file.
+    """Scores over the share of the trained weights, as a file.
 
     Args:
         alphas: shares, in any order.
-        scores: ``{evaluation set: accuracy at each share, in [0, 1]}``.
+        scores: ``{evaluation set: score at each share}``.
         chosen: place of the share that was chosen, marked with a line.
+        score: what they are, for the axis.
+        factor: by which they are drawn larger.
         format: of the file.
 
     Examples:
@@ -33,11 +37,16 @@ def interpolation_curve(
         >>> figures.interpolation_curve([0, 0.5, 1], {"validation": [0.2, 0.7, 0.6]}, 1)[1:4]
         b'PNG'
     """
-    return canvas.encode(draw_interpolation_curve(alphas, scores, chosen), format)
+    return canvas.encode(draw_interpolation_curve(alphas, scores, chosen, score=score, factor=factor), format)
 
 
 def draw_interpolation_curve(
-    alphas: Sequence[float], scores: Mapping[str, Sequence[float]], chosen: int
+    alphas: Sequence[float],
+    scores: Mapping[str, Sequence[float]],
+    chosen: int,
+    *,
+    score: str = "accuracy, %",
+    factor: float = 100,
 ) -> "Figure":
     """The figure of :func:`interpolation_curve`.
 
@@ -53,7 +62,7 @@ def draw_interpolation_curve(
         style = {"color": _COLOURS[name]} if name in _COLOURS else {}
         axis.plot(
             np.asarray(alphas)[order],
-            100 * np.asarray(values)[order],
+            factor * np.asarray(values)[order],
             "o-",
             markersize=4,
             label=name,
@@ -61,7 +70,7 @@ def draw_interpolation_curve(
         )
     axis.axvline(alphas[chosen], color=canvas.GREY, linestyle=":")
     axis.set_xlabel("share of the trained weights (alpha)")
-    axis.set_ylabel("accuracy, %")
+    axis.set_ylabel(score)
     axis.legend()
     axis.grid(alpha=0.25)
     return figure

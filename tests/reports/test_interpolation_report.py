@@ -31,7 +31,7 @@ def test_scores_that_are_no_shares_stay_as_they_are():
     assert report.parts[0].columns == ["alpha", "validation", "test"]
     assert report.parts[0].rows[0] == ["0", "0.2500", "0.2000"]
     axis = report.pictures[0].figure.axes[0]
-    assert axis.get_ylabel() == "R²"
+    assert axis.get_ylabel() == "r2"
     assert axis.get_lines()[1].get_ydata().tolist() == [0.2, 0.7, 0.6]
 
 

@@ -80,10 +80,11 @@ def _not_above_probe(summary: Mapping[str, Any]) -> str:
     if not probed or summary[name := summary["score"]] > max(probed.values()):
         return ""
     best = max(probed, key=probed.__getitem__)
+    alone = "" if summary.get("method") == "feature_extractor" else "--method=feature_extractor, "
     return (
-        f"{PROBES[best]}, reaches {score_text(name, probed[best])} {spoken(name)}, and fine-tuning "
-        f"{score_text(name, summary[name])}: it has not paid here so far; try --method=feature_extractor, another "
-        "--learning_rate or more --epochs"
+        f"{PROBES[best]}, reaches {score_text(name, probed[best])} {spoken(name)}, and this run "
+        f"{score_text(name, summary[name])}: training has not paid so far; try {alone}another --learning_rate or more "
+        "--epochs"
     )
 
 

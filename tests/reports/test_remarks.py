@@ -51,10 +51,11 @@ def test_a_run_that_is_not_above_a_probe_of_the_frozen_features_has_not_paid(acc
         assert found == []
         return
     (text,) = found
-    assert text.startswith(
-        "a linear probe, before fine-tuning, reaches 70.00 % test accuracy, and fine-tuning "
-    )
+    assert text.startswith("a linear probe, before fine-tuning, reaches 70.00 % test accuracy, and this run ")
     assert "--method=feature_extractor" in text
+    summary["method"] = "feature_extractor"
+    (text,) = remarks(RunResult({}, "accuracy", rows([2.0, 1.0]), [], summary=summary, test=GOOD))
+    assert text.endswith("try another --learning_rate or more --epochs")
 
 
 def test_overfitting_is_told_since_the_epoch_of_the_lowest_validation_loss():

@@ -7,7 +7,7 @@ from finetune_jax.algorithms.metrics import mean_and_spread
 from finetune_jax.algorithms.uncertainty import mcnemar, wilson_interval
 from finetune_jax.config import durations
 from finetune_jax.reports import figures
-from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.study_report import Command, Picture, StudyReport
 from finetune_jax.reports.tables import Table, json_text, percent, with_spread
 
 PROBE = "ridge probe of the head alone"
@@ -20,9 +20,10 @@ def report(result: Mapping[str, Any]) -> StudyReport:
     Args:
         result: of ``studies.recommend.run``.
     """
-    parts: list[str | Table] = [
+    parts: list[str | Command | Table] = [
         _headline(result),
-        f"Train it in full:\n{result['contestants'][result['recommended']]}",
+        "Train it in full:",
+        Command(result["contestants"][result["recommended"]]),
         "Weights, by probes of their features: no part of the network is trained. ± is the standard deviation of "
         "five folds of the training images; LogME is comparable within a column only.",
         origins_table(result),
@@ -95,7 +96,7 @@ def methods_table(result: Mapping[str, Any]) -> Table:
         is_scored = trial["score"] is not None and measured is not None
         rows.append(
             [
-                f"{trial['name']} ({result['origins_of'][trial['name']]})",
+                _with_origin(result, trial["name"]),
                 trial["epochs"],
                 _score(measured["right"]) if is_scored else None,
                 _p(measured["right"], best) if is_scored else None,
@@ -108,12 +109,17 @@ def methods_table(result: Mapping[str, Any]) -> Table:
             ]
         )
     rows += [
-        [f"{name} ({result['origins_of'][name]})", *[None] * 8, "no time was left to try it"]
+        [_with_origin(result, name), *[None] * 8, "no time was left to try it"]
         for name in result["contestants"]
         if name not in last
     ]
     columns = ["method", "epochs", "validation, %", "p", "time taken", "images trained", "time in full"]
     return Table([*columns, "trained", "ms per image", ""], rows)
+
+
+def _with_origin(result: Mapping[str, Any], name: str) -> str:
+    origin = result["origins_of"][name]
+    return name if name.endswith(f" {origin}") else f"{name} ({origin})"
 
 
 def in_full(trial: Mapping[str, Any], epochs: int) -> float:
@@ -140,8 +146,10 @@ def _headline(result: Mapping[str, Any]) -> str:
             f" That is a tie with {', '.join(others)}: on {len(right)} validation images the differences may be "
             f"chance, and {name} costs the least."
         )
-    else:
+    elif sum(trial["score"] is not None for trial in _last_trials(result).values()) > 1:
         text += " It is measurably better than all others that were tried."
+    else:
+        text += " There was no time to try another; a larger --budget compares it."
     difference = mcnemar(right, of_probe)
     if _mean(right) > _mean(of_probe) and difference <= 0.05:
         return f"{text} It beats the ridge probe ({percent(_mean(of_probe))}) by more than chance (p {difference:.3g})."

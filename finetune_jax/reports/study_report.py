@@ -1,7 +1,7 @@
 """What people read of a study, in every form: text, Markdown, LaTeX, a page, and figures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finetune_jax.reports import pages, tables
@@ -28,19 +28,30 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Command:
+    """A line to be typed.
+
+    Attributes:
+        line: as it is typed.
+    """
+
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyReport:
     """What a study has come to.
 
     Attributes:
         title: of the page.
-        parts: paragraphs and tables in the order in which they are read.
+        parts: paragraphs, commands and tables in the order in which they are read.
         pictures: its figures.
         data: files for programs, such as ``results.json``.
         name: of the files, without suffix.
     """
 
     title: str
-    parts: Sequence[str | Table]
+    parts: Sequence[str | Command | Table]
     pictures: Sequence[Picture] = ()
     data: Files = dataclasses.field(default_factory=dict)
     name: str = "results"
@@ -48,21 +59,36 @@ class StudyReport:
 
 def text(report: StudyReport) -> str:
     """The report for a terminal."""
-    return "\n\n".join(part if isinstance(part, str) else tables.as_text(part) for part in report.parts)
+    return "\n\n".join(_written(report, str, lambda line: line, tables.as_text))
 
 
 def markdown(report: StudyReport) -> str:
     """The report as GitHub-flavoured Markdown."""
-    parts = [part if isinstance(part, str) else tables.as_markdown(part) for part in report.parts]
+    parts = _written(report, str, "```bash\n{}\n```".format, tables.as_markdown)
     return "\n\n".join([f"# {report.title}", *parts]) + "\n"
 
 
 def latex(report: StudyReport) -> str:
     r"""The report for ``\input`` in a paper; it needs the package booktabs."""
-    parts = [
-        tables.latex_text(part) if isinstance(part, str) else tables.as_latex(part) for part in report.parts
-    ]
+    verbatim = "\\begin{{verbatim}}\n{}\n\\end{{verbatim}}".format
+    parts = _written(report, tables.latex_text, verbatim, tables.as_latex)
     return "\n\n".join([r"% needs \usepackage{booktabs}", *parts]) + "\n"
+
+
+def _written(
+    report: StudyReport,
+    paragraph: Callable[[str], str],
+    command: Callable[[str], str],
+    table: Callable[[Table], str],
+) -> list[str]:
+    return [
+        paragraph(part)
+        if isinstance(part, str)
+        else command(part.line)
+        if isinstance(part, Command)
+        else table(part)
+        for part in report.parts
+    ]
 
 
 def files(

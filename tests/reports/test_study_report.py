@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finetune_jax.reports import comparison, figures, study_report, tables
-from finetune_jax.reports.study_report import Picture, StudyReport
+from finetune_jax.reports.study_report import Command, Picture, StudyReport
 from finetune_jax.reports.tables import Table
 
 TABLE = Table(["method", "α, %", "n"], [["a|b & <c>", "50.00 ± 1.00", 1200], ["d_e", None, 7]])
@@ -40,6 +40,14 @@ def test_every_form_has_the_same_table():
     assert "--y=&#39;&lt;z&gt;&#39;" in page
     assert "<title>a, recognised: 1 of 1</title>" in page  # tooltips of the figure
     assert "A caption" in page
+
+
+def test_a_command_can_be_copied_in_every_form():
+    files = study_report.files(StudyReport("A study", ["Type this:", Command("train --x={1} --y=a_b")]))
+    assert files["results.txt"] == "Type this:\n\ntrain --x={1} --y=a_b\n"
+    assert "```bash\ntrain --x={1} --y=a_b\n```" in files["results.md"]
+    assert "\\begin{verbatim}\ntrain --x={1} --y=a_b\n\\end{verbatim}" in files["results.tex"]
+    assert "<pre>train --x={1} --y=a_b</pre>" in files["report.html"]
 
 
 def test_figures_are_written_in_the_formats_that_are_asked_for():

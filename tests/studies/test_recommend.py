@@ -198,6 +198,26 @@ def test_the_report_tells_ties_costs_the_probe_and_the_command() -> None:
     assert json.loads(page.data["results.json"])["recommended"] == "full"
 
 
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"head": 0.72}, "There was no time to try another; a larger --budget compares it."),
+        ({"head": 0.72, "weak": 0.2}, "It is measurably better than all others that were tried."),
+    ],
+)
+def test_the_only_one_that_was_tried_is_not_called_better_than_others(scores, said) -> None:
+    text = study_report.text(report.report(MadeUp(scores).run(1000.0)))
+    others = {"There was no time", "It is measurably better"} - {said[:17], said[:23]}
+    assert said in text
+    assert not any(other in text for other in others)
+
+
+def test_weights_in_the_name_of_a_method_are_not_named_twice() -> None:
+    result = MadeUp({"head": 0.72, "full on good": 0.9}).run(1000.0)
+    rows = [row[0] for row in report.methods_table(result).rows]
+    assert rows[1:] == ["full on good", "head (good)"]
+
+
 def test_origins_that_tie_give_the_faster_one() -> None:
     probes = {
         "slow": {"ridge": {"right": right(0.80)}, "milliseconds": 9.0},

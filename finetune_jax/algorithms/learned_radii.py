@@ -63,7 +63,8 @@ def update(
         state: before the step.
         params: W̃.
         reference: W₀.
-        rate: of Adam, in the unit of the norms.
+        rate: of Adam, as a share of the largest norm of the array; the published code has one rate for all arrays, in
+            the unit of the norms, which are larger the further a training went.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -77,16 +78,12 @@ def update(
         1.5
     """
     steps, moments = optax.scale_by_adam().update(gradients, state.moments)
-    radii = jax.tree.map(
-        lambda radius, step, norms: jnp.clip(
-            radius - rate * step,
-            projection.SMALLEST_RADIUS,
-            jnp.maximum(norms.max(), projection.SMALLEST_RADIUS),
-        ),
-        state.radii,
-        steps,
-        _norms(params, reference),
-    )
+
+    def learned(radius: jax.Array, step: jax.Array, norms: jax.Array) -> jax.Array:
+        longest = jnp.maximum(norms.max(), projection.SMALLEST_RADIUS)
+        return jnp.clip(radius - rate * longest * step, projection.SMALLEST_RADIUS, longest)
+
+    radii = jax.tree.map(learned, state.radii, steps, _norms(params, reference))
     return RadiiState(radii, moments)
 
 

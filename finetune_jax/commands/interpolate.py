@@ -49,7 +49,9 @@ flags.DEFINE_bool(
     "projection", False, "Learn from validation images how far each array may be from its start."
 )
 flags.DEFINE_integer("projection_steps", 200, "Steps of --projection, of 64 images each.", lower_bound=1)
-flags.DEFINE_float("radius_rate", 0.01, "Adam's rate of the radii of --projection.", lower_bound=0.0)
+flags.DEFINE_float(
+    "radius_rate", 0.01, "Adam's rate of the radii of --projection, a share of the largest.", lower_bound=0.0
+)
 flags.DEFINE_string("output", "", "Directory for the network that was chosen; empty keeps none.")
 
 

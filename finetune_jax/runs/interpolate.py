@@ -139,7 +139,7 @@ def project(
         run: as of :func:`interpolate`.
         replicas: where.
         steps: of the learning, each on a batch of validation images.
-        rate: of Adam, in the unit of the L1 norms of rows.
+        rate: of Adam, a share of the largest movement of an array.
         start: as of :func:`interpolate`.
         others: as of :func:`interpolate`.
         output: as of :func:`interpolate`.

@@ -43,7 +43,7 @@ def learn(
         feed: of the images that radii are learned from, with their labels.
         order: int32 ``[steps, B]``, the batches.
         replicas: where.
-        rate: of Adam.
+        rate: of Adam, a share of the largest norm of an array.
     """
     reference = {name: tree for name, tree in start["params"].items() if name != HEAD}
     movable = {name: tree for name, tree in end["params"].items() if name != HEAD}

@@ -33,12 +33,12 @@ def by_hand(rate, steps):
             first[name] = 0.9 * first[name] + 0.1 * slope
             second[name] = 0.999 * second[name] + 0.001 * slope**2
             step = first[name] / (1 - 0.9**t) / (np.sqrt(second[name] / (1 - 0.999**t)) + 1e-8)
-            radii[name] = np.clip(radii[name] - rate * step, 1e-8, norms.max())
+            radii[name] = np.clip(radii[name] - rate * norms.max() * step, 1e-8, norms.max())
         history.append(dict(radii))
     return history
 
 
-@pytest.mark.parametrize(("rate", "steps"), [(0.05, 12), (2.0, 8)])
+@pytest.mark.parametrize(("rate", "steps"), [(0.03, 12), (2.0, 8)])
 def test_radii_follow_adam_on_the_gradient_of_active_rows(rate, steps):
     start, trained = jax.tree.map(jnp.float32, START), jax.tree.map(jnp.float32, TRAINED)
 

@@ -55,7 +55,11 @@ class StoreLock:
                     system.rm_file(path)
 
     def renew(self) -> None:
-        """Show that this process lives; errors of the store pass."""
+        """Show that this process lives.
+
+        Raises:
+            UserError: another process has taken it over.
+        """
         self.check()
         self._beat += 1
         self._system.pipe_file(self._path, self._content())

@@ -6,8 +6,9 @@ the store has the directory as it was. A run directory can be gone on with whene
 is taken between two checkpoints can, too. What a start finds in the manifest is brought here, unless this copy was made
 from it and has only gone further.
 
-An object that a manifest names is never written again: a file that changes becomes ``.finetune_jax/objects/DIGEST``,
-and once the manifest names that, also the object of its own name, for people and TensorBoard.
+An object that a manifest names is never written again: files of checkpoints, which do not change, are objects of their
+own names; a file that may change is ``.finetune_jax/objects/DIGEST``, and once the manifest names that, also an object
+of its own name, for people and TensorBoard.
 """
 
 import contextlib
@@ -74,7 +75,7 @@ class WorkingCopy:
         self._alone = threading.RLock()
         self._lock: StoreLock | None = None
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._own: int | None = None  # lock of this machine, while this process works on the copy
 
     # --- from the store ---
@@ -215,8 +216,9 @@ class WorkingCopy:
             with stores.explained(self.flag, "the store does not take it"):
                 self._record({})
         self.commit()
-        self._thread = threading.Thread(target=self._follow, name="working copy", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._follow, self._beat)]
+        for thread in self._threads:
+            thread.start()
 
     def commit(self) -> None:
         """Bring the store to what the copy is now; nothing where it is that already.
@@ -242,11 +244,14 @@ class WorkingCopy:
             if before is not None and before.digest == digest:
                 files[name] = before
                 continue
-            at = name if before is None else f"{_OBJECTS}/{digest}"
+            # What changes never has an object that another process, which has lost the directory, might write to.
+            at = name if before is None and name not in contents else f"{_OBJECTS}/{digest}"
             files[name] = Entry(size, digest, at)
             uploads.append((name, at))
         if files == self._files and self._commit:
             return
+        if self._lock is not None:
+            self._lock.check()
         _in_parallel(lambda upload: self._upload(upload[0], upload[1], contents.get(upload[0])), uploads)
         if self._lock is not None:
             self._lock.check()
@@ -276,28 +281,30 @@ class WorkingCopy:
 
     def _follow(self) -> None:
         """Commit as the directory grows; what the store refuses for a while is said once."""
-        pause, beat, said = _LOOK_SECONDS, time.monotonic(), False
+        pause, said = _LOOK_SECONDS, False
         while not self._ended.wait(pause):
             try:
-                if self._lock is not None:
-                    if time.monotonic() - beat > BEAT_SECONDS:
-                        self._lock.renew()
-                        beat = time.monotonic()
-                    else:
-                        self._lock.check()
                 self.commit()
                 pause, said = _LOOK_SECONDS, False
-            except UserError as error:
-                if "taken over" in str(error):
-                    self._give_up(str(error))
+            except Exception as error:  # the store's; tried again
+                if self._lock is None:
                     return
                 if not said:
                     print(f"warning: {error}; the run goes on in {self.folder}", file=sys.stderr)
                 pause, said = _RETRY_SECONDS, True
-            except Exception as error:  # the store; tried again
-                if not said:
-                    print(f"warning: {self.flag}: {error}; the run goes on in {self.folder}", file=sys.stderr)
-                pause, said = _RETRY_SECONDS, True
+
+    def _beat(self) -> None:
+        """Renew the lock, also while an upload takes long."""
+        while not self._ended.wait(BEAT_SECONDS):
+            held = self._lock
+            try:
+                if held is not None:
+                    held.renew()
+            except UserError as error:
+                self._give_up(str(error))
+                return
+            except Exception:  # the store's; whoever wants the directory waits longer
+                continue
 
     def _give_up(self, why: str) -> None:
         """Have the process end at its next write: the directory here is no longer its own either."""
@@ -317,8 +324,8 @@ class WorkingCopy:
             UserError: the store does not take it; the copy is whole.
         """
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self._lock is None:
             return
         held = self._lock

@@ -35,10 +35,19 @@ def empty_store():
     SYSTEM.pseudo_dirs[:] = [""]
     yield
     working_copies.let_go()
+    for copy in _copies:
+        copy._ended.set()
+        for thread in copy._threads:
+            thread.join()
+    _copies.clear()
+
+
+_copies: list[WorkingCopy] = []
 
 
 def copy_in(folder: Path) -> WorkingCopy:
-    return WorkingCopy(ADDRESS, folder / "photos", f"--workdir={ADDRESS}")
+    _copies.append(WorkingCopy(ADDRESS, folder / "photos", f"--workdir={ADDRESS}"))
+    return _copies[-1]
 
 
 def write(copy: WorkingCopy, **files: str) -> None:
@@ -145,10 +154,14 @@ def test_files_are_of_one_moment(tmp_path, monkeypatch):
 def test_what_arrives_otherwise_than_it_was_committed_is_refused(tmp_path):
     here = copy_in(tmp_path / "here")
     here.begin()
-    write(here, metrics_csv="1")
+    write(here, metrics_csv="1", checkpoints__1__weights="w1")
     here.close()
-    SYSTEM.pipe_file("/bucket/runs/photos/metrics.csv", b"2")
-    with pytest.raises(UserError, match=r"metrics\.csv arrived with other content than was committed"):
+    SYSTEM.pipe_file("/bucket/runs/photos/metrics.csv", b"2")  # only for people
+    copy_in(tmp_path / "elsewhere").fetch()
+    SYSTEM.pipe_file("/bucket/runs/photos/checkpoints/1/weights", b"w2")
+    with pytest.raises(
+        UserError, match=r"checkpoints/1/weights arrived with other content than was committed"
+    ):
         copy_in(tmp_path / "there").fetch()
 
 
@@ -180,6 +193,20 @@ def test_a_directory_has_one_owner(tmp_path, monkeypatch, capfd):
     taken.release()
     assert not SYSTEM.exists(path)
     assert "metrics.csv" not in json.loads(SYSTEM.cat_file(f"/bucket/runs/photos/{MANIFEST}"))["files"]
+
+
+def test_the_lock_is_renewed_while_an_upload_takes_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune_jax.files.working_copy.BEAT_SECONDS", 0.05)
+    here = copy_in(tmp_path / "here")
+    here.begin()
+    with here._alone:  # as during an upload
+        path, beats = "/bucket/runs/photos/.finetune_jax/lock.json", set()
+        deadline = time.monotonic() + 20
+        while len(beats) < 3 and time.monotonic() < deadline:
+            beats.add(json.loads(SYSTEM.cat_file(path))["beat"])
+    assert len(beats) == 3
+    here.close()
+    assert not SYSTEM.exists(path)
 
 
 def test_an_owner_that_has_ended_on_this_machine_is_not_waited_for(tmp_path, monkeypatch, capfd):

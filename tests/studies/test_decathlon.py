@@ -229,7 +229,10 @@ def test_labels_are_asked_for_in_vain_where_all_images_have_some(tmp_path):
 def test_the_recipe_is_a_valid_config_for_every_method(name, method):
     config = dataclasses.replace(study.recipe(name, method), pretrained="weights.pth")
     validate(config)
-    assert (config.learning_rate, config.momentum, config.nesterov) == (0.1, 0.9, False)
+    if method == "lora":  # so are its rate and optimiser
+        assert (config.optimizer, config.learning_rate) == ("adamw", 1e-3)
+    else:
+        assert (config.learning_rate, config.momentum, config.nesterov) == (0.1, 0.9, False)
     assert (config.batch_size, config.epochs, config.drop_epochs) == (128, 110, (40, 60, 80))
     assert (config.image_size, config.augmentation, config.normalization) == (64, "crop", "dataset")
     train, test = (preprocessing(config, 64, train=train) for train in (True, False))

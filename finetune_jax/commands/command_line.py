@@ -301,7 +301,6 @@ def new_workdir(data_set: str, method: str = "standard") -> str:
                 f"{os.path.abspath(workdir)} cannot be created: {error.strerror}; give another directory with --workdir"
             ) from error
     _at_end.callback(_remove_if_empty, os.path.abspath(workdir))
-    print(f"run directory: {workdir}", file=sys.stderr)
     return workdir
 
 

@@ -21,6 +21,7 @@ from finetune_jax.config.checks import validate
 from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import LOCAL_SETTINGS, FinetuneConfig
 from finetune_jax.errors import UserError
+from finetune_jax.files import run_places
 
 _HERE = tuple(sorted(LOCAL_SETTINGS - {"workdir"}))
 
@@ -34,6 +35,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise UserError("name the run directory to go on with, e.g. finetune-jax resume runs/photos")
     workdir = Path(arguments[0]).expanduser()
+    if not (workdir / "flags.json").exists():
+        raise UserError(run_places.why_unusable(workdir))
     try:
         recorded_flags = json.loads((workdir / "flags.json").read_text())
         config = recorded.config_of(recorded_flags, FinetuneConfig)

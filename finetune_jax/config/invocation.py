@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
 LAUNCHER = "FINETUNE_JAX_LAUNCHER"
 """Environment variable in which ``launch.sh`` leaves its path as it was typed."""
 
+_EXTRAS = re.compile(r'\bpip install "finetune-jax\[([a-z,-]+)\]"')
 _COMMAND = re.compile(r"\bfinetune-jax ([a-z_]+)")
 
 
@@ -43,6 +45,12 @@ def command(
 def as_started(text: str) -> str:
     """A text in which commands are spelled ``finetune-jax NAME``, with them as :func:`command` spells them.
 
-    Messages of all rooms use that spelling; what prints them calls this function.
+    Messages of all rooms use that spelling; what prints them calls this function. In a checkout extras are installed
+    into its environment, from there.
     """
+    if launcher := os.environ.get(LAUNCHER):
+        root = os.path.dirname(launcher) or "."
+        text = _EXTRAS.sub(
+            lambda match: f'{shlex.quote(sys.executable)} -m pip install -e "{root}[{match[1]}]"', text
+        )
     return _COMMAND.sub(lambda match: command(match[1]), text)

@@ -205,16 +205,16 @@ def loose_images_error(folder: Path, loose: Sequence[str]) -> UserError:
             classes = []
         if len(classes) > 1 and not any(split_of(name) for name in classes) and not has_images(above):
             return UserError(
-                f"{readable(folder)} holds images that are in no class folder ({some(loose)}): give the folder "
+                f"{readable(folder)} holds images that are in no class folder ({some(loose, 3)}): give the folder "
                 f"above, --dataset=folder:{readable(above)}, whose {len(classes)} folders are the classes?"
             )
     return UserError(
-        f"{readable(folder)} holds images that are in no class folder ({some(loose)}): "
+        f"{readable(folder)} holds images that are in no class folder ({some(loose, 3)}): "
         "move each into a folder named after its class"
     )
 
 
-def some(names: Sequence[str]) -> str:
-    """Up to ten names, separated by commas, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(readable(name, 80) for name in names[:_NAMED]) + more
+def some(names: Sequence[str], most: int = _NAMED) -> str:
+    """The first names, separated by commas, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(readable(name, 80) for name in names[:most]) + more

@@ -15,7 +15,7 @@ from finetune_jax.data.examples import Source, concatenate
 from finetune_jax.data.folds import with_fold
 from finetune_jax.data.split_rules import BY_COUNT, carved, few_per_class
 from finetune_jax.data.splits import class_split, num_validation_classes
-from finetune_jax.errors import UserError
+from finetune_jax.errors import UserError, readable
 
 Protocol = Literal["classification", "retrieval"]
 
@@ -176,9 +176,10 @@ def load(
 
         source = in_memory.read(dataset)
     else:
+        place = readable(os.path.abspath(dataset))
         raise UserError(
-            f"--dataset={dataset} is none of digits, folder:PATH, csv:FILE, tfds:NAME[:CONFIG], hf:NAME, "
-            "webdataset:PATH and arrayrecord:PATH"
+            f"--dataset={readable(dataset)}: there is no folder or table {place}, and it is none of "
+            " digits, folder:PATH, csv:FILE, tfds:NAME[:CONFIG], hf:NAME, webdataset:PATH and arrayrecord:PATH"
         )
     if split_rule is not None:
         source = dataclasses.replace(source, split_rule=split_rule)

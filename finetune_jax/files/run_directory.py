@@ -20,7 +20,7 @@ from finetune_jax.config.choices import TASKS
 from finetune_jax.config.declaration import declared
 from finetune_jax.config.settings import DataConfig
 from finetune_jax.errors import Stopped, UserError, message, readable
-from finetune_jax.files import causes, lock, readers
+from finetune_jax.files import causes, lock, readers, run_places
 from finetune_jax.files.event_log import EventLog
 from finetune_jax.files.loggers.opened import Loggers
 from finetune_jax.files.whole_file import replace_whole
@@ -356,6 +356,8 @@ def config_of_run(run: Path, config_class: type[Config]) -> Config:
     Raises:
         UserError: the directory is not of a run.
     """
+    if not (run / _FLAGS).exists():
+        raise UserError(run_places.why_unusable(run))
     try:
         flags = readers.json_object(run / _FLAGS, "name the directory of a run")
     except UserError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from finetune_jax.config.choices import TASKS
 from finetune_jax.data.decode import Preprocessing
 from finetune_jax.errors import DAMAGE, UserError, readable
-from finetune_jax.files import calibration, checkpoints
+from finetune_jax.files import calibration, checkpoints, run_places
 from finetune_jax.models import heads, registry
 from finetune_jax.models.compositions import adapted, progressive, routed
 from finetune_jax.models.network import Model, Network, Variables
@@ -225,7 +225,7 @@ def read_best(run_directory: Path) -> tuple[Card, Variables]:
         folder = run_directory / "checkpoints"
     best = checkpoints.best_step(folder)
     if best is None:
-        raise UserError(f"{run_directory.absolute()} is no run directory with an evaluated checkpoint")
+        raise UserError(run_places.why_unusable(run_directory))
     try:
         meta = checkpoints.read_meta(folder, best)
         card = Card.from_json({**meta, **calibration.read(run_directory, best)})

@@ -33,11 +33,16 @@ def first_lines(program: Program, settings: Settings, directory: Path) -> list[s
     lines = [
         f"{network.architecture} ({parameters / 1e6:.1f} M parameters, {pretrained}), images as {of['pixels']}; "
         f"{what}, {splits} images of {program.images.source.name}",
-        f"--method={config.method}, {config.epochs} epochs of {program.images.steps_per_epoch} steps; "
+        f"--method={config.method}, {_counted(config.epochs, 'epoch')} of "
+        f"{_counted(program.images.steps_per_epoch, 'step')}; "
         f"kept in {directory.absolute()}",
         _of_task(program, config),
     ]
     return [*lines, shares_line(program, config)] if config.shard_parameters else lines
+
+
+def _counted(number: int, of: str) -> str:
+    return f"{number:,} {of}{'' if number == 1 else 's'}"
 
 
 def shares_line(program: Program, config: FinetuneConfig) -> str:

@@ -185,7 +185,7 @@ def test_uploads_are_bounded_before_they_are_read(port):
 def test_a_run_without_a_checkpoint_is_answered_by_a_sentence(port):
     status, _, text = ask(port, "/run/going/photo")
     assert status == 422
-    assert "no run directory with an evaluated checkpoint" in text
+    assert "has not ended its first epoch" in text
     assert "Traceback" not in text
 
 

@@ -115,7 +115,7 @@ def test_a_page_of_a_run_that_cannot_be_shown_keeps_the_way_to_the_others(site):
     answer = site.respond(Request("GET", ("run", "going", "photo")))
     assert answer.status == 422
     text = answer.body.decode()
-    assert "no run directory with an evaluated checkpoint" in text
+    assert "has not ended its first epoch" in text
     assert 'href="/run/going"' in text
     assert 'href="/run/going/trials"' not in text  # which only AutoLR has
 

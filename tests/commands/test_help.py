@@ -164,4 +164,7 @@ def test_commands_are_spelled_as_the_reader_started_them(monkeypatch):
     monkeypatch.delenv(LAUNCHER, raising=False)
     assert as_started(text) == text
     monkeypatch.setenv(LAUNCHER, "./launch.sh")
-    assert as_started(text) == 'see ./launch.sh predict --help, pip install "finetune-jax[hub]"'
+    # An editable installation is done again from where it lies.
+    assert as_started(text) == f'see ./launch.sh predict --help, {sys.executable} -m pip install -e ".[hub]"'
+    monkeypatch.setenv(LAUNCHER, "../code/launch.sh")
+    assert as_started(text).endswith('-m pip install -e "../code[hub]"')

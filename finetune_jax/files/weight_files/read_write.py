@@ -119,7 +119,7 @@ def read_entry(path: str | os.PathLike[str], entry: str = "") -> WeightFile:
 def _read_file(path: Path, entry: str) -> WeightFile:
     try:
         if not path.exists():
-            raise BadFile("does not exist; check the path")
+            raise UserError(f"there is no file {readable(path.absolute())}; check the path.")
         if not path.is_file():
             raise BadFile("is no file but a device or a pipe; name a file of weights")
         reader = _reader_for(path)

@@ -204,7 +204,17 @@ def _resolve(name: str, architecture: str | None, entry: str, **settings: Any) -
     raise UserError(
         f"--pretrained={readable(name)} is neither a file, a run directory, hf:REPO, timm:TAG, none, "
         f"nor a bundled name ({', '.join(bundled_names())}) "
-        f"nor a network with weights to install ({', '.join(installed.names())})"
+        f"nor a network with weights to install ({', '.join(installed.names())}){_where_weights_are(name)}"
+    )
+
+
+def _where_weights_are(name: str) -> str:
+    """Where to look for the weights of a network of which there are none here; empty for other names."""
+    if name not in registry.names():
+        return ""
+    return (
+        f"; weights of {name} come from a file (torchvision's or timm's .pth or .safetensors) or, by their tag, from "
+        f"the hub (timm:{name}.TAG)"
     )
 
 

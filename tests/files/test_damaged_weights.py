@@ -58,7 +58,7 @@ def _zip_of(path: Path, member: str, content: bytes, method: int = zipfile.ZIP_S
 @pytest.mark.parametrize(
     ("filename", "make", "reason"),
     [
-        ("absent.pth", lambda p: None, "there is no file"),
+        ("absent.pth", lambda p: None, "does not exist"),
         ("folder.pth", lambda p: p.mkdir(), "is a directory"),
         ("notes.txt", lambda p: p.write_text("hello"), "no known suffix"),
         ("nosuffix", lambda p: p.write_bytes(FLOATS), "no known suffix"),

@@ -150,7 +150,7 @@ def test_means_that_do_not_go_with_the_network_are_refused(content, named, tmp_p
 
 
 def test_bad_sources_are_named_by_their_flag(tmp_path, root, config, prober):
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match=r"does not exist"):
         prober.source(str(tmp_path / "none.npz"))
     with pytest.raises(UserError, match="--source=folder:/nowhere/at/all"):
         prober.source("folder:/nowhere/at/all")

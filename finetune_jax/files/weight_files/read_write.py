@@ -119,7 +119,8 @@ def read_entry(path: str | os.PathLike[str], entry: str = "") -> WeightFile:
 def _read_file(path: Path, entry: str) -> WeightFile:
     try:
         if not path.exists():
-            raise UserError(f"there is no file {readable(path.absolute())}; check the path.")
+            place = "" if path.is_absolute() else f" (looked for {readable(path.absolute())})"
+            raise BadFile(f"does not exist{place}; check the path")
         if not path.is_file():
             raise BadFile("is no file but a device or a pipe; name a file of weights")
         reader = _reader_for(path)

@@ -126,7 +126,7 @@ def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], root: Path) -
     word = "best" if len(result["seeds"]) > 1 else "highest"
     lines = [
         f"{word}: --learning_rate={best['learning_rate']:.10g} --momentum={best['momentum']:g} "
-        f"--weight_decay={best['weight_decay']:g}"
+        f"--weight_decay={best['weight_decay']:g}{_among(best, result['trials'])}"
     ]
     if len(set(rates)) > 1 and rate in (min(rates), max(rates)):
         lines.append(
@@ -145,13 +145,22 @@ def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], root: Path) -
     return "\n".join(lines)
 
 
+def _among(best: Mapping[str, Any], trials: Iterable[Mapping[str, Any]]) -> str:
+    """How many others did equally well; of those it is the first."""
+    others = sum(trial["state"] == "complete" and _is_best(trial, best) for trial in trials) - 1
+    return f" (the first of {others + 1} that did equally well)" if others > 0 else ""
+
+
 def _label(trial: Mapping[str, Any]) -> str:
     """What the name of the trial's directory begins with; of an equal trial the other's."""
     return trial["directory"].split("-")[0]
 
 
 def _is_best(trial: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
-    return best is not None and trial["number"] == best["number"]
+    """Whether no trial did better; all of those that did equally well are marked."""
+    if best is None or trial["state"] not in ("complete", "equal"):
+        return False
+    return trial["number"] == best["number"] or trial["score"] == best["score"]
 
 
 def _remark(trial: Mapping[str, Any], seeds: int) -> str:

@@ -33,6 +33,7 @@ _SPOKEN = {
     "micro_f1": "micro F1",
     "cohen_kappa": "Cohen's kappa",
     "auroc": "AUROC",
+    "uncalibrated_error": "calibration error without the temperature",
     "rank_mae": "MAE of ranks",
     "rmse": "RMSE",
     "_mae": " MAE",
@@ -196,7 +197,7 @@ def with_spread(values: Sequence[float], ends: tuple[float, float] | None = None
     mean, spread = mean_and_spread(values)
     if len(values) > 1:
         return f"{100 * mean:.2f} ± {100 * spread:.2f}"
-    return f"{100 * mean:.2f}" + ("" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]")
+    return f"{100 * mean:.2f}" + ("" if ends is None else f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]")
 
 
 def result_line(summary: Mapping[str, Any]) -> str:
@@ -271,10 +272,12 @@ def measurement_table(result: Mapping[str, Any]) -> str:
     """Scores of ``runs.evaluate``, and for classification a row per class."""
     lines = [f"{result['images']} {result['split']} images of {result['dataset']}"]
     known = result.get("intervals", {})
-    for name, value in result["scores"].items():
+    # What people look for first; losses last.
+    order = sorted(result["scores"].items(), key=lambda score: score[0] in ("cross-entropy", "loss"))
+    for name, value in order:
         ends = interval_of(f"_{name}".replace(" ", "_"), value, result["images"]) or known.get(name)
         certainty = "" if ends is None else f" (95 %: {ends_text(name, ends)})"
-        lines.append(f"{name}: {score_text(name, value)}{certainty}")
+        lines.append(f"{spoken(name)}: {score_text(name, value)}{certainty}")
     if "recall_per_class" in result:
         rows = [
             [

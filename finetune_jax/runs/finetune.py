@@ -50,6 +50,7 @@ def run(
     after_epoch: AfterEpoch | None = None,
     *,
     beside: Path | None = None,
+    said: set[str] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, or go on with an unfinished run in the same directory.
 
@@ -58,6 +59,8 @@ def run(
         replicas: the devices to train on.
         after_epoch: see ``training.Plan``.
         beside: directory of a run of the same study, whose images this one must have.
+        said: lines that runs of the same study have printed about themselves, which are not printed again; those of
+            this one come to them. ``run.log`` has all.
 
     Returns:
         The content of ``summary.json``.
@@ -85,7 +88,7 @@ def run(
             )
             callback = report.after_each_epoch(program, settings, directory, after_epoch)
             plan = programs.plan_of(program, settings.config, callback)
-        return _train(Prepared(program, settings, plan, directory), began)
+        return _train(Prepared(program, settings, plan, directory), began, said)
 
 
 def train_in_lockstep(
@@ -203,10 +206,11 @@ def prepare(
     return program, rate_search.searched(program, settings, chosen_before, directory)
 
 
-def _train(prepared: Prepared, began: float) -> dict[str, Any]:
+def _train(prepared: Prepared, began: float, said: set[str] | None = None) -> dict[str, Any]:
     """Train a run alone, finish it, and return its summary."""
     program, settings, plan, directory = prepared
-    _claim(prepared)
+    said = set() if said is None else said
+    _claim(prepared, said)
     # Not named here: its momentum would stay in memory until the end.
     loop.fit(
         programs.initial_state(program, settings.config),
@@ -215,10 +219,10 @@ def _train(prepared: Prepared, began: float) -> dict[str, Any]:
         program.replicas,
         directory,
     )
-    return finish(program, settings, directory, began)
+    return finish(program, settings, directory, began, said)
 
 
-def _claim(prepared: Prepared) -> None:
+def _claim(prepared: Prepared, said: set[str] | None = None) -> None:
     """Make the directory that of the run, and print the rates."""
     program, settings, _, directory = prepared
     # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
@@ -236,10 +240,12 @@ def _claim(prepared: Prepared) -> None:
         values = resolution.line(resolution.values(settings.config), program.images.steps_per_epoch)
         first = about.first_lines(program, settings, directory.path)
         for line in (*first, *reason, values):
-            if not (settings.announced and line in first):
+            if not (settings.announced and line in first) and line not in (said or ()):
                 # A log keeps whole lines.
                 print(about.wrapped(line) if sys.stderr.isatty() else line, file=sys.stderr)
             directory.note(line)
+            if said is not None:
+                said.add(line)
 
 
 def _begun(config: FinetuneConfig, replicas: Replicas) -> tuple[FinetuneConfig, RunDirectory]:

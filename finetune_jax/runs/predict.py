@@ -35,6 +35,8 @@ class Predictor:
     arrays uint8 ``[h, w]``, ``[h, w, 1]``, ``[h, w, 3]``, ``[h, w, 4]`` or ``[N, h, w, C]`` of NumPy or JAX, or an
     iterable of these. Grey becomes RGB, transparency white.
 
+    It may be called from several threads at once: it keeps nothing of what it is given.
+
     Attributes:
         card: of the checkpoint.
         class_names: of the columns.

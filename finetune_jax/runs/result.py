@@ -27,7 +27,13 @@ from finetune_jax.training import averages, saving
 from finetune_jax.training.methods.method import Findings, TrainedRun
 
 
-def finish(program: Program, settings: Settings, directory: RunDirectory, began: float) -> dict[str, Any]:
+def finish(
+    program: Program,
+    settings: Settings,
+    directory: RunDirectory,
+    began: float,
+    said: set[str] | None = None,
+) -> dict[str, Any]:
     """Test what was trained, write what the run directory lacks, and return the summary.
 
     Args:
@@ -35,6 +41,7 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         settings: of the run.
         directory: of the run, trained to the end.
         began: value of ``time.monotonic`` at its start.
+        said: remarks that need not be printed again; those of this run come to them.
 
     Raises:
         UserError: a file cannot be written or read.
@@ -82,7 +89,10 @@ def finish(program: Program, settings: Settings, directory: RunDirectory, began:
         result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings, card)
         summary["remarks"] = remarks.remarks(result)
         for remark in summary["remarks"]:
-            print(f"remark: {remark}", file=sys.stderr)
+            if remark not in (said or ()):
+                print(f"remark: {remark}", file=sys.stderr)
+        if said is not None:
+            said.update(summary["remarks"])
         for name, content in run_page.files(result).items():
             directory.write_file(name, content)
         directory.note(tables.result_line(summary))

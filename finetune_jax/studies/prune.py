@@ -47,13 +47,13 @@ def search(
         raise UserError(f"--max_depth={max_depth} is out of range; give at most {blocks - 1} here")
     image_size = datasets.image_size(base, origin.image_size)
     progress = progress or Progress()
+    # At most: the search ends where the score falls.
+    progress.expect((max_depth + 1) * len(seeds))
     depths: list[dict[str, Any]] = []
     score = ""
 
     def evaluate(depth: int) -> float:
         nonlocal score
-        # How many depths there will be is not known: the search ends where the score falls.
-        progress.expect(len(seeds))
         summaries = []
         for seed in seeds:
             progress.begin(f"{depth} top blocks left out, seed {seed}")

@@ -33,6 +33,9 @@ class Runs:
         self.root = root
         self.replicas = replicas
         self.progress = Progress()
+        self.is_told = False
+        """Whether the study says by itself which run begins."""
+        self._said: set[str] = set()
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
         self._with_same_data: dict[tuple[Any, ...], Path | None] = {}
@@ -59,12 +62,13 @@ class Runs:
             UserError: something else is wrong.
         """
         config, name, finished = self._begin(config, name, after_epoch)
-        if self.replicas.is_primary and not finished:
-            # A sweep says by itself where it stands.
+        if self.replicas.is_primary and not finished and not self.is_told:
             print(self.progress.line() if self.progress.label else f"{name}:", file=sys.stderr)
         start = time.monotonic()
         try:
-            summary = finetune.run(config, self.replicas, after_epoch, **self._beside(config))
+            summary = finetune.run(
+                config, self.replicas, after_epoch, said=self._said, **self._beside(config)
+            )
             if not finished:
                 self.progress.trained(time.monotonic() - start)
             return summary
@@ -106,7 +110,7 @@ class Runs:
             else:
                 begun[name], callbacks[name] = config, after_epoch
         if begun:
-            if self.replicas.is_primary:
+            if self.replicas.is_primary and not self.is_told:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
                 outcomes = finetune.train_in_lockstep(

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -107,6 +108,15 @@ def test_the_scores_are_those_of_scikit_learn_on_what_the_run_predicts(run, tabl
     assert low <= summary[summary["score"]] <= high
     assert set(summary["groups"]) == {"test0", "test1"}
     assert sum(group["images"] for group in summary["groups"].values()) == len(test)
+
+
+def test_several_threads_may_ask_at_once(run, table):
+    config, _, rows = run
+    predictor = finetune_jax.load(config.workdir)
+    files = [table.parent / row["image"] for row in rows[:8]]
+    with ThreadPoolExecutor(4) as pool:
+        apart = list(pool.map(predictor, files))  # the first of them compile
+    np.testing.assert_array_equal(np.concatenate(apart), np.concatenate([predictor(file) for file in files]))
 
 
 def test_measuring_again_gives_the_summary_of_the_run(run):

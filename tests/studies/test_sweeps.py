@@ -217,6 +217,18 @@ def test_a_point_that_tpe_draws_again_is_not_trained_again(storage):
 # --- results -------------------------------------------------------------------------------------------------
 
 
+def test_settings_that_did_equally_well_are_all_marked(storage, tmp_path):
+    train = MadeUp()
+    result = sweep(storage, train, GRID)
+    for trial in result["trials"]:
+        trial["score"] = 0.5
+    result["best"] |= {"score": 0.5}
+    count = sum(trial["state"] == "complete" for trial in result["trials"])
+    text = study_report.text(sweep_report.report(result, tmp_path))
+    assert sum(" * " in line for line in text.splitlines()) == count > 1
+    assert f" (the first of {count} that did equally well)\n" in text
+
+
 def test_table_csv_and_figures_hold_every_configuration(storage, tmp_path):
     search = dataclasses.replace(GRID, dedup=True)
     result = sweep(storage, MadeUp(), search)

@@ -63,7 +63,7 @@ class Images:
             times = "" if steps == 1 else f" times --accumulate_steps={steps}"
             raise UserError(
                 f"--batch_size={self.config.batch_size}{times} is more than the {count} training images of "
-                f"{self.source.name}"
+                f"{self.source.name}; give a smaller one"
             )
         if self.config.select_on == "validation" and not len(self.splits["validation"].labels):
             raise UserError("the validation split is empty; give --validation_fraction or --select_on=last")

@@ -1,5 +1,7 @@
 """Algorithm 2 of AutoLR as a state machine, and its equations (Ro and Choi, AAAI 2021)."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from typing import Any, NamedTuple

@@ -4,6 +4,8 @@ Parts are given in network order, the one nearest to the input first. Two of the
 ``layer_decay`` with ``d`` is ``discriminative`` with the ratio ``d ** (1 − P)``.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Collection, Sequence
 

@@ -4,6 +4,8 @@ Logits are ``[N, C]``, labels and predictions are integers ``[N]`` in ``[0, C)``
 may be -inf (a class ruled out), not NaN or +inf.
 """
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Sequence
 

@@ -69,7 +69,7 @@ def per_block_sgd(
         weight_decay: factor of the weights added to the gradient.
 
     Raises:
-        ValueError: names of ``params`` and ``learning_rates`` differ.
+        ValueError: names of ``params`` and ``learning_rates`` differ, or ``params`` is no plain dict.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -145,6 +145,11 @@ def per_block(
         {'block_01': -0.01, 'head': -0.1}
     """
     _check_names(params, learning_rates)
+    if not isinstance(params, dict):
+        raise ValueError(
+            f"params must be a plain dict of the blocks, as the gradients then are, got a {type(params).__name__}; "
+            "flax.nnx.to_pure_dict(state) makes one of a state of Flax NNX"
+        )
     transforms = {name: _injected(rules[name], rate) for name, rate in learning_rates.items()}
 
     def labels(tree: Mapping[str, Any]) -> dict[str, Any]:

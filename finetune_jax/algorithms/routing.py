@@ -63,7 +63,11 @@ def route(decisions: jax.Array, tuned: jax.Array, frozen: jax.Array) -> jax.Arra
             f"the frozen one {frozen.dtype}{list(frozen.shape)}"
         )
     if decisions.shape != tuned.shape[:1]:
-        raise ValueError(f"decisions have the shape {decisions.shape}, block outputs {tuned.shape}")
+        column = "; give the column of this block, decisions[:, i]" if decisions.ndim == 2 else ""
+        raise ValueError(
+            f"decisions have the shape {decisions.shape}, and block outputs {tuned.shape} take one of {tuned.shape[:1]}"
+            f"{column}"
+        )
     if not jnp.issubdtype(decisions.dtype, jnp.floating):
         decisions = decisions.astype(tuned.dtype)
     return _mix(decisions.reshape(-1, *[1] * (tuned.ndim - 1)), tuned, frozen)

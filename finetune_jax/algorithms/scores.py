@@ -6,6 +6,8 @@ group. Equal to scikit-learn's of the same names with ``sample_weight``; NaN whe
 host.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 
 import numpy as np

@@ -205,11 +205,19 @@ def most_used(usage: Mapping[str, float], k: int) -> tuple[str, ...]:
     Returns:
         Names in network order; of equally used blocks the later ones.
 
+    Raises:
+        ValueError: ``usage`` is an array and has no names.
+
     Examples:
         >>> from finetune_jax import spottune
         >>> spottune.most_used({"block_01": 0.9, "block_02": 0.1, "block_03": 0.4}, k=2)
         ('block_01', 'block_03')
     """
+    if not isinstance(usage, Mapping):
+        raise ValueError(
+            "usage must name its blocks, as dict(zip(network.block_names, usage)) of an array [L] does, got a "
+            f"{type(usage).__name__}"
+        )
     names = list(usage)
     ranked = sorted(range(len(names)), key=lambda index: (-usage[names[index]], -index))
     return tuple(names[index] for index in sorted(ranked[:k]))

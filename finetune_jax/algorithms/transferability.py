@@ -3,6 +3,8 @@
 NumPy on the host. Features are those of a pretrained network, one row per image.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 

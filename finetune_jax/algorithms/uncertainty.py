@@ -1,5 +1,7 @@
 """How far a measured score can be trusted: intervals, and the calibration of probabilities. NumPy on the host."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple

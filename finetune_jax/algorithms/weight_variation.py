@@ -1,5 +1,7 @@
 """Weight variation of AutoLR: how far the kernels of each block moved (Eq. 1), and other measures of it."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune_jax.reports.figures.canvas import HOVER, INK, PAPER, encode
+from finetune_jax.reports.figures.canvas import BLUE, HOVER, INK, PAPER, encode
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -53,7 +53,19 @@ def _environment() -> "Environment":
     # A percent sign stays with its number.
     environment.filters["percent"] = lambda share: tables.percent(share).replace(" ", "\u00a0")
     environment.filters["between"] = tables.between
+    environment.filters["words"] = _words
     return environment
+
+
+def _words(text: str) -> "Markup":
+    """A text whose flags are not broken at their hyphens."""
+    from markupsafe import Markup, escape
+
+    marked = (
+        Markup('<span class="word">{}</span>').format(word) if word.startswith("--") else escape(word)
+        for word in text.split(" ")
+    )
+    return Markup(" ").join(marked)
 
 
 def inline(figure: "Figure") -> "Markup":
@@ -73,7 +85,9 @@ def inline(figure: "Figure") -> "Markup":
     svg = re.sub(f'<g id="{HOVER}([^"]*)">', r'<g class="hover"><title>\1</title>', svg)
     # Several figures on a page have groups of the same names, which nothing refers to.
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    return Markup(svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)"))
+    for colour, of_page in ((INK, "currentColor"), (PAPER, "var(--paper)"), (BLUE, "var(--accent)")):
+        svg = svg.replace(colour, of_page).replace(colour.lower(), of_page)
+    return Markup(svg)
 
 
 def image(pixels: np.ndarray, *, most: int = 640) -> "Markup":

@@ -170,3 +170,18 @@ def test_the_look_ahead_of_momentum_can_be_left_out(nesterov, second):
     for _ in range(2):
         updates, state = tx.update(gradients, state, params)
     np.testing.assert_allclose(updates["head"], -second, rtol=1e-6)
+
+
+def test_parameters_that_are_no_plain_dict_are_refused_with_the_way_to_one():
+    from flax import nnx
+
+    class Pair(nnx.Module):
+        def __init__(self, rngs):
+            self.block_1 = nnx.Linear(2, 2, rngs=rngs)
+            self.head = nnx.Linear(2, 2, rngs=rngs)
+
+    state, rates = nnx.state(Pair(nnx.Rngs(0)), nnx.Param), {"block_1": 0.1, "head": 0.2}
+    with pytest.raises(ValueError, match=r"plain dict .* got a State; flax.nnx.to_pure_dict"):
+        optimizers.per_block_sgd(state, rates)
+    plain = nnx.to_pure_dict(state)
+    optimizers.per_block_sgd(plain, rates).init(plain)

@@ -378,3 +378,9 @@ def test_numbers_of_neighbours_that_make_no_sense_are_errors(ks, message):
         retrieval.recall_at_k(np.ones((2, 3)), [0, 1], ks)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         retrieval.nearest(np.ones((2, 3)), 0)
+
+
+def test_a_single_number_of_neighbours_is_fine():
+    features = np.eye(4)[[0, 0, 1, 2]]
+    found = retrieval.recall_at_k(features, [0, 0, 1, 1], ks=1)
+    assert found == retrieval.recall_at_k(features, [0, 0, 1, 1], ks=(1,)) == {1: 0.5}

@@ -200,3 +200,8 @@ class TestGlobalPolicy:
 
         gradient = jax.grad(loss)(logits)
         assert (gradient[..., 1] > 0).all()  # descent lowers every logit of fine-tuning
+
+
+def test_usage_without_names_is_refused_with_the_way_to_them():
+    with pytest.raises(ValueError, match=r"usage must name its blocks, as dict\(zip\("):
+        spottune.most_used(jnp.array([0.1, 0.9]), 1)

@@ -59,6 +59,12 @@ class TestRoute:
         gradient = jax.grad(lambda d: spottune.route(d, tuned, frozen).astype(jnp.float32).sum())
         assert gradient(jnp.ones(1))[0] == 64 * 64 * 8
 
+    def test_decisions_of_all_blocks_are_answered_with_the_column_to_give(self):
+        with pytest.raises(
+            ValueError, match=r"take one of \(3,\); give the column of this block, decisions\[:, i\]"
+        ):
+            spottune.route(jnp.ones((3, 4)), jnp.ones((3, 2)), jnp.ones((3, 2)))
+
     def test_outputs_that_differ_are_both_named(self):
         with pytest.raises(ValueError, match=r"float32\[2, 3\].*float32\[2, 4\]"):
             spottune.route(jnp.zeros(2), jnp.zeros((2, 3)), jnp.zeros((2, 4)))

@@ -91,6 +91,27 @@ def test_a_prolonged_run_is_the_one_that_was_told_so_at_its_start(
     assert "prolonged from 2 to 5 epochs" in (tmp_path / "run" / "run.log").read_text()
 
 
+def test_runs_of_a_study_say_once_what_is_the_same_of_them(
+    base: FinetuneConfig, one: Replicas, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: set[str] = set()
+    told = []
+    for seed in (0, 1):
+        config = dataclasses.replace(base, epochs=1, seed=seed, workdir=str(tmp_path / str(seed)))
+        finetune.run(config, one, said=said)
+        told.append(capsys.readouterr().err.splitlines())
+    first, second = told
+    assert any(line.startswith("resnet26_policy (") for line in first)
+    assert any(line.startswith("remark: ") for line in first)
+    assert any("kept in" in line for line in second)  # which is another one
+    same = {
+        line for line in first if line.startswith(("resnet26_policy (", "task:", "learning rate", "remark:"))
+    }
+    assert not same & set(second)
+    log = (tmp_path / "1" / "run.log").read_text()
+    assert "resnet26_policy (" in log  # each directory tells all of its run
+
+
 def test_added_epochs_have_the_rates_of_a_training_of_their_own(
     base: FinetuneConfig, finished: FinetuneConfig, one: Replicas, tmp_path: Path
 ) -> None:

@@ -224,7 +224,10 @@ def _score_table(summary: Mapping[str, Any], test: Any) -> Table:
     """Test scores in percent, and how far chance in the choice of images reaches."""
     images = summary["images"].get("test")
     rows = []
-    for name, value in summary.items():
+    # The score that the run is about first, the loss last.
+    of_run = summary.get("score")
+    order = sorted(summary.items(), key=lambda entry: (entry[0] != of_run, "loss" in entry[0]))
+    for name, value in order:
         if not name.startswith("test_") or not isinstance(value, float):
             continue
         if "loss" in name:

@@ -78,7 +78,8 @@ def draw_training_curves(
                     (best_epoch, chosen),
                     (0, 6),
                     textcoords="offset points",
-                    ha="center",
+                    # Of the last epoch it would stand across the frame.
+                    ha="right" if best_epoch == points[-1][0] > points[0][0] else "center",
                     fontsize=8,
                     color=color,
                 )

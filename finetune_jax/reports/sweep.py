@@ -147,7 +147,7 @@ def _best_text(best: Mapping[str, Any], result: Mapping[str, Any], root: Path) -
 
 def _among(best: Mapping[str, Any], trials: Iterable[Mapping[str, Any]]) -> str:
     """How many others did equally well; of those it is the first."""
-    others = sum(trial["state"] == "complete" and _is_best(trial, best) for trial in trials) - 1
+    others = sum(_is_best(trial, best) for trial in trials) - 1
     return f" (the first of {others + 1} that did equally well)" if others > 0 else ""
 
 
@@ -158,7 +158,7 @@ def _label(trial: Mapping[str, Any]) -> str:
 
 def _is_best(trial: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
     """Whether no trial did better; all of those that did equally well are marked."""
-    if best is None or trial["state"] not in ("complete", "equal"):
+    if best is None or trial["state"] != "complete":
         return False
     return trial["number"] == best["number"] or trial["score"] == best["score"]
 

@@ -78,7 +78,7 @@ def test_best_needs_several_seeds_and_equal_highest_scores_are_all_marked():
 def test_a_single_seed_has_its_wilson_interval_and_the_note_says_what_a_point_is():
     entries = [entry("a", [48 / 90])]
     (row,) = comparison.methods_table(entries).rows
-    assert row[2] == "53.33 [43.1, 63.3]"
+    assert row[2] == "53.33 [43.10, 63.29]"
     assert "1.11 points" in comparison.uncertainty_note(entries)
     assert comparison.methods_table([entry("a", [0.5, 0.7])]).rows[0][2] == "60.00 ± 14.14"
 

@@ -189,7 +189,7 @@ def test_the_report_tells_ties_costs_the_probe_and_the_command() -> None:
     assert "tie with lora" in text
     assert "finetune-jax finetune # full" in text
     assert "It beats the ridge probe (70.00 %) by more than chance" in text
-    assert "95.00 [88.8, 97.8]" in text  # Wilson's interval of 95 of 100
+    assert "95.00 [88.82, 97.85]" in text  # Wilson's interval of 95 of 100
     row = next(line for line in text.splitlines() if line.startswith("full (good)"))
     # Four rungs: 2 + 4 + 8 + 16 epochs of 50 images, each with a start of one second.
     assert "34 s" in row

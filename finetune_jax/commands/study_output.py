@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from finetune_jax.errors import UserError
+from finetune_jax.files import working_copies
 
 if TYPE_CHECKING:
     from finetune_jax.reports.figures import Format
@@ -68,4 +69,5 @@ def finish(report: "StudyReport", runs: "Runs", command: str) -> None:
     files = study_report.files(report, command=line, runs=runs.pages(), formats=formats())
     runs.write_files(files)
     if runs.is_primary:
-        print(f"\n{study_report.text(report)}\n\nstudy: {runs.root}\nreport: {runs.root / 'report.html'}")
+        where = working_copies.named(f"study: {runs.root}\nreport: {runs.root / 'report.html'}")
+        print(f"\n{study_report.text(report)}\n\n{where}")

@@ -15,6 +15,7 @@ _SHARED = (
     "command_line",
     "help",
     "interruption",
+    "on_stores",
     "parsing",
     "program",
     "slips",

@@ -359,6 +359,9 @@ EVERY_FIGURE = {
     "scatter": lambda **more: figures.scatter(np.array([1.0, 2.0]), np.array([1.0, 3.0]), "age", **more),
     "pruning_curve": lambda **more: figures.pruning_curve([0, 1], [[0.5], [0.6]], {"M": [2, 1]}, **more),
     "learning_curve": lambda **more: figures.learning_curve({5: [0.5, 0.6], 10: [0.7]}, **more),
+    "interpolation_curve": lambda **more: figures.interpolation_curve(
+        [0, 1], {"validation": [0.5, 0.6]}, 1, **more
+    ),
 }
 
 

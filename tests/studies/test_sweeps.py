@@ -21,6 +21,8 @@ from finetune_jax.studies.runs import Runs
 from finetune_jax.studies.sweeps import sweep as hpo
 from finetune_jax.studies.sweeps.search import Point, Search
 
+DRAWS_FIGURES = True
+
 
 @pytest.fixture
 def storage(tmp_path):

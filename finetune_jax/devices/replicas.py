@@ -44,6 +44,10 @@ class Replicas:
     process_index: int = 0
     process_count: int = 1
 
+    def __post_init__(self) -> None:
+        # A list, as JAX gives it, would do until something is kept by the replicas it was made for.
+        object.__setattr__(self, "devices", tuple(self.devices))
+
     @property
     def count(self) -> int:
         """Replicas over all processes."""

@@ -63,3 +63,7 @@ def test_freed_memory_is_kept_on_hosts_that_train_on_the_cpu(
         monkeypatch.setenv("GLIBC_TUNABLES", tunables)
     prepare_backend()
     assert bool(calls) == expected
+
+
+def test_devices_may_be_a_list():
+    assert {Replicas(jax.devices()[:2]): 1} == {Replicas(tuple(jax.devices()[:2])): 1}

@@ -3,11 +3,12 @@
 import importlib.util
 import os
 
+import jax
 import jaxlib
 import pytest
 
 from finetune_jax.devices import host_memory
-from finetune_jax.devices.replicas import CONVOLUTION_FLAG, prepare_backend
+from finetune_jax.devices.replicas import CONVOLUTION_FLAG, Replicas, prepare_backend
 
 
 @pytest.mark.parametrize(

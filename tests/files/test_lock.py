@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import SECONDS
 
 from finetune_jax.errors import UserError
 from finetune_jax.files import lock
@@ -103,11 +104,11 @@ def test_a_damaged_lock_counts_by_its_age(tmp_path: Path, content: bytes) -> Non
 def test_of_many_at_once_one_takes_a_dead_lock_over(tmp_path: Path) -> None:
     write_lock(tmp_path, age=lock.GRACE_SECONDS + 100)
     program = (
-        "import sys, pathlib, time\nfrom finetune_jax import errors\nfrom finetune_jax.files import lock\n"
-        "sys.stdin.read()\n"
+        "import sys, pathlib\nfrom finetune_jax import errors\nfrom finetune_jax.files import lock\n"
+        "print('here', flush=True)\nsys.stdin.readline()\n"
         "try:\n    held = lock.acquire(pathlib.Path(sys.argv[1]))\n    held.check()\n    print('mine', flush=True)\n"
-        "    time.sleep(3)\n"
-        "except errors.UserError as error:\n    print(error)\n"
+        "except errors.UserError as error:\n    print(error, flush=True)\n"
+        "sys.stdin.read()\n"  # an owner that ended would leave the lock to the next
     )
     processes = [
         subprocess.Popen(
@@ -119,13 +120,16 @@ def test_of_many_at_once_one_takes_a_dead_lock_over(tmp_path: Path) -> None:
         )
         for _ in range(4)
     ]
-    time.sleep(1.0)  # until all of them wait for the word
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
     for process in processes:
         assert process.stdin is not None
-        process.stdin.close()
-    results = [process.stdout.read() for process in processes if process.stdout is not None]
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = [process.stdout.readline() for process in processes if process.stdout is not None]
     for process in processes:
-        process.wait()
+        process.communicate(timeout=SECONDS)
     assert sum(result == "mine\n" for result in results) == 1, results
 
 

@@ -180,7 +180,7 @@ def test_unreadable_images_are_left_out_on_request_with_a_counted_warning(tmp_pa
         ("finetune", ["--dataset=photos", "--workdir={tmp}/run"], ["--dataset=photos"]),
         ("finetune", ["--pretrained={tmp}/missing.pth", "--workdir={tmp}/run"], ["missing.pth"]),
         ("finetune", ["--batch_size=30", "--virtual_devices=4", "--workdir={tmp}/run"], ["--batch_size=30"]),
-        ("evaluate", ["--run={tmp}"], ["--run={tmp}"]),
+        ("evaluate", ["--run={tmp}"], ["{tmp} is no run directory"]),
         ("evaluate", [], ["run"]),
         ("predict", ["--run={tmp}"], ["name images or folders"]),
         ("predict", ["--run={tmp}", "x.jpg"], ["is no run directory"]),

@@ -33,6 +33,7 @@ def command_in(home: Path, *flags: str) -> list[str]:
         f"--epochs={EPOCHS}",
         "--checkpoint_steps=4",
         "--noprobe",
+        "--optimizer=sgd",
         *flags,
     ]
 

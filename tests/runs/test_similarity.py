@@ -154,7 +154,9 @@ def test_bad_sources_are_named_by_their_flag(tmp_path, root, config, prober):
         prober.source(str(tmp_path / "none.npz"))
     with pytest.raises(UserError, match="--source=folder:/nowhere/at/all"):
         prober.source("folder:/nowhere/at/all")
-    with pytest.raises(UserError, match=r"^--source=photos: there is no folder or table .*photos, and it is none of "):
+    with pytest.raises(
+        UserError, match=r"^--source=photos: there is no folder or table .*photos, and it is none of "
+    ):
         prober.source("photos")
     single = write_photos(tmp_path / "single", per_class=3, colours={"sky": (0, 0, 200)})
     with pytest.raises(UserError, match=r"--source=folder:.*single: .* has a single training class"):

@@ -18,6 +18,8 @@ from finetune_jax.studies import spottune
 from finetune_jax.studies.comparison import Protocol, configured
 from finetune_jax.studies.runs import Runs
 
+DRAWS_FIGURES = True
+
 BASE = FinetuneConfig(
     method="spottune_global", k=2, frozen_first=4, temperature=2.0, budget_weight=0.7, frozen_norm="learn"
 )

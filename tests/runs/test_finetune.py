@@ -68,8 +68,6 @@ def test_a_run_leaves_everything_that_was_promised(finished):
     assert summary["images"] == {"train": 46, "validation": 3, "test": 11}
     assert summary["epochs_trained"] == 2
     assert summary["parameters_trained"] == summary["parameters"]
-    with Image.open(workdir / "confusion.png") as picture:
-        assert picture.width > 200
 
 
 def test_metrics_have_a_row_per_epoch_and_the_best_one_was_chosen(finished):

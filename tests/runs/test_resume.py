@@ -178,8 +178,8 @@ def test_a_finished_run_answers_at_once_and_refuses_other_flags(
     assert (status, out) == (1, "")
     assert err == (
         f"{DEVICES}error: --workdir={workdir} holds a run with other flags: --batch_size=32 (was 16), "
-        f"--learning_rate=0.5 (was {starting_config(optimizer='sgd').learning_rate}); give the same flags to go on with it "
-        f"(python -m experiments.resume {workdir} does), or another --workdir\n"
+        f"--learning_rate=0.5 (was {starting_config(optimizer='sgd').learning_rate}); give the same flags to go on "
+        f"with it (python -m experiments.resume {workdir} does), or another --workdir\n"
     )
     assert contents(workdir) == before
 

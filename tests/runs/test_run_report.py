@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from photos import write_photos
+from PIL import Image
 
 from finetune_jax.config.named_recipes import starting_config
 from finetune_jax.config.recipes import recipe
@@ -45,6 +46,12 @@ def test_the_first_epoch_has_a_page_that_refreshes_itself_and_the_last_one_does_
     assert "Recall per class" not in first
     assert "refresh" not in last.split("<style>")[0]
     assert "Test accuracy" in last
+
+
+def test_figures_lie_beside_the_page(pages):
+    for name in ("training", "confusion"):
+        with Image.open(pages[1] / f"{name}.png") as picture:
+            assert picture.width > 200
 
 
 def test_what_was_seen_and_the_command_are_those_of_the_run(pages):

@@ -29,7 +29,7 @@ def test_the_first_lines_say_network_pixels_classes_images_and_place(
         "resnet26 (0.8 M parameters, weights resnet26_cifar10), images as 32 × 32, the whole image stretched; "
         "10 classes, 323 train / 36 validation / 1,438 test images of digits"
     )
-    assert lines[first + 1] == f"--method=feature_extractor, 1 epochs of 5 steps; kept in {tmp_path / 'run'}"
+    assert lines[first + 1] == f"--method=feature_extractor, 1 epoch of 5 steps; kept in {tmp_path / 'run'}"
     assert lines[first + 2] == "task: classification (by the labels)"
     assert first < next(number for number, line in enumerate(lines) if line.startswith("epoch 1/1"))
 

@@ -176,10 +176,11 @@ def load(
 
         source = in_memory.read(dataset)
     else:
-        place = readable(os.path.abspath(dataset))
+        absent = "" if separator or not dataset else os.path.abspath(dataset)
         raise UserError(
-            f"--dataset={readable(dataset)}: there is no folder or table {place}, and it is none of "
-            " digits, folder:PATH, csv:FILE, tfds:NAME[:CONFIG], hf:NAME, webdataset:PATH and arrayrecord:PATH"
+            f"--dataset={readable(dataset)} is none of digits, folder:PATH, csv:FILE, tfds:NAME[:CONFIG], hf:NAME, "
+            "webdataset:PATH and arrayrecord:PATH"
+            + (f", and there is no folder or table {readable(absent)}" if absent else "")
         )
     if split_rule is not None:
         source = dataclasses.replace(source, split_rule=split_rule)

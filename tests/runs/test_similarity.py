@@ -155,7 +155,7 @@ def test_bad_sources_are_named_by_their_flag(tmp_path, root, config, prober):
     with pytest.raises(UserError, match="--source=folder:/nowhere/at/all"):
         prober.source("folder:/nowhere/at/all")
     with pytest.raises(
-        UserError, match=r"^--source=photos: there is no folder or table .*photos, and it is none of "
+        UserError, match=r"^--source=photos is none of .*, and there is no folder or table /.*photos$"
     ):
         prober.source("photos")
     single = write_photos(tmp_path / "single", per_class=3, colours={"sky": (0, 0, 200)})

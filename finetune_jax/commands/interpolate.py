@@ -50,7 +50,10 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_integer("projection_steps", 200, "Steps of --projection, of 64 images each.", lower_bound=1)
 flags.DEFINE_float(
-    "radius_rate", 0.01, "Adam's rate of the radii of --projection, a share of the largest.", lower_bound=0.0
+    "projection_rate",
+    0.01,
+    "Adam's rate of the radii of --projection, a share of the largest.",
+    lower_bound=0.0,
 )
 flags.DEFINE_string("output", "", "Directory for the network that was chosen; empty keeps none.")
 
@@ -93,8 +96,8 @@ def main() -> int:
 
 def _project(run: Path, start: Path | None, output: Path | None) -> int:
     values = flags.FLAGS
-    if values.radius_rate == 0:
-        raise UserError("--radius_rate=0 learns no radius; give a number above 0")
+    if values.projection_rate == 0:
+        raise UserError("--projection_rate=0 learns no radius; give a number above 0")
     if values["alphas"].present:
         raise UserError(
             "--alphas contradicts --projection, which learns a share for each array; give one of them"
@@ -106,7 +109,7 @@ def _project(run: Path, start: Path | None, output: Path | None) -> int:
         run,
         replicas,
         steps=values.projection_steps,
-        rate=values.radius_rate,
+        rate=values.projection_rate,
         start=start,
         others=values.datasets,
         output=output,

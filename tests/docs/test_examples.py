@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("labels", "own_code", "photographs", "python", "rates", "table_to_use")
+GUIDES = (
+    "labels",
+    "larger_networks",
+    "own_code",
+    "papers",
+    "photographs",
+    "python",
+    "rates",
+    "recipes",
+    "table_to_use",
+)
 PAGES = ("README.md", *(f"docs/guides/{name}.md" for name in GUIDES))
 
 

@@ -21,6 +21,9 @@ _STORES = {
 }
 """Schemes, and the program that mounts them as a folder."""
 
+_ELSEWHERE = frozenset({"", "http", "https"})
+"""No address, or one that is no place for a folder: what reads the flag says what it takes."""
+
 TAKEN_BY = frozenset({"data_dir", "compilation_cache"})
 """Flags whose libraries (TFDS, JAX) read object stores themselves."""
 
@@ -61,13 +64,18 @@ def refusal(flag: str, value: str) -> str:
 
     >>> refusal("workdir", "gs://bucket/run")
     '--workdir=gs://bucket/run: gs:// is not supported; mount the bucket as a folder (gcsfuse) and name that'
+    >>> refusal("workdir", "magic://bucket/run")
+    '--workdir=magic://bucket/run: magic:// is not known; give the path of a folder, or an address of gs://, s3:// or az://'
     >>> refusal("workdir", "runs/gs")
     ''
     """
     match = _ADDRESS.search(value)
     scheme = match["scheme"].lower() if match else ""
-    if scheme not in _STORES or flag in TAKEN_BY or (flag == "dataset" and is_folder(value)):
+    if scheme in _ELSEWHERE or flag in TAKEN_BY or (flag == "dataset" and is_folder(value)):
         return ""
+    if scheme not in _STORES:
+        known = "give the path of a folder, or an address of gs://, s3:// or az://"
+        return f"--{flag}={value}: {scheme}:// is not known; {known}"
     if not _STORES[scheme]:
         return f"--{flag}={value}: {scheme}:// is not supported; give the path of a folder"
     advice = f"mount the bucket as a folder ({_STORES[scheme]}) and name that"

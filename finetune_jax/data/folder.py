@@ -204,9 +204,10 @@ def _examples(
 
 def contains(dataset: str, path: str | os.PathLike[str]) -> bool:
     """Whether a path lies inside the folder that a ``--dataset`` names."""
-    if not dataset.startswith("folder:") or not os.fspath(path):
+    kind, _, place = dataset.partition(":")
+    if kind != "folder" or not place or not os.fspath(path):
         return False
-    root = os.path.realpath(os.path.expanduser(dataset.removeprefix("folder:")))
+    root = os.path.realpath(os.path.expanduser(place))
     inside = os.path.realpath(os.path.expanduser(os.fspath(path)))
     return inside == root or inside.startswith(root.rstrip(os.sep) + os.sep)
 

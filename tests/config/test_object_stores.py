@@ -33,6 +33,14 @@ def test_an_address_is_refused_with_its_scheme_and_what_to_do(flag: str, value: 
     assert advice in refusal
 
 
+@pytest.mark.parametrize("flag", ["workdir", "dataset", "run"])
+def test_an_unknown_scheme_becomes_no_folder(flag: str) -> None:
+    assert object_stores.refusal(flag, "magic://bucket/x") == (
+        f"--{flag}=magic://bucket/x: magic:// is not known; give the path of a folder, or an address of gs://, s3:// "
+        "or az://"
+    )
+
+
 @pytest.mark.parametrize(
     "value", ["runs/a", "gs:/x", "folder:photos", "hf:org/name", "https://host/x", "", "C:/x"]
 )

@@ -67,6 +67,7 @@ def test_paths_inside_the_folder_of_the_images_are_known_by_whatever_name(tmp_pa
     assert folder.contains(dataset, tmp_path / "link" / "a")
     assert not folder.contains(dataset, tmp_path / "data2")
     assert not folder.contains("digits", tmp_path)
+    assert not folder.contains("folder:", os.path.abspath("runs"))
 
 
 def test_devices_and_pipes_are_left_out_unread(tmp_path):

@@ -30,33 +30,15 @@ def small_run(home: Path, *, classes: int = 4, count: int = 30, **settings: Any)
     """Settings of a run on such photos, which are written below ``home`` with the weights."""
     write_weights(home / "weights.npz")
     write_stripes(home / "photos", classes, count)
-    small: dict[str, Any] = {
-        "dataset": f"folder:{home / 'photos'}",
-        "cache_dir": str(home / "cache"),
-        "pretrained": str(home / "weights.npz"),
-        "network": "resnet26_policy",
-        "width": 0.125,
-        "image_size": 8,
-        "batch_size": 16,
-    }
-    return FinetuneConfig(**(small | settings))
+    return _small(home, **{"batch_size": 16} | settings)
 
 
 def run_on_photos(home: Path, *, per_class: int = 20, **settings: Any) -> FinetuneConfig:
     """Settings of a run of two epochs on photos of three classes, written below ``home`` with the weights."""
     if "pretrained" not in settings:
         write_weights(home / "weights.npz")
-    small: dict[str, Any] = {
-        "dataset": f"folder:{write_photos(home / 'photos', per_class=per_class)}",
-        "cache_dir": str(home / "cache"),
-        "pretrained": str(home / "weights.npz"),
-        "network": "resnet26_policy",
-        "width": 0.125,
-        "image_size": 8,
-        "batch_size": 12,
-        "epochs": 2,
-    }
-    return FinetuneConfig(**(small | settings))
+    write_photos(home / "photos", per_class=per_class)
+    return _small(home, **{"batch_size": 12, "epochs": 2} | settings)
 
 
 def routed_run(home: Path, **settings: Any) -> FinetuneConfig:
@@ -71,3 +53,15 @@ def routed_run(home: Path, **settings: Any) -> FinetuneConfig:
         "method": "spottune",
     }
     return run_on_photos(home, **(routed | settings))
+
+
+def _small(home: Path, **settings: Any) -> FinetuneConfig:
+    small: dict[str, Any] = {
+        "dataset": f"folder:{home / 'photos'}",
+        "cache_dir": str(home / "cache"),
+        "pretrained": str(home / "weights.npz"),
+        "network": "resnet26_policy",
+        "width": 0.125,
+        "image_size": 8,
+    }
+    return FinetuneConfig(**(small | settings))

@@ -26,12 +26,18 @@ class AutoRGN(Standard):
 
     def tuner(self, config: FinetuneConfig, trained: tuple[str, ...]) -> Tuner:
         """Auto-RGN."""
+        return self.tuner_of(RGNTuner, config, trained)
+
+    def tuner_of(
+        self, kind: type["RGNTuner"], config: FinetuneConfig, trained: tuple[str, ...]
+    ) -> "RGNTuner":
+        """One of its kind, from the rates of the config."""
         rate = number(config.learning_rate)
         beside = rates.beside_network(config, trained, self.peak_rates(config))
         if "head" in trained:
             beside["head"] = config.head_learning_rate or rate
         stem = "stem" if "stem" in trained else None
-        return RGNTuner(rates.blocks_of(trained), rate, beside, stem, rates.decay(config))
+        return kind(rates.blocks_of(trained), rate, beside, stem, rates.decay(config))
 
 
 class RGNTuning(NamedTuple):
@@ -77,6 +83,10 @@ class RGNTuner:
 
     def judge(self, state: RGNTuning, outcome: Pass) -> tuple[RGNTuning, Verdict]:
         """Accepted; the factors of the next epoch."""
-        factors = block_rates.relative_gradients(outcome.variations, state.factors)
+        factors = self.next_factors(state, outcome)
         quality = float(autolr.sorting_quality(outcome.variations)) if len(self.blocks) > 1 else None
         return RGNTuning(factors.astype(np.float32)), Verdict(True, 1, quality, None, {}, "")
+
+    def next_factors(self, state: RGNTuning, outcome: Pass) -> np.ndarray:
+        """Of the rates of the blocks, ``[K]``, after an epoch."""
+        return block_rates.relative_gradients(outcome.variations, state.factors)

@@ -10,32 +10,24 @@ from typing import ClassVar
 
 import numpy as np
 
-from finetune_jax.algorithms import autolr, block_rates
-from finetune_jax.config.resolution import number
+from finetune_jax.algorithms import block_rates
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.training import rates
-from finetune_jax.training.methods.auto_rgn import RGNTuner, RGNTuning
-from finetune_jax.training.methods.plain import Standard
-from finetune_jax.training.tuning import Pass, Tuner, Verdict
+from finetune_jax.training.methods.auto_rgn import AutoRGN, RGNTuner, RGNTuning
+from finetune_jax.training.tuning import Pass, Tuner
 
 THRESHOLD = 0.25
 """Share of the largest ratio below which a block is frozen; the paper leaves it to the user."""
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoSNR(Standard):
+class AutoSNR(AutoRGN):
     """All parts are trained; blocks whose gradients are mostly noise wait for an epoch in which they are not."""
 
     asks_signal: ClassVar[bool] = True
 
     def tuner(self, config: FinetuneConfig, trained: tuple[str, ...]) -> Tuner:
         """Auto-SNR."""
-        rate = number(config.learning_rate)
-        beside = rates.beside_network(config, trained, self.peak_rates(config))
-        if "head" in trained:
-            beside["head"] = config.head_learning_rate or rate
-        stem = "stem" if "stem" in trained else None
-        return SNRTuner(rates.blocks_of(trained), rate, beside, stem, rates.decay(config))
+        return self.tuner_of(SNRTuner, config, trained)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +36,8 @@ class SNRTuner(RGNTuner):
 
     measure = "mean"
 
-    def judge(self, state: RGNTuning, outcome: Pass) -> tuple[RGNTuning, Verdict]:
-        """Accepted; the factors of the next epoch."""
-        factors = np.ones(len(self.blocks))
-        if outcome.signal is not None:
-            factors = block_rates.clear_gradients(outcome.signal, THRESHOLD)
-        quality = float(autolr.sorting_quality(outcome.variations)) if len(self.blocks) > 1 else None
-        return RGNTuning(factors.astype(np.float32)), Verdict(True, 1, quality, None, {}, "")
+    def next_factors(self, state: RGNTuning, outcome: Pass) -> np.ndarray:
+        """1 or 0 for each block; 1 where no gradients were looked at."""
+        if outcome.signal is None:
+            return np.ones(len(self.blocks))
+        return block_rates.clear_gradients(outcome.signal, THRESHOLD)

@@ -21,16 +21,14 @@ epoch of the other: SGD with warm-up and clipping.
 Runs that are there already are not trained again, so it can be stopped and started, and cells can be added.
 """
 
-import argparse
 import itertools
 import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.recipes import case_of
+from benchmarks import cases
 from finetune_jax.config.settings import RUNTIME_SETTINGS
 
 
@@ -129,12 +127,11 @@ def train(
     """
     from finetune_jax.config.named_recipes import starting_config
     from finetune_jax.config.recipes import changed
-    from finetune_jax.config.settings import DEFAULTS
 
     kept = runs.root / "scores.json"
     scores = json.loads(kept.read_text()) if kept.exists() else {}
     missing = [candidate for candidate in candidates if len(scores.get(candidate.name, [])) < len(seeds)]
-    own = {key: value for key, value in vars(base).items() if value != DEFAULTS[key]}
+    own = cases.changes_of(base)
     # Candidates of one program are trained together, which compiles once.
     for _, together in itertools.groupby(missing, lambda candidate: _program(candidate.settings)):
         group = list(together)
@@ -173,35 +170,20 @@ def _program(settings: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, help="Directory of runs and results.")
-    parser.add_argument(
-        "--case",
-        action="append",
-        required=True,
-        help="A name, then settings of finetune with their values; may be repeated.",
-    )
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser = cases.parser(__doc__, seeds=[1, 2])
     parser.add_argument("--families", nargs="+", default=[family for family, _, _ in _FAMILIES])
-    arguments_ = parser.parse_args(arguments)
-    import jax
-
-    from finetune_jax.devices.replicas import local_replicas, prepare_backend
-    from finetune_jax.studies.runs import Runs
-
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    prepare_backend()
-    replicas = local_replicas()
-    candidates = [candidate for candidate in CANDIDATES if candidate.family in arguments_.families]
-    scores = {}
-    for text in arguments_.case:
-        name, base = case_of(text, arguments_.epochs)
-        scores[name] = train(
-            base, Runs(Path(arguments_.workdir) / name, replicas), candidates, arguments_.seeds
-        )
+    names = [candidate.name for candidate in CANDIDATES]
+    parser.add_argument("--candidates", nargs="+", choices=names, default=names)
+    given = parser.parse_args(arguments)
+    candidates = [
+        candidate
+        for candidate in CANDIDATES
+        if candidate.family in given.families and candidate.name in given.candidates
+    ]
+    scores = {
+        name: train(base, runs, candidates, given.seeds)
+        for name, base, runs in cases.cells(given.case, given.epochs, given.workdir)
+    }
     print(f"{table(scores)}\n\nby the rule: {chosen(regrets(scores))}", flush=True)
 
 

@@ -16,16 +16,16 @@ The same command goes on after a stop. ``results.json`` of each case keeps every
 printed as Markdown after every case.
 """
 
-import argparse
 import dataclasses
 import json
 import math
-import shlex
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks import cases
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the trained weights that ``between`` tries."""
@@ -245,51 +245,18 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def case_of(text: str, epochs: int) -> tuple[str, Any]:
-    """Name and config of a ``--case``."""
-    from finetune_jax.config.declaration import declared
-    from finetune_jax.config.settings import FinetuneConfig
-
-    name, *settings = shlex.split(text)
-    values: dict[str, Any] = {"epochs": epochs, "batch_size": 32}
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        values[key] = type(declared(FinetuneConfig)[key].default)(value)
-    return name, FinetuneConfig(**values)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, help="Directory of runs and results.")
-    parser.add_argument(
-        "--case",
-        action="append",
-        required=True,
-        help="A name, then settings of finetune with their values; may be repeated.",
-    )
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = cases.parser(__doc__, seeds=[1, 2, 3])
     parser.add_argument("--contestants", nargs="+", default=[contestant.name for contestant in CONTESTANTS])
-    case = parser.parse_args(arguments)
-    import jax
-
-    from finetune_jax.devices.replicas import local_replicas, prepare_backend
-    from finetune_jax.studies.runs import Runs
-
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    prepare_backend()
-    replicas = local_replicas()
-    for text in case.case:
-        name, base = case_of(text, case.epochs)
-        # The runs of a study have the same images.
-        runs = Runs(Path(case.workdir) / name, replicas)
-        comparison = Comparison(base, runs, case.seeds)
+    given = parser.parse_args(arguments)
+    for text, (name, base, runs) in zip(
+        given.case, cases.cells(given.case, given.epochs, given.workdir), strict=True
+    ):
+        comparison = Comparison(base, runs, given.seeds)
         results = []
         for contestant in CONTESTANTS:
-            if contestant is not PLAIN and contestant.name not in case.contestants:
+            if contestant is not PLAIN and contestant.name not in given.contestants:
                 continue
             results.append(comparison.result(contestant))
             runs.write("results.json", json.dumps(results, indent=1))

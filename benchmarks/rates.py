@@ -11,14 +11,17 @@ seed 100, results are of the seeds 0, 1, 2. Costs are images forward and backwar
 choice count a third; those of the grid are all that it took to choose. Every run is one line of CELL.jsonl, and none
 that has a line is trained again: after a stop the same command goes on.
 
-Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast), auto
-(``--method=auto``), find and find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts),
-prodigy_blocks and dowg_blocks (one for each), autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01,
-with the three measures), and probe, which trains nothing: ridge regression on the features as pretrained.
+Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast),
+auto (``--method=auto``), find and find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all
+parts), prodigy_blocks and dowg_blocks (one for each), dog, dadapt (of AdamW) and mechanic (around AdamW),
+similarity (``--learning_rate=auto``), the ideas of :mod:`benchmarks.rates_ideas`, autolr, autolr_rms and
+autolr_relative (AutoLR from 0.001, head 0.01, with the three measures), and probe, which trains nothing: ridge
+regression on the features as pretrained.
 
-Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best), and at
-the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the run), auto_rgn
-and auto_snr.
+Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best),
+and at the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the
+run), auto_rgn and auto_snr. With settings and a rate that are searched once more after the grid, at its best
+rate and the next higher one: decay_grid (layer decay) and slice_grid (discriminative ratio).
 
 Protocol and cells, written before their runs: docs/results.md, "Rates without a search".
 """
@@ -34,6 +37,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rates_ideas
+from benchmarks.rates_start import Cell, Started
 from benchmarks.rates_table import CHOOSING, Log, figure, summary, table
 
 GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01)}
@@ -44,184 +49,22 @@ OF_OPTIMIZER: Mapping[str, Mapping[str, Any]] = {
     "prodigy_blocks": {"optimizer": "prodigy", "block_estimates": True},
     "dowg": {"optimizer": "dowg"},
     "dowg_blocks": {"optimizer": "dowg", "block_estimates": True},
+    "dog": {"optimizer": "dog"},
+    "dadapt": {"optimizer": "dadapt_adamw"},
+    "mechanic": {"optimizer": "mechanize"},
+}
+OWN_GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "decay_grid": ("layer_decay", (0.65, 0.75, 0.9)),
+    "slice_grid": ("discriminative_ratio", (3.0, 10.0, 30.0)),
 }
 CONTESTANTS = (
     "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
-    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "autolr", "autolr_rms", "autolr_relative",
+    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "similarity", *OWN_GRIDS, *rates_ideas.IDEAS,
+    "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
-_HEAD_ALONE = 0.2  # of the steps of head_first
 
 
-class Cell:
-    """One network, optimiser and data set."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        import jax
-
-        from finetune_jax.config.settings import FinetuneConfig
-        from finetune_jax.devices.replicas import local_replicas
-        from finetune_jax.runs import finetune, start
-
-        self.flags = FinetuneConfig(**{"method": "auto", "workdir": "unused", **settings})
-        self.origin = start.load_origin(self.flags)
-        # Built as of a standard run: nothing is searched, and the step is the same.
-        standard = dataclasses.replace(self.flags, method="standard")
-        self.program, self.settings = finetune.prepare(standard, local_replicas(jax.devices()[:1]))
-        self.scores: dict[str, float] = {}
-
-    def of_seed(self, seed: int) -> "Started":
-        """The start of runs with a seed."""
-        import jax
-
-        from finetune_jax.runs import program as programs
-        from finetune_jax.runs import start
-        from finetune_jax.training.methods import registry
-
-        config = dataclasses.replace(self.settings.config, method=self.flags.method, seed=seed)
-        images = dataclasses.replace(self.program.images, config=config)
-        key = programs.run_key(config)
-        begun = start.begin(
-            config, self.origin, images.class_names, self.program.task,
-            jax.random.fold_in(key, programs.HEAD_STREAM), images.image_size,
-        )  # fmt: skip
-        method = registry.create(config, self.program.method.network, begun.variables, key)
-        program = dataclasses.replace(
-            self.program, key=key, images=images, method=method, variables=begun.variables
-        )
-        return Started(self, program, dataclasses.replace(self.settings, flags=self.flags, config=config))
-
-
-class Started:
-    """Runs from one start."""
-
-    def __init__(self, cell: Cell, program: Any, settings: Any) -> None:
-        from finetune_jax.runs import rate_search
-        from finetune_jax.training.rehearsal import Cost
-
-        self.program, self.settings, self.config = program, settings, settings.config
-        self.rehearsals = rate_search.rehearsals_of(program, settings)
-        self.whole = dataclasses.replace(
-            self.rehearsals, held_out=self.rehearsals.held_out[:0], loss=self._measure, log=[], cost=Cost()
-        )
-        self.scores: dict[str, float] = {}
-
-    def _measure(self, state: Any) -> float:
-        program = self.program
-        for split in ("validation", "test"):
-            outputs = program.outputs(program.predict, state.variables, split)
-            scores = program.task.scores(outputs, program.images.splits[split].labels, split)
-            self.scores[split] = scores[f"{split}_{program.task.score}"]
-        return 0.0
-
-    def rates(self, rate: float, **settings: Any) -> dict[str, float]:
-        """``{part: rate}`` of settings."""
-        from finetune_jax.training import rate_finder, rates
-
-        config = dataclasses.replace(self.config, **settings)
-        trained = self.program.trained
-        return dict(rate_finder.rates_at(config, lambda config: rates.fixed(config, trained), rate))
-
-    def train(self, rates: Mapping[str, float]) -> dict[str, float]:
-        """Scores of the whole run; none where it diverged."""
-        self.scores = {"validation": math.nan, "test": math.nan}
-        self.whole.run(rates, self.whole.steps_of_run)
-        return self.scores
-
-    def train_head_first(self, rates: Mapping[str, float]) -> dict[str, float]:
-        """Scores of a run in which the head learns alone at the beginning."""
-        whole, steps = self.whole, self.whole.steps_of_run
-        state = whole.begin()
-        rows = [row for epoch in range(whole.plan.epochs) for row in whole.plan.order(epoch)]
-        for number, row in enumerate(rows):
-            factor = 0.5 * (1 + math.cos(math.pi * number / steps))
-            alone = number < _HEAD_ALONE * steps
-            of_step = {
-                name: 0.0 if alone and name != "head" else rate * factor for name, rate in rates.items()
-            }
-            state = whole.step(state, of_step, row)
-        self._measure(state)
-        return self.scores
-
-    def probe(self) -> dict[str, float]:
-        """Scores of ridge regression, or for retrieval of the features themselves; counts the training images."""
-        from finetune_jax.algorithms import transferability
-        from finetune_jax.training import evaluation
-
-        program, splits = self.program, self.program.images.splits
-        network, normalize = program.method.network, program.normalize
-        compute = evaluation.compile_evaluation(
-            lambda variables, images: network.embed(variables, normalize(images)), program.replicas
-        )
-        variables = program.replicas.replicate(program.variables)
-        features = {
-            name: program.outputs(compute, variables, name) for name in ("train", "validation", "test")
-        }
-        if program.task.name == "retrieval":
-            for split in ("validation", "test"):
-                scores = program.task.scores(features[split], splits[split].labels, split)
-                self.scores[split] = scores[f"{split}_{program.task.score}"]
-            return self.scores
-        self.rehearsals.cost.images_judged += len(features["train"])
-        for split in ("validation", "test"):
-            found = transferability.ridge_predictions(
-                features["train"], splits["train"].labels, features[split]
-            )
-            self.scores[split] = float((found == splits[split].labels).mean())
-        return self.scores
-
-    def train_tuned(self, method: str, **settings: Any) -> dict[str, float]:
-        """Scores of a run with the tuner of a method, whose trials count among the images of ``whole``."""
-        import jax
-        import jax.numpy as jnp
-        import numpy as np
-
-        from finetune_jax.algorithms import optimizers
-        from finetune_jax.errors import Diverged
-        from finetune_jax.training import gradient_signal
-        from finetune_jax.training.divergence import measure_pass
-        from finetune_jax.training.methods.registry import METHODS
-        from finetune_jax.training.plan import Start
-        from finetune_jax.training.tuning import Pass
-
-        config = dataclasses.replace(self.config, method=method, schedule="constant", **settings)
-        as_method: Any = METHODS[method](**vars(self.program.method))
-        whole, tuner = self.whole, as_method.tuner(config, self.program.trained)
-        state, tuning, epoch = whole.begin(), tuner.initial(), 0
-        total, per_epoch = whole.steps_of_run, len(whole.plan.order(0))
-        images = self.program.images
-        signal = gradient_signal.measuring(
-            self.program.objective, images.feeds["train"], whole.plan.order, tuner.blocks, whole.replicas
-        )
-        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self.trials = 0
-        while epoch < whole.plan.epochs:
-            start = Start(*copy((state.params, state.batch_stats)))
-            if tuner.can_reject:
-                state = state.replace(opt_state=optimizers.reset(state.opt_state))
-            peaks = tuner.rates(tuning, epoch)
-            for number, row in enumerate(whole.plan.order(epoch)):
-                factor = 0.5 * (1 + math.cos(math.pi * (epoch * per_epoch + number) / total))
-                state = whole.step(state, {name: rate * factor for name, rate in peaks.items()}, row)
-            variations, finite = jax.device_get(measure_pass(tuner.blocks, tuner.measure)(start, state))
-            self.trials += 1
-            ratios = None
-            if as_method.asks_signal:
-                ratios = signal(state)
-                whole.cost.images_trained += gradient_signal.BATCHES * whole.plan.batch_size
-            try:
-                tuning, verdict = tuner.judge(tuning, Pass(epoch, variations, bool(finite), ratios))
-            except Diverged:
-                return {"validation": math.nan, "test": math.nan}
-            if verdict.accepted:
-                epoch += 1
-                continue
-            step = whole.replicas.replicate(np.asarray(epoch * per_epoch, np.int32))
-            state = state.replace(params=start.params, batch_stats=start.batch_stats, step=step)
-        self._measure(state)
-        return self.scores
-
-
-def contest(name: str, started: Started, best: float) -> dict[str, Any]:
+def contest(name: str, started: Started, best: float, log: Log, seed: int) -> dict[str, Any]:
     """One run of a contestant: its scores, what it chose, and what the choice took."""
     from finetune_jax.training import rate_finder, rates
 
@@ -229,6 +72,19 @@ def contest(name: str, started: Started, best: float) -> dict[str, Any]:
     rate, settings = best, dict[str, Any]()
     if name == "default":
         rate = DEFAULT[config.optimizer]
+        same = log.get("single", seed) if rate == best else None
+        if same:
+            return {**same, "contestant": name, "same_as": "single"}
+    elif name == "similarity":
+        rate = started.recommended()
+    elif name in OWN_GRIDS:
+        setting, _ = OWN_GRIDS[name]
+        chosen = max((row for row in log.rows if row["contestant"] == name), key=_validation)
+        rate, settings = chosen["rate"], {setting: chosen[setting]}
+    elif name in rates_ideas.IDEAS:
+        before = {"auto_se": "auto", "probe_auto_se": "probe_auto"}.get(name)
+        row = log.get(before, seed) if before else None
+        return rates_ideas.contest(name, started, DEFAULT[config.optimizer], row)
     elif name == "layer_decay":
         settings = {"layer_decay": 0.75}
     elif name == "find":
@@ -291,16 +147,19 @@ def run_cell(
         if time.monotonic() > until:
             raise Late
         began, of_seed = time.monotonic(), started(contestant, seed)
-        row: dict[str, Any] = {"contestant": contestant, "seed": seed, **train(of_seed)}
-        row["trained"] = of_seed.whole.cost.images_trained + of_seed.rehearsals.cost.images_trained
-        row["judged"] = of_seed.rehearsals.cost.images_judged
-        return log.add({**row, "seconds": round(time.monotonic() - began, 1)})
+        row = train(of_seed)
+        cost = {
+            "trained": of_seed.whole.cost.images_trained + of_seed.rehearsals.cost.images_trained,
+            "judged": of_seed.rehearsals.cost.images_judged,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        return log.add({"contestant": contestant, "seed": seed, **cost, **row})
 
     def validation(rate: float) -> float:
         row = log.get("grid", CHOOSING, rate) or timed(
             "grid", CHOOSING, lambda of: {**of.train(of.rates(rate)), "rate": rate}
         )
-        return -1.0 if row["validation"] is None or math.isnan(row["validation"]) else row["validation"]
+        return _validation(row)
 
     optimizer = json.loads((log.file.with_suffix(".json")).read_text()).get("optimizer", "sgd")
     grid = list(GRID[optimizer])
@@ -314,11 +173,34 @@ def run_cell(
             lower = best / (3 if f"{best:.0e}"[0] == "3" else 10 / 3) if best == grid[0] else None
             grid = sorted({*grid, *[float(f"{rate:.1g}") for rate in (beyond, lower) if rate]})
     rows = [row for row in log.rows if row["contestant"] == "grid"]
-    best = max(rows, key=lambda row: -1.0 if math.isnan(row["validation"]) else row["validation"])["rate"]
+    best = max(rows, key=_validation)["rate"]
     for name in contestants:
+        for settings in _own_grid(name, best, grid):
+            own = [row for row in log.rows if row["contestant"] == name and row["seed"] == CHOOSING]
+            if not any(settings.items() <= row.items() for row in own):
+                timed(name, CHOOSING, functools.partial(_at, settings=settings))
         for seed in seeds if name != "grid" else ():
             if log.get(name, seed) is None:
-                timed(name, seed, functools.partial(contest, name, best=best))
+                timed(name, seed, functools.partial(contest, name, best=best, log=log, seed=seed))
+
+
+def _validation(row: Mapping[str, Any]) -> float:
+    score = row["validation"]
+    return -1.0 if score is None or math.isnan(score) else float(score)
+
+
+def _own_grid(name: str, best: float, grid: list[float]) -> list[dict[str, float]]:
+    if name not in OWN_GRIDS:
+        return []
+    setting, values = OWN_GRIDS[name]
+    next_higher = min((rate for rate in grid if rate > best), default=float(f"{3 * best:.1g}"))
+    return [{"rate": rate, setting: value} for value in values for rate in (best, next_higher)]
+
+
+def _at(started: Started, settings: Mapping[str, float]) -> dict[str, Any]:
+    """A run with a rate and another setting."""
+    others = {name: value for name, value in settings.items() if name != "rate"}
+    return {**started.train(started.rates(settings["rate"], **others)), **settings}
 
 
 def main() -> int:

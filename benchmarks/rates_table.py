@@ -10,10 +10,13 @@ from typing import Any
 
 CHOOSING = 100  # the seed with which rates of the grid are chosen
 PROMISED = 7 / 4  # runs: a quarter of a grid of seven rates
-AT_BEST_RATE = ("layer_decay", "auto_rgn", "auto_snr", "head_first")  # after the grid, and trained once more
+AT_BEST_RATE = ("layer_decay", "auto_rgn", "auto_snr", "head_first", "decay_grid", "slice_grid")
+"""After the grid, and trained once more."""
 CONTESTANTS = (
     "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first", "auto_rgn",
     "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr", "autolr_rms", "autolr_relative",
+    "dog", "dadapt", "mechanic", "similarity", "decay_grid", "slice_grid", "auto_se", "probe_default", "probe_auto",
+    "probe_auto_se",
 )  # fmt: skip
 _MARKS = "osD^vP"
 _CHEAPEST = 0.06  # runs, on the axis of the figure
@@ -98,14 +101,16 @@ def results(rows: Sequence[Row]) -> list[Result]:
     of_run = _cost(grid[0])
     found = []
     for name in CONTESTANTS:
-        own = [row for row in rows if row["contestant"] == name]
+        own = [row for row in rows if row["contestant"] == name and row["seed"] != CHOOSING]
         if not own:
             continue
+        searched = [row for row in rows if row["contestant"] == name and row["seed"] == CHOOSING]
         cost, seconds = statistics.fmean(map(_cost, own)), statistics.fmean(row["seconds"] for row in own)
         if name == "single":  # the best of the grid has been trained in it
             cost = seconds = 0.0
         if name == "single" or name in AT_BEST_RATE:
-            cost, seconds = cost + sum(map(_cost, grid)), seconds + sum(row["seconds"] for row in grid)
+            searched += grid
+        cost, seconds = cost + sum(map(_cost, searched)), seconds + sum(row["seconds"] for row in searched)
         scores = [_score(row["test"]) for row in own]
         rates = [row["rate"] for row in own if "rate" in row]
         found.append(Result(name, scores, rates, cost / of_run, seconds))

@@ -116,7 +116,7 @@ class Started:
 
 def test_a_grid_is_widened_while_its_best_lies_at_an_edge_and_no_line_is_trained_twice(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(rates, "contest", lambda name, started, best: started.train(best))
+    monkeypatch.setattr(rates, "contest", lambda name, started, best, log, seed: started.train(best))
     file = tmp_path / "cell.jsonl"
     (tmp_path / "cell.json").write_text("{}")
 

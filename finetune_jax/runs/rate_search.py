@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from finetune_jax.config.choices import FIND, FINDS_RATES, RANGE_TESTS
 from finetune_jax.config.recipes import changed
@@ -99,11 +100,18 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
             evaluation.classifier(method.measured, program.normalize), program.replicas
         )
 
-    def loss(state: TrainState) -> float:
+    def loss(state: TrainState) -> np.ndarray:
         totals = {name: float(state.totals[name]) for name in method.totals}
-        outputs = predict(method.result(state.variables, totals), feed, len(held))
+        outputs = jax.numpy.asarray(predict(method.result(state.variables, totals), feed, len(held)))
         params = jax.device_get(state.params)
-        return float(loss_of_outputs(jax.numpy.asarray(outputs), params, labels[held], weights)[0])
+
+        def of_images(outputs: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+            return loss_of_outputs(outputs, params, labels, weights)[0]
+
+        if not loss_is_a_mean(config):
+            return np.asarray(of_images(outputs, labels[held], weights))
+        rows = outputs[:, None], labels[held][:, None], None if weights is None else weights[:, None]
+        return np.asarray(jax.vmap(of_images)(*rows))
 
     return Rehearsals(
         state=jax.device_get(programs.initial_state(program, config)),
@@ -114,6 +122,11 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
         held_out=held,
         say=say,
     )
+
+
+def loss_is_a_mean(config: FinetuneConfig) -> bool:
+    """Whether the loss of a batch is the mean of those of its images; that of proxies sums over the classes in it."""
+    return config.loss != "proxy_anchor"
 
 
 def _found(program: Program, settings: Settings, rehearsals: Rehearsals) -> Found:

@@ -35,11 +35,13 @@ class Rehearsed(NamedTuple):
         rates: ``{part: rate}`` at its peak.
         steps: that it took.
         loss: mean of the held-out images after the last step; infinite where it is not finite.
+        losses: of the single images, ``[N]``; empty where it is not finite.
     """
 
     rates: Rates
     steps: int
     loss: float
+    losses: np.ndarray = np.zeros(0, np.float32)
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,7 +64,7 @@ class Rehearsals:
     Attributes:
         state: host arrays of the start of the run.
         training: the compiled step of the run.
-        loss: of a state on the devices, over the held-out images.
+        loss: of a state on the devices to the losses of the held-out images, ``[N]``, or their mean alone.
         plan: of the run; its images in their order, held-out ones left out, are trained on.
         replicas: where.
         held_out: indices of the held-out images, see :func:`held_out`.
@@ -73,7 +75,7 @@ class Rehearsals:
 
     state: TrainState
     training: Training
-    loss: Callable[[TrainState], float]
+    loss: Callable[[TrainState], np.ndarray | float]
     plan: Plan
     replicas: Replicas
     held_out: np.ndarray
@@ -97,12 +99,15 @@ class Rehearsals:
         for number, row in enumerate(self._rows(int(self.state.step), steps)):
             factor = 0.5 * (1 + math.cos(math.pi * number / steps))
             state = self.step(state, {name: rate * factor for name, rate in rates.items()}, row)
-        loss = math.inf
+        losses = np.zeros(0, np.float32)
         _, finite = measure_pass(())(Start(state.params, state.batch_stats), state)
         if finite:
-            loss = self.loss(state)
+            losses = np.atleast_1d(self.loss(state))
             self.cost.images_judged += len(self.held_out)
-        self.log.append(Rehearsed(rates, steps, loss if math.isfinite(loss) else math.inf))
+        loss = float(losses.mean(dtype=np.float64)) if losses.size else math.inf
+        if not math.isfinite(loss):
+            loss, losses = math.inf, losses[:0]
+        self.log.append(Rehearsed(rates, steps, loss, losses))
         peak = min(rates.values())
         self.say(f"trial {len(self.log)}: {steps} steps, lowest rate {peak:g}, loss {loss:.4f}")
         return self.log[-1]

@@ -1,0 +1,115 @@
+"""Ideas for ``--method=auto`` in :mod:`benchmarks.rates`: another rule of choice, and a head that does not start fresh.
+
+- ``auto_se``: the rehearsals of ``auto``, of which the smallest rate within one standard error of the best is taken.
+- ``probe_default``: the head starts as logistic regression on the frozen features; the default rate.
+- ``probe_auto``: from there a climb over one rate for all parts, head included, in four rehearsals of 0.15 of the run
+  each; the smallest rate within one per cent.
+- ``probe_auto_se``: the same rehearsals, one standard error.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from finetune_jax.algorithms import linear_probe, rate_search
+from finetune_jax.training import evaluation
+from finetune_jax.training.rehearsal import Rehearsals
+
+IDEAS = ("auto_se", "probe_default", "probe_auto", "probe_auto_se")
+_SHARE, _MOST, _TIE = 0.15, 4, 0.01
+_FACTOR = math.sqrt(10)
+
+Row = Mapping[str, Any]
+
+
+def contest(name: str, started: Any, default: float, before: Row | None) -> dict[str, Any]:
+    """One run of an idea.
+
+    Args:
+        name: of :data:`IDEAS`.
+        started: see ``benchmarks.rates.Started``; its runs are from another head afterwards.
+        default: rate of the optimiser.
+        before: the line of the same seed that this idea differs from in nothing but the rate taken: of ``auto`` for
+            ``auto_se``, of ``probe_auto`` for ``probe_auto_se``.
+    """
+    if name == "auto_se":
+        return _one_error(started, default, before)
+    if name == "probe_auto_se" and before is None:
+        raise ValueError("probe_auto_se follows probe_auto")
+    if before is not None and before["rate_se"] == before["rate"]:
+        return {**before, "contestant": name, "same_as": "probe_auto"}
+    penalty = _start_from_probe(started)
+    if name == "probe_default":
+        return {**started.train(started.rates(default)), "rate": default, "penalty": penalty}
+    if before is not None:
+        rate = before["rate_se"]
+        of_search = {field: before[field] for field in ("trained", "judged", "penalty", "search")}
+        return {**started.train(started.rates(rate)), "rate": rate, **of_search}
+    search = started.rehearsals
+    steps = max(8, int(_SHARE * search.steps_of_run))
+    losses = rate_search.climb(
+        lambda rate: search.run(started.rates(rate), steps).loss, default, factor=_FACTOR, most=_MOST
+    )
+    rate = _rounded(rate_search.smallest_within(losses, _TIE))
+    chosen = {"rate": rate, "rate_se": _within_error(search), "penalty": penalty, "search": _tried(search)}
+    return {**started.train(started.rates(rate)), **chosen}
+
+
+def _one_error(started: Any, default: float, before: Row | None) -> dict[str, Any]:
+    search = started.rehearsals
+    begun = dataclasses.replace(started.config, learning_rate=default)
+    found = dict(started.program.method.find(begun, search).settings)
+    rate, head = _within_error(search), found["head_learning_rate"]
+    told = {"rate": rate, "head_learning_rate": head, "search": _tried(search)}
+    if before is not None and before["rate"] == rate == found["learning_rate"]:
+        return {**before, "contestant": "auto_se", **told, "same_as": "auto"}
+    return {**started.train(started.rates(rate, head_learning_rate=head)), **told}
+
+
+def _within_error(search: Rehearsals) -> float:
+    return _rounded(
+        rate_search.smallest_within_error({tried.rates["stem"]: tried.losses for tried in search.log})
+    )
+
+
+def _tried(search: Rehearsals) -> list[list[float]]:
+    return [[tried.rates["stem"], tried.steps, round(tried.loss, 5)] for tried in search.log]
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
+
+
+def _start_from_probe(started: Any) -> float:
+    """Give the runs and the rehearsals heads of logistic regression; the penalty that was chosen."""
+    program = started.program
+    network, normalize = program.method.network, program.normalize
+    compute = evaluation.compile_evaluation(
+        lambda variables, images: network.embed(variables, normalize(images)), program.replicas
+    )
+    features = program.outputs(compute, program.replicas.replicate(program.variables), "train")
+    labels = program.images.splits["train"].labels
+    count, held = len(program.images.class_names), started.rehearsals.held_out
+    started.rehearsals.cost.images_judged += len(labels)
+    penalty = linear_probe.chosen_penalty(features, labels, count, held)
+    others = np.delete(np.arange(len(labels)), held)
+
+    def with_head(rehearsals: Rehearsals, chosen: np.ndarray) -> Rehearsals:
+        kernel, bias = linear_probe.logistic(features[chosen], labels[chosen], count, penalty)
+        state = rehearsals.state
+        head = dict(state.params["head"])
+        fresh = head["classifier"]
+        if jax.tree.map(np.shape, fresh) != {"kernel": kernel.shape, "bias": bias.shape}:
+            raise ValueError(
+                f"a classifier with {jax.tree.map(np.shape, fresh)} is not linear in the features"
+            )
+        head["classifier"] = {"kernel": kernel, "bias": bias}
+        return dataclasses.replace(rehearsals, state=state.replace(params={**state.params, "head": head}))
+
+    started.rehearsals = with_head(started.rehearsals, others)
+    started.whole = with_head(started.whole, np.arange(len(labels)))
+    return penalty

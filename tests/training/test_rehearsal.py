@@ -83,6 +83,11 @@ def test_a_rehearsal_that_diverges_has_an_infinite_loss_and_stops_nothing(spoilt
     assert made.log == [found]
 
 
+def test_the_losses_of_single_images_are_kept_where_there_are_any():
+    found = rehearsals(loss=lambda state: np.array([1.0, 4.0], np.float32)).run({"head": 0.1}, 2)
+    assert (found.loss, found.losses.tolist()) == (2.5, [1.0, 4.0])
+
+
 def test_rehearsals_may_begin_where_others_ended():
     noted, train = seen("rows")
     made = rehearsals(train)

@@ -259,11 +259,20 @@ def _trials_start_over(values: Mapping[str, Any]) -> None:
 
 
 def _steps_end_where_they_lead(values: Mapping[str, Any]) -> None:
-    optimizer = values.get("optimizer")
-    if values.get("method") == "ftp" and optimizer in (*WITHOUT_RATE, "schedule_free_adamw"):
+    method, optimizer = values.get("method"), values.get("optimizer")
+    if method in ("ftp", "tpgm") and optimizer in (*WITHOUT_RATE, "schedule_free_adamw"):
         raise UserError(
-            f"--optimizer={optimizer} contradicts --method=ftp, which moves the weights after its steps: it learns "
-            "from where they have led"
+            f"--optimizer={optimizer} contradicts --method={method}, which moves the weights after its steps: it "
+            "learns from where they have led"
+        )
+    if method == "tpgm" and values.get("ema_decay") is not None:
+        raise UserError(
+            "--ema_decay contradicts --method=tpgm, which moves the weights after the steps that are averaged; "
+            "--swa_epochs averages those of epochs"
+        )
+    if method == "tpgm" and values.get("loss", "cross_entropy") != "cross_entropy":
+        raise UserError(
+            f"--loss={values['loss']} contradicts --method=tpgm, whose radii learn by cross-entropy"
         )
 
 

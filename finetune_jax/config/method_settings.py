@@ -14,7 +14,9 @@ _POLICY = {"method": WITH_POLICY}
 _GLOBAL = {"method": ("spottune_global",)}
 _L2_SP = {"method": ("l2_sp",)}
 _LORA = {"method": with_fact("takes_adapters")}
-_PROJECTION = {"method": ("ftp",)}
+_FTP = {"method": ("ftp",)}
+_TPGM = {"method": ("tpgm",)}
+_PROJECTION = {"method": ("ftp", "tpgm")}
 _BY_SIMILARITY = {"learning_rate": (AUTO,)}
 
 
@@ -201,11 +203,12 @@ class RoutingConfig:
         "block.",
         RADII,
         group=PROJECTION,
-        only_with=_PROJECTION,
+        only_with=_FTP,
     )
     radius_rate: float = setting(
         0.01,
-        "Rate at which Fast Trainable Projection learns its radii (μ of its paper).",
+        "Rate at which Fast Trainable Projection learns its radii (μ of its paper), and of TPGM's, there as a share of "
+        "the longest movement of an array.",
         group=PROJECTION,
         range=ranges.POSITIVE,
         only_with=_PROJECTION,
@@ -217,8 +220,22 @@ class RoutingConfig:
         "only grow.",
         group=PROJECTION,
         range=ranges.UP_TO_ONE,
-        only_with=_PROJECTION,
+        only_with=_FTP,
         runtime=True,
+    )
+    radii_every: int = setting(
+        1,
+        "Steps after which TPGM learns its radii and projects; 0 does so at the end of every epoch.",
+        group=PROJECTION,
+        range=ranges.NOT_NEGATIVE,
+        only_with=_TPGM,
+    )
+    radii_steps: int = setting(
+        1,
+        "Batches of validation images from which TPGM's radii learn each time.",
+        group=PROJECTION,
+        range=ranges.COUNT,
+        only_with=_TPGM,
     )
     adapters: str = setting(
         "none",

@@ -60,6 +60,10 @@ BY_NAME: Mapping[str, Method] = {
         "all parts are fine-tuned, within learned distances of the pretrained weights (Fast Trainable Projection)",
         freezes=False,
     ),
+    "tpgm": Method(
+        "all parts are fine-tuned, within distances of the pretrained weights that validation images teach (TPGM)",
+        freezes=False,
+    ),
     "progressive": Method("a new column is trained beside the frozen pretrained network"),
     "lora": Method(
         "low-rank adapters beside the kernels of the blocks are trained, and the head",

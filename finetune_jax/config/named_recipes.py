@@ -96,6 +96,25 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
         "512.",
         _DEIT3,
     ),
+    "timm": NamedRecipe(
+        "timm's own fine-tuning of CLIP's vision transformers on iNaturalist: AdamW with rates that fall by layers, "
+        "clipping, cosine by step, crops, no mixing. Its rate is for 1,536 images per step.",
+        {
+            "optimizer": "adamw",
+            "learning_rate": 5e-5,
+            "batch_size": 192,
+            "accumulate_steps": 8,
+            "layer_decay": 0.8,
+            "weight_decay": 0.01,
+            "decay_norms": False,
+            "epochs": 50,
+            "schedule_by": "step",
+            "warmup_epochs": 5.0,
+            "clip_norm": 1.0,
+            "augmentation": "random_resized_crop",
+            "label_smoothing": 0.1,
+        },
+    ),
     "convnext": NamedRecipe(
         "Fine-tuning of ConvNeXt on ImageNet-1K from ImageNet-22K weights: AdamW without mixing, nearly no decay, "
         "random erasing. Its rate is for batches of 512.",
@@ -131,8 +150,8 @@ NAMED_RECIPES: Mapping[str, NamedRecipe] = {
         },
     ),
     "dinov2_full": NamedRecipe(
-        "Full fine-tuning of DINOv2, for which its paper takes the settings of DeiT III unchanged. Its rate is for "
-        "batches of 512.",
+        "Full fine-tuning of DINOv2, for which its paper (section 7.1) takes the settings of DeiT III unchanged. Its "
+        "rate is for batches of 512.",
         _DEIT3,
     ),
     "lightly": NamedRecipe(

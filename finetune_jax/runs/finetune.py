@@ -147,7 +147,7 @@ def train_in_lockstep(
             callback = report.after_each_epoch(program, settings, directory, callbacks[number])
             plan = programs.plan_of(program, settings.config, callback, rates_by_step=by_step)
             runs[number] = Prepared(program, settings, plan, directory)
-    if program.placement.in_shares:
+    if program.placement.in_shares or program.method.acts_between_steps:
         vectorize = False
     if vectorize is None:
         # XLA has no fast convolution on CPU with weights of several runs at once (docs/lab/performance.md).
@@ -210,11 +210,12 @@ def _train(prepared: Prepared, began: float, said: set[str] | None = None) -> di
     """Train a run alone, finish it, and return its summary."""
     program, settings, plan, directory = prepared
     said = set() if said is None else said
+    training = programs.training_of(program, settings.config)
     _claim(prepared, said)
     # Not named here: its momentum would stay in memory until the end.
     loop.fit(
         programs.initial_state(program, settings.config),
-        program.training,
+        training,
         plan,
         program.replicas,
         directory,

@@ -38,7 +38,7 @@ from finetune_jax.training import (
 )
 from finetune_jax.training.evaluation import Counts, Evaluation
 from finetune_jax.training.methods import registry
-from finetune_jax.training.methods.method import Method
+from finetune_jax.training.methods.method import Around, Method
 from finetune_jax.training.placement import Placement
 from finetune_jax.training.plan import AfterEpoch, Plan
 from finetune_jax.training.state import TrainState, create_state
@@ -273,6 +273,30 @@ def initial_state(program: Program, config: FinetuneConfig) -> TrainState:
 
 def _norms(config: FinetuneConfig, trained: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(step.NORM + name for name in trained) if config.gradient_norms else ()
+
+
+def training_of(program: Program, config: FinetuneConfig) -> Training:
+    """The compiled steps of a run, with what its method does between them.
+
+    Args:
+        program: of the run.
+        config: of the run, resolved.
+
+    Raises:
+        UserError: the run has not what the method needs.
+    """
+    images = program.images
+    count = len(images.splits["validation"].labels) if images.division is None else 0
+    around = Around(
+        config=config,
+        task=program.task.name,
+        replicas=program.replicas,
+        normalize=program.normalize,
+        validation=images.feeds["validation"] if count else None,
+        images=count,
+        steps_per_epoch=images.steps_per_epoch,
+    )
+    return program.method.steps(program.training, around)
 
 
 def plan_of(

@@ -1,4 +1,4 @@
-"""Runs of Fast Trainable Projection: inside their balls, exact after a kill, the same on several devices."""
+"""Runs of Fast Trainable Projection and of TPGM: inside their balls, exact after a kill, the same on several devices."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.models.card import read_best
-from finetune_jax.runs import finetune
+from finetune_jax.runs import finetune, predict
 from finetune_jax.runs import start as run_start
 from finetune_jax.training import saving
 
@@ -55,8 +55,13 @@ def test_pretrained_parts_move_but_a_little_and_the_head_freely(config, undistur
     assert 1e-4 < moved(undisturbed) <= steps * config.radius_rate * 1.5 < moved(free)
 
 
-def test_a_run_that_breaks_off_goes_on_to_the_same_bits(config, undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["ftp", "tpgm"])
+def test_a_run_that_breaks_off_goes_on_to_the_same_bits(config, undisturbed, method, tmp_path, monkeypatch):
     save = saving.save_state
+    if method == "tpgm":
+        # Broken off between two turns, which come after every second step.
+        config = dataclasses.replace(config, method=method, radii_every=2, checkpoint_steps=1)
+        undisturbed = weights_of(config, tmp_path / "undisturbed")
 
     def save_and_break(*arguments, **settings):
         save(*arguments, **settings)
@@ -64,9 +69,9 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_bits(config, undisturbed, tmp
 
     monkeypatch.setattr(saving, "save_state", save_and_break)
     with pytest.raises(RuntimeError, match="killed"):
-        weights_of(config, tmp_path)
+        weights_of(config, tmp_path / "again")
     monkeypatch.undo()
-    again = weights_of(config, tmp_path)
+    again = weights_of(config, tmp_path / "again")
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(undisturbed), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -78,7 +83,37 @@ def test_the_number_of_devices_changes_rounding_alone(config, tmp_path):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
+def test_a_run_of_tpgm_says_how_far_its_parts_may_go_and_predicts(config, tmp_path):
+    replicas = Replicas(tuple(jax.devices()[:1]))
+    ours = dataclasses.replace(config, method="tpgm", epochs=1, workdir=str(tmp_path))
+    summary = finetune.run(ours, replicas)
+    start = run_start.load_origin(config).variables["params"]
+    params = read_best(tmp_path)[1]["params"]
+    for part, radius in summary["largest_radii"].items():
+        movement = jax.tree.map(np.subtract, params[part], start[part])
+        norms = [np.abs(leaf).sum(tuple(range(leaf.ndim - 1))).max() for leaf in jax.tree.leaves(movement)]
+        assert 0 < max(norms) <= radius * 1.001
+    assert predict.load(tmp_path)(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("method", ["ftp", "tpgm"])
 @pytest.mark.parametrize("optimizer", ["prodigy", "schedule_free_adamw"])
-def test_optimisers_that_look_back_are_refused(optimizer):
-    with pytest.raises(UserError, match=f"--optimizer={optimizer} contradicts --method=ftp"):
-        validate(FinetuneConfig(method="ftp", optimizer=optimizer, learning_rate=1.0))
+def test_optimisers_that_look_back_are_refused(method, optimizer):
+    with pytest.raises(UserError, match=f"--optimizer={optimizer} contradicts --method={method}"):
+        validate(FinetuneConfig(method=method, optimizer=optimizer, learning_rate=1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ema_decay": 0.9}, "--ema_decay contradicts --method=tpgm"),
+        ({"loss": "bce"}, "--loss=bce contradicts --method=tpgm"),
+        ({"pretrained": "none"}, "--method=tpgm needs weights"),
+        ({"radius_shrinking": 0.5}, "--radius_shrinking=0.5 is for --method=ftp"),
+        ({"radii_steps": 0}, "--radii_steps=0 is out of range"),
+        ({"shard_parameters": True}, "--shard_parameters"),
+    ],
+)
+def test_what_tpgm_cannot_do_is_refused(changes, named):
+    with pytest.raises(UserError, match=named):
+        validate(FinetuneConfig(method="tpgm", **changes))

@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune_jax.algorithms.optimizers import Rule
 from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.data.feeds import Feed, Training
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.models.network import Model, Network, Variables
@@ -77,6 +78,29 @@ class TrainedRun:
         return evaluation.compile_evaluation(function, self.replicas)
 
 
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """What a method may use between the steps of training.
+
+    Attributes:
+        config: of the run, resolved.
+        task: name of what it learns.
+        replicas: where.
+        normalize: uint8 images to the network's input.
+        validation: feed of the validation images; None where there are none, or where they lie in shards.
+        images: how many validation images there are.
+        steps_per_epoch: of the training.
+    """
+
+    config: FinetuneConfig
+    task: str
+    replicas: Replicas
+    normalize: Callable[[jax.Array], jax.Array]
+    validation: Feed | None
+    images: int
+    steps_per_epoch: int
+
+
 def _no_figures() -> list[Picture]:
     return []
 
@@ -130,6 +154,9 @@ class Method:
     asks_signal: ClassVar[bool] = False
     """Whether its tuner wants the signal-to-noise ratios of gradients after every pass."""
 
+    acts_between_steps: ClassVar[bool] = False
+    """Whether :meth:`steps` adds something, which one program for several runs cannot."""
+
     network: Network
     model: Model
     variables: Variables
@@ -172,6 +199,19 @@ class Method:
             UserError: a rate is for a part that is not trained.
         """
         return rates.fixed(config, trained, self.peak_rates(config), self.network.with_part_below)
+
+    def steps(self, training: Training, around: Around) -> Training:
+        """The compiled steps, with what the method does between them; by default nothing.
+
+        Args:
+            training: the steps.
+            around: what else there is.
+
+        Raises:
+            UserError: the run has not what the method needs for it.
+        """
+        del around
+        return training
 
     def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> Found:
         """What the method finds out before training; only those with ``config.methods.Method.finds_rates`` do.

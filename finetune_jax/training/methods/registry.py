@@ -17,6 +17,7 @@ from finetune_jax.training.methods.plain import FeatureExtractor, LastK, Scratch
 from finetune_jax.training.methods.progressive import Progressive
 from finetune_jax.training.methods.projection import Projected
 from finetune_jax.training.methods.routed import RandomPolicy, SpotTune, SpotTuneGlobal, SpotTuneTuned
+from finetune_jax.training.methods.tpgm import TPGM
 
 METHODS: dict[str, type[Method]] = {
     "standard": Standard,
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "stochastic": Stochastic,
     "l2_sp": L2SP,
     "ftp": Projected,
+    "tpgm": TPGM,
     "progressive": Progressive,
     "lora": Lora,
     "norms": Norms,

@@ -1,4 +1,4 @@
-"""Runs of Fast Trainable Projection and of TPGM: inside their balls, exact after a kill, the same on several devices."""
+"""Runs of Fast Trainable Projection and TPGM: inside their balls, exact after a kill, the same on several devices."""
 
 import dataclasses
 

@@ -276,11 +276,7 @@ def _norms(config: FinetuneConfig, trained: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def training_of(program: Program, config: FinetuneConfig) -> Training:
-    """The compiled steps of a run, with what its method does between them.
-
-    Args:
-        program: of the run.
-        config: of the run, resolved.
+    """The compiled steps of a run, whose config is resolved, with what its method does between them.
 
     Raises:
         UserError: the run has not what the method needs.

@@ -19,6 +19,12 @@ FACTOR = 2
 """Epochs of a rung by those of the one before, and candidates of that by those of it."""
 
 _FEWEST = 2
+_TO_START = 20.0  # seconds of a trial beside its images: reading, compilation, saving
+_PER_CLASS = 20  # training images below which fewer candidates are better than fewer images
+_LEAST_PER_CLASS = 5
+_TRAINED, _JUDGED = 3, 1  # passes through the network that an image takes
+FIRST_SHARE = 0.5
+"""Of the seconds left, for the first rung; what is left of them makes the comparison that counts."""
 _DIFFERENT = 0.05
 
 
@@ -100,6 +106,49 @@ def first_epochs(most_epochs: int) -> int:
     (3, 2, 1)
     """
     return min(most_epochs, max(2, math.ceil(most_epochs / FACTOR**3)))
+
+
+def images_per_class(
+    candidates: int,
+    *,
+    seconds_left: float,
+    epochs: int,
+    images: int,
+    classes: int,
+    judged: int,
+    milliseconds: float,
+) -> int:
+    """Training images per class of the trials of the first rung, so that several of them fit into the time.
+
+    As many candidates as have at least twenty images per class; at least two, with as many images as there is time for.
+
+    Args:
+        candidates: how many there are.
+        seconds_left: of the budget, of which the first rung may take :data:`FIRST_SHARE`.
+        epochs: of the first rung.
+        images: for training.
+        classes: of them.
+        judged: images that each epoch is judged by.
+        milliseconds: that an image takes forwards.
+
+    Returns:
+        0 where there is time for all images.
+
+    >>> settings = {"epochs": 2, "images": 3000, "classes": 10, "judged": 300, "milliseconds": 20.0}
+    >>> [images_per_class(8, seconds_left=float(seconds), **settings) for seconds in (200, 600, 3600, 36000)]
+    [5, 25, 150, 0]
+    """
+    wanted = min(images, _PER_CLASS * classes)
+
+    def affordable(count: int) -> float:
+        passes = 1000 * (FIRST_SHARE * seconds_left / count - _TO_START) / milliseconds
+        return (passes - _JUDGED * (epochs + 2) * judged) / (_TRAINED * epochs)
+
+    for count in range(candidates, 0, -1):
+        found = affordable(count)
+        if found >= wanted or count <= _FEWEST:
+            return 0 if found >= images else max(_LEAST_PER_CLASS, int(found / classes))
+    return 0
 
 
 def next_rung(trials: Sequence[Trial], *, seconds_left: float, most_epochs: int) -> Rung | None:

@@ -123,9 +123,15 @@ def _with_origin(result: Mapping[str, Any], name: str) -> str:
 
 
 def in_full(trial: Mapping[str, Any], epochs: int) -> float:
-    """Seconds that a whole training is expected to take."""
+    """Seconds that a training of so many epochs with all images is expected to take.
+
+    Args:
+        trial: of the record.
+        epochs: of the whole training.
+    """
     each = trial["seconds_per_epoch"]
-    return max(0.0, trial["seconds"] - trial["epochs"] * each) + epochs * each
+    beside = max(0.0, trial["seconds"] - trial["epochs"] * each)
+    return float(beside + epochs * each / trial.get("share", 1.0))
 
 
 def _headline(result: Mapping[str, Any]) -> str:
@@ -165,8 +171,25 @@ def _times(result: Mapping[str, Any]) -> str:
         "the program not counted. Time taken includes compilation and earlier rungs; time in full is expected of "
         f"{result['epochs']} epochs."
     )
-    rungs = [f"{rung['epochs']} epochs: {', '.join(rung['names'])}" for rung in result["rungs"]]
+    few = [rung["images_per_class"] for rung in result["rungs"] if "images_per_class" in rung]
+    if few:
+        images = len(result["probes"][result["origin"]]["ridge"]["right"])
+        text += (
+            f" There was no time for all {images:,} training images: trials took {few[0]} per class"
+            f"{f' and in the end {few[-1]}' if len(few) > 1 else ''}, the command below the headline takes all."
+        )
+    rungs = [f"{_length(rung)}: {', '.join(_tried(rung))}" for rung in result["rungs"] if rung["trials"]]
     return f"{text} Rungs: {'; '.join(rungs)}." if rungs else text
+
+
+def _length(rung: Mapping[str, Any]) -> str:
+    of_class = rung.get("images_per_class")
+    epochs = f"{rung['epochs']} epoch{'s' if rung['epochs'] != 1 else ''}"
+    return f"{epochs} of {of_class} images per class" if of_class else epochs
+
+
+def _tried(rung: Mapping[str, Any]) -> list[str]:
+    return [trial["name"] for trial in rung["trials"]]
 
 
 def _curve_sentence(result: Mapping[str, Any]) -> str:

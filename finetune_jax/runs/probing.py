@@ -144,6 +144,7 @@ def judge(features: Features, config: FinetuneConfig, replicas: Replicas) -> dic
         "milliseconds": features.milliseconds,
         "parameters": features.parameters,
         "features": features.train.shape[1],
+        "classes": len(np.unique(labels)),
     }
 
 

@@ -20,12 +20,14 @@ from finetune_jax.algorithms.uncertainty import mcnemar
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged, Pruned, UserError
+from finetune_jax.reports.recommend import in_full
 from finetune_jax.runs.probing import flags_of
 from finetune_jax.studies.progress import Progress
 from finetune_jax.training.plan import AfterEpoch
 
 Record = dict[str, Any]
 _TIED = 0.05
+_PROBING = 0.5  # share of the budget after which no further origin is probed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +104,14 @@ def run(work: Work, record: Record) -> dict[str, Any]:
         with _spending(work, record, "curve"):
             record["curve"] = dict(work.curve(origin))
     contestants = {one.name: one for one in work.contestants(origin, second)}
-    rung: Rung | None = Rung(halving.first_epochs(work.epochs), tuple(contestants))
+    if not record["rungs"]:
+        record["rungs"].append(_first_rung(work, record, list(contestants), origin))
     number = 0
-    while rung is not None:
-        if number == len(record["rungs"]):
-            record["rungs"].append({"epochs": rung.epochs, "names": list(rung.names), "trials": []})
+    while number < len(record["rungs"]):
         trials = _run_rung(work, record, number, contestants)
         number += 1
-        if number < len(record["rungs"]):
-            continue
-        left = work.budget - record["spent"]
-        rung = halving.next_rung(trials, seconds_left=left, most_epochs=work.epochs)
+        if number == len(record["rungs"]):
+            record["rungs"] += _next_rung(work, record, trials, origin)
     _refuse_all_failed(work, record)
     finals = final_trials(record)
     for name, trial in finals.items():
@@ -121,7 +120,7 @@ def run(work: Work, record: Record) -> dict[str, Any]:
                 config = for_epochs(contestants[name].config, trial["epochs"])
                 record["measured"][name] = dict(work.measure(trial["run"], config))
     judged = [
-        Judged(name, flags_of(record["measured"][name]["right"]), _trial_of(trial).predicted(work.epochs))
+        Judged(name, flags_of(record["measured"][name]["right"]), in_full(trial, work.epochs))
         for name, trial in finals.items()
     ]
     decision = halving.verdict(judged) if judged else None
@@ -209,7 +208,9 @@ def _probe_all(work: Work, record: Record) -> None:
     for origin in work.origins:
         if origin in probes:
             continue
-        if record["spent"] > work.budget and any("unusable" not in probe for probe in probes.values()):
+        if record["spent"] > _PROBING * work.budget and any(
+            "unusable" not in probe for probe in probes.values()
+        ):
             continue  # a larger budget probes it
         try:
             with _spending(work, record, f"probe/{origin}"):
@@ -222,6 +223,41 @@ def _probe_all(work: Work, record: Record) -> None:
         raise UserError(next(probe["unusable"] for probe in probes.values()))
 
 
+def _first_rung(work: Work, record: Record, names: list[str], origin: str) -> dict[str, Any]:
+    """All methods, with as few epochs and images as several of them fit into the time with."""
+    probe = record["probes"][origin]
+    epochs = halving.first_epochs(work.epochs)
+    of_class = 0
+    if "classes" in probe:
+        of_class = halving.images_per_class(
+            len(names),
+            seconds_left=work.budget - record["spent"],
+            epochs=epochs,
+            images=len(probe["ridge"]["right"]),
+            classes=probe["classes"],
+            judged=len(probe["validation"]),
+            milliseconds=probe["milliseconds"],
+        )
+    rung = {"epochs": epochs, "names": names, "trials": [], "began": record["spent"]}
+    return rung | ({"images_per_class": of_class} if of_class else {})
+
+
+def _next_rung(work: Work, record: Record, trials: list[Trial], origin: str) -> list[dict[str, Any]]:
+    """The rung after the last one: twice the images as long as there are more, then twice the epochs; [] at the end."""
+    last, probe = record["rungs"][-1], record["probes"][origin]
+    of_class, left = last.get("images_per_class", 0), work.budget - record["spent"]
+    most = 2 * last["epochs"] if of_class else work.epochs
+    rung: Rung | None = halving.next_rung(trials, seconds_left=left, most_epochs=most)
+    if rung is None:
+        return []
+    found: dict[str, Any] = {"epochs": rung.epochs, "names": list(rung.names), "trials": []}
+    if of_class:
+        found["epochs"] = last["epochs"]
+        if 2 * of_class * probe["classes"] < len(probe["ridge"]["right"]):
+            found["images_per_class"] = 2 * of_class
+    return [found]
+
+
 def _run_rung(work: Work, record: Record, number: int, contestants: Mapping[str, Contestant]) -> list[Trial]:
     """The trials of a rung, those that there was no time for left out."""
     rung = record["rungs"][number]
@@ -231,9 +267,14 @@ def _run_rung(work: Work, record: Record, number: int, contestants: Mapping[str,
     work.progress.expect(len(missing))
     # What was decided after this rung stays, whatever the budget has become.
     for name in missing if is_last else ():
-        if record["spent"] + _least_seconds(work, record, rung, contestants[name]) > work.budget:
+        until = work.budget
+        if number == 0 and sum(trial["score"] is not None for trial in rung["trials"]) > 1:
+            # Two can be compared; the rest of the time is for comparing the better ones for longer.
+            began = rung.get("began", 0.0)
+            until = began + halving.FIRST_SHARE * (work.budget - began)
+        if record["spent"] + _least_seconds(work, record, rung, contestants[name]) > until:
             continue
-        rung["trials"].append(_try(work, record, contestants[name], rung["epochs"]))
+        rung["trials"].append(_try(work, record, contestants[name], rung))
         work.save(record)
     return [_trial_of(trial) for trial in rung["trials"]]
 
@@ -243,15 +284,23 @@ def _least_seconds(work: Work, record: Record, rung: Mapping[str, Any], contesta
     if rung["trials"]:
         return float(max(trial["seconds"] for trial in rung["trials"]))
     probe = record["probes"][contestant.config.pretrained]
-    return float(rung["epochs"] * len(probe["ridge"]["right"]) * probe["milliseconds"] / 1000)
+    images = len(probe["ridge"]["right"])
+    if "images_per_class" in rung:
+        images = min(images, rung["images_per_class"] * probe["classes"])
+    return float(rung["epochs"] * images * probe["milliseconds"] / 1000)
 
 
-def _try(work: Work, record: Record, contestant: Contestant, epochs: int) -> dict[str, Any]:
+def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, Any]) -> dict[str, Any]:
     """One training; a method that does not suit the network, diverges or takes too long has no score."""
+    epochs, of_class = rung["epochs"], rung.get("images_per_class", 0)
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in contestant.name)
-    name = f"rung_{epochs:03d}/{words}"
-    work.progress.begin(f"{contestant.name}, {epochs} epochs")
+    name = f"rung_{epochs:03d}{f'_of_{of_class:04d}' if of_class else ''}/{words}"
+    work.progress.begin(
+        f"{contestant.name}, {epochs} epochs" + (f" of {of_class} images per class" if of_class else "")
+    )
     config = for_epochs(contestant.config, epochs)
+    if of_class:
+        config = changed(config, images_per_class=of_class)
     began, left = work.clock(), work.budget - record["spent"]
 
     def in_time(row: Mapping[str, Any]) -> None:
@@ -269,6 +318,7 @@ def _try(work: Work, record: Record, contestant: Contestant, epochs: int) -> dic
     except (Pruned, UserError) as error:
         reason = str(error)
     train_images = summary.get("images", {}).get("train", 0)
+    of_all = len(record["probes"][contestant.config.pretrained]["ridge"]["right"])
     return {
         "name": contestant.name,
         "run": name,
@@ -278,6 +328,7 @@ def _try(work: Work, record: Record, contestant: Contestant, epochs: int) -> dic
         "seconds": round(record["seconds_of"][name], 3),
         "seconds_per_epoch": summary.get("seconds_per_epoch", 0.0),
         "parameters_trained": summary.get("parameters_trained"),
+        **({"share": min(1.0, train_images / of_all)} if of_class and train_images else {}),
         "images": summary.get("passes", 0) * train_images
         + summary.get("search", {}).get("images_trained", 0),
     }

@@ -142,12 +142,45 @@ def test_a_study_that_is_stopped_goes_on_with_the_same_survivors() -> None:
 
 def test_a_larger_budget_goes_further_from_where_a_smaller_one_ended() -> None:
     made = MadeUp(SCORES)
-    small = made.run(17.0)
+    small = made.run(8.0)
     assert [rung["epochs"] for rung in small["rungs"]] == [2]
     before = list(made.trained)
     large = made.run(1000.0, made.saved)
     assert [rung["epochs"] for rung in large["rungs"]] == [2, 4, 8, 16]
     assert len(set(made.trained)) == len(made.trained) > len(before)
+
+
+def test_the_first_rung_leaves_half_of_the_time_to_compare_the_better_ones_for_longer() -> None:
+    # Probes take 4 s, a trial of two epochs 3 s: of 20 s that are left a fourth trial would take more than 10.
+    result = MadeUp(SCORES).run(24.0)
+    tried = [[trial["name"] for trial in rung["trials"]] for rung in result["rungs"]]
+    assert tried == [["head", "full", "lora"], ["full", "lora"]]
+    row = next(line for line in study_report.text(report.report(result)).splitlines() if "weak (good)" in line)
+    assert "no time was left to try it" in row
+
+
+def test_where_time_is_short_trials_take_few_images_and_better_ones_more() -> None:
+    made = MadeUp({"full": 0.95, "lora": 0.93})
+    few: list[int] = []
+
+    def probe(origin: str) -> dict[str, Any]:
+        return {**made.probe(origin), "milliseconds": 50.0, "classes": 2}
+
+    def train(config: FinetuneConfig, name: str, after_epoch: Any) -> dict[str, Any]:
+        few.append(config.images_per_class)
+        return made.train(config, name, after_epoch)
+
+    result = made.run(204.0, probe=probe, train=train)
+    assert [(rung["epochs"], rung.get("images_per_class", 0)) for rung in result["rungs"]] == [
+        *((2, count) for count in (16, 32, 0)),
+        *((epochs, 0) for epochs in (4, 8, 16)),
+    ]
+    assert few == [count for count in (16, 32, 0, 0, 0, 0) for _ in range(2)]
+    first = result["rungs"][0]["trials"][0]
+    assert first["share"] == 0.5  # the summaries say 50 of 100 images
+    assert report.in_full(first, 16) == 1.0 + 16 * 2.0
+    said = study_report.text(report.report(result))
+    assert "trials took 16 per class and in the end 32" in said
 
 
 def test_a_budget_too_small_to_train_anything_recommends_by_the_probes() -> None:

@@ -82,7 +82,7 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
         chosen = max((row for row in log.rows if row["contestant"] == name), key=_validation)
         rate, settings = chosen["rate"], {setting: chosen[setting]}
     elif name in rates_ideas.IDEAS:
-        before = {"auto_se": "auto", "probe_auto_se": "probe_auto"}.get(name)
+        before = rates_ideas.FOLLOWS.get(name)
         row = log.get(before, seed) if before else None
         return rates_ideas.contest(name, started, DEFAULT[config.optimizer], row)
     elif name == "layer_decay":

@@ -5,6 +5,9 @@
 - ``probe_auto``: from there a climb over one rate for all parts, head included, in four rehearsals of 0.15 of the run
   each; the smallest rate within one per cent.
 - ``probe_auto_se``: the same rehearsals, one standard error.
+- ``auto_ratio`` and ``auto_ratio_se``: the rate of ``auto`` or ``auto_se``, and at most ten times that for the head.
+- ``auto_order``: AutoLR's order and a scale for it. After the head has learnt alone, steps at the default rate tell how
+  far each block moves relative to its weights; Eq. 10 to 16 turn that into proportions, over whose scale is climbed.
 """
 
 import dataclasses
@@ -15,11 +18,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from finetune_jax.algorithms import linear_probe, rate_search
+from finetune_jax.algorithms import autolr, linear_probe, rate_search
 from finetune_jax.training import evaluation
 from finetune_jax.training.rehearsal import Rehearsals
 
-IDEAS = ("auto_se", "probe_default", "probe_auto", "probe_auto_se")
+IDEAS = (
+    "auto_se", "probe_default", "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order",
+)  # fmt: skip
+FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
+"""Ideas that differ from another contestant in nothing but the rates taken."""
+_HEAD_FACTOR, _SHARE_OF_HEAD = 10.0, 0.16  # as of --method=auto
 _SHARE, _MOST, _TIE = 0.15, 4, 0.01
 _FACTOR = math.sqrt(10)
 
@@ -33,13 +41,16 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         name: of :data:`IDEAS`.
         started: see ``benchmarks.rates.Started``; its runs are from another head afterwards.
         default: rate of the optimiser.
-        before: the line of the same seed that this idea differs from in nothing but the rate taken: of ``auto`` for
-            ``auto_se``, of ``probe_auto`` for ``probe_auto_se``.
+        before: the line of the same seed of the contestant that this one :data:`FOLLOWS`.
     """
+    if name in FOLLOWS and name != "auto_se" and before is None:
+        raise ValueError(f"{name} follows {FOLLOWS[name]}")
+    if name.startswith("auto_ratio"):
+        return _in_proportion(name, started, default, before or {})
+    if name == "auto_order":
+        return _ordered(started, default)
     if name == "auto_se":
         return _one_error(started, default, before)
-    if name == "probe_auto_se" and before is None:
-        raise ValueError("probe_auto_se follows probe_auto")
     if before is not None and before["rate_se"] == before["rate"]:
         return {**before, "contestant": name, "same_as": "probe_auto"}
     penalty = _start_from_probe(started)
@@ -68,6 +79,45 @@ def _one_error(started: Any, default: float, before: Row | None) -> dict[str, An
     if before is not None and before["rate"] == rate == found["learning_rate"]:
         return {**before, "contestant": "auto_se", **told, "same_as": "auto"}
     return {**started.train(started.rates(rate, head_learning_rate=head)), **told}
+
+
+def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict[str, Any]:
+    rate = before["rate"]
+    head = _HEAD_FACTOR * min(rate, default)
+    if rate >= default:
+        return {**before, "contestant": name, "same_as": FOLLOWS[name]}
+    of_search = {field: before[field] for field in ("trained", "judged")}
+    scores = started.train(started.rates(rate, head_learning_rate=head))
+    return {**scores, "rate": rate, "head_learning_rate": head, **of_search}
+
+
+def _ordered(started: Any, default: float) -> dict[str, Any]:
+    search, trained = started.rehearsals, started.program.trained
+    blocks = tuple(name for name in trained if name.startswith("block_"))
+    fast = _HEAD_FACTOR * default
+    steps = max(8, int(0.12 * search.steps_of_run))
+    begin = started.rates(default, head_learning_rate=fast)
+    alone = {name: rate if name == "head" else 0.0 for name, rate in begin.items()}
+    with_head = search.after(alone, max(8, int(_SHARE_OF_HEAD * search.steps_of_run)))
+    moved = with_head.after(begin, steps)
+    variations = autolr.weight_variation(
+        with_head.state.params, moved.state.params, blocks=blocks, measure="relative"
+    )
+    wanted = autolr.initial_targets(variations)
+    factors = np.asarray(autolr.renewed_learning_rates(np.ones(len(blocks)), wanted, variations))
+    factors /= np.exp(np.log(factors).mean())
+    of_parts = {"stem": factors[0] / 2, **dict(zip(blocks, factors, strict=True))}
+    settings = {"rate_factors": tuple(f"{name}={value:.3g}" for name, value in of_parts.items())}
+
+    def loss(rate: float) -> float:
+        return with_head.run(started.rates(rate, head_learning_rate=fast, **settings), steps).loss
+
+    losses = rate_search.climb(loss, default, factor=_FACTOR, most=_MOST - 1)
+    rate = _rounded(rate_search.smallest_within(losses, _TIE))
+    head = _HEAD_FACTOR * min(rate, default)
+    scores = started.train(started.rates(rate, head_learning_rate=head, **settings))
+    tried = [[rate, steps, round(value, 5)] for rate, value in losses.items()]
+    return {**scores, "rate": rate, "head_learning_rate": head, **settings, "search": tried}
 
 
 def _within_error(search: Rehearsals) -> float:

@@ -155,7 +155,9 @@ def test_the_first_rung_leaves_half_of_the_time_to_compare_the_better_ones_for_l
     result = MadeUp(SCORES).run(24.0)
     tried = [[trial["name"] for trial in rung["trials"]] for rung in result["rungs"]]
     assert tried == [["head", "full", "lora"], ["full", "lora"]]
-    row = next(line for line in study_report.text(report.report(result)).splitlines() if "weak (good)" in line)
+    row = next(
+        line for line in study_report.text(report.report(result)).splitlines() if "weak (good)" in line
+    )
     assert "no time was left to try it" in row
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,17 +96,20 @@ def main() -> int:
     if runs.replicas.process_count > 1:
         raise UserError("recommend is for one process, as the clocks of several decide differently")
     from finetune_jax.reports import recommend as report
+    from finetune_jax.runs import probing
     from finetune_jax.studies import recommend as study
 
     record = _read(runs.root / _RECORD)
     study.check_asked(record, _asked(), runs.root)
-    work = _work(base, runs, budget, counts)
+    if not record.get("probes"):
+        record["probe_images"] = probing.images_for(budget)
+    work = _work(base, runs, budget, counts, record.get("probe_images", sys.maxsize))
     result = study.run(work, record)
     study_output.finish(report.report(result), runs, "recommend")
     return 0
 
 
-def _work(base: FinetuneConfig, runs: Any, budget: float, counts: Sequence[int]) -> "Work":
+def _work(base: FinetuneConfig, runs: Any, budget: float, counts: Sequence[int], probe_images: int) -> "Work":
     from finetune_jax import data as datasets
     from finetune_jax.reports.tables import json_text
     from finetune_jax.runs import probing
@@ -121,11 +125,13 @@ def _work(base: FinetuneConfig, runs: Any, budget: float, counts: Sequence[int])
     def features(origin: str) -> probing.Features:
         if not len(source().splits["validation"]):
             raise UserError("the validation split is empty; give --validation_fraction")
-        return probing.embed(dataclasses.replace(base, pretrained=origin), source(), runs.replicas)
+        seen = probing.sample(source(), probe_images, base.seed)
+        return probing.embed(dataclasses.replace(base, pretrained=origin), seen, runs.replicas)
 
     def probe(origin: str) -> dict[str, Any]:
         config = dataclasses.replace(base, pretrained=origin)
-        return probing.judge(features(origin), config, runs.replicas)
+        found = probing.judge(features(origin), config, runs.replicas)
+        return {**found, "images": len(source().splits["train"])}
 
     def measure(name: str, config: FinetuneConfig) -> dict[str, Any]:
         return probing.measure(runs.root / "runs" / name, config, source(), runs.replicas)

@@ -24,8 +24,8 @@ def report(result: Mapping[str, Any]) -> StudyReport:
         _headline(result),
         "Train it in full:",
         Command(result["contestants"][result["recommended"]]),
-        "Weights, by probes of their features: no part of the network is trained. ± is the standard deviation of "
-        "five folds of the training images; LogME is comparable within a column only.",
+        f"Weights, by probes of their features: no part of the network is trained. ± is the standard deviation of five "
+        f"folds of {_probed(result)}; LogME is comparable within a column only.",
         origins_table(result),
         "Methods, by successive halving on the validation images. In brackets 95 % Wilson intervals of so few images; "
         "p is of McNemar's test against the best one on the same images. As the validation images chose, the score of "
@@ -43,6 +43,12 @@ def report(result: Mapping[str, Any]) -> StudyReport:
         pictures=pictures,
         data={"results.json": json_text(dict(result))},
     )
+
+
+def _probed(result: Mapping[str, Any]) -> str:
+    probe = result["probes"][result["origin"]]
+    seen, images = len(probe["ridge"]["right"]), images_of(probe)
+    return "the training images" if seen >= images else f"{seen:,} of {images:,} training images"
 
 
 def origins_table(result: Mapping[str, Any]) -> Table:
@@ -134,6 +140,11 @@ def in_full(trial: Mapping[str, Any], epochs: int) -> float:
     return float(beside + epochs * each / trial.get("share", 1.0))
 
 
+def images_of(probe: Mapping[str, Any]) -> int:
+    """Training images of the data set, of which a probe may have seen a part."""
+    return int(probe.get("images", len(probe["ridge"]["right"])))
+
+
 def _headline(result: Mapping[str, Any]) -> str:
     origin, name = result["origin"], result["recommended"]
     probe = result["probes"][origin]
@@ -173,7 +184,7 @@ def _times(result: Mapping[str, Any]) -> str:
     )
     few = [rung["images_per_class"] for rung in result["rungs"] if "images_per_class" in rung]
     if few:
-        images = len(result["probes"][result["origin"]]["ridge"]["right"])
+        images = images_of(result["probes"][result["origin"]])
         text += (
             f" There was no time for all {images:,} training images: trials took {few[0]} per class"
             f"{f' and in the end {few[-1]}' if len(few) > 1 else ''}, the command below the headline takes all."

@@ -16,6 +16,7 @@ from finetune_jax import data as datasets
 from finetune_jax.algorithms import domain_similarity, transferability
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.data import folds as data_folds
+from finetune_jax.data import split_rules
 from finetune_jax.data.cache import Arrays
 from finetune_jax.data.examples import Source
 from finetune_jax.data.feeds import create_feed
@@ -29,6 +30,7 @@ from finetune_jax.training import evaluation
 from finetune_jax.training.state import parameter_count
 
 _FOLDS = 5
+_LEAST, _MOST, _PER_SECOND = 500, 5000, 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +68,23 @@ def at_hand() -> tuple[str, ...]:
             continue
         found.append(name)
     return tuple(found)
+
+
+def images_for(budget: float) -> int:
+    """Training images that probes look at within a budget of seconds; the same for all origins, which are compared.
+
+    >>> [images_for(seconds) for seconds in (60, 600, 3600)]
+    [500, 1200, 5000]
+    """
+    return int(min(_MOST, max(_LEAST, _PER_SECOND * budget)))
+
+
+def sample(source: Source, most: int, seed: int) -> Source:
+    """The data set with about so many training images at most, as many of each class as there are."""
+    train = source.splits["train"]
+    if len(train) <= most:
+        return source
+    return split_rules.few_per_class(source, -(-most // len(np.unique(train.labels))), seed)
 
 
 def embed(config: FinetuneConfig, source: Source, replicas: Replicas) -> Features:

@@ -20,7 +20,7 @@ from finetune_jax.algorithms.uncertainty import mcnemar
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import Diverged, Pruned, UserError
-from finetune_jax.reports.recommend import in_full
+from finetune_jax.reports.recommend import images_of, in_full
 from finetune_jax.runs.probing import flags_of
 from finetune_jax.studies.progress import Progress
 from finetune_jax.training.plan import AfterEpoch
@@ -233,7 +233,7 @@ def _first_rung(work: Work, record: Record, names: list[str], origin: str) -> di
             len(names),
             seconds_left=work.budget - record["spent"],
             epochs=epochs,
-            images=len(probe["ridge"]["right"]),
+            images=images_of(probe),
             classes=probe["classes"],
             judged=len(probe["validation"]),
             milliseconds=probe["milliseconds"],
@@ -253,7 +253,7 @@ def _next_rung(work: Work, record: Record, trials: list[Trial], origin: str) -> 
     found: dict[str, Any] = {"epochs": rung.epochs, "names": list(rung.names), "trials": []}
     if of_class:
         found["epochs"] = last["epochs"]
-        if 2 * of_class * probe["classes"] < len(probe["ridge"]["right"]):
+        if 2 * of_class * probe["classes"] < images_of(probe):
             found["images_per_class"] = 2 * of_class
     return [found]
 
@@ -284,7 +284,7 @@ def _least_seconds(work: Work, record: Record, rung: Mapping[str, Any], contesta
     if rung["trials"]:
         return float(max(trial["seconds"] for trial in rung["trials"]))
     probe = record["probes"][contestant.config.pretrained]
-    images = len(probe["ridge"]["right"])
+    images = images_of(probe)
     if "images_per_class" in rung:
         images = min(images, rung["images_per_class"] * probe["classes"])
     return float(rung["epochs"] * images * probe["milliseconds"] / 1000)
@@ -318,7 +318,7 @@ def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, 
     except (Pruned, UserError) as error:
         reason = str(error)
     train_images = summary.get("images", {}).get("train", 0)
-    of_all = len(record["probes"][contestant.config.pretrained]["ridge"]["right"])
+    of_all = images_of(record["probes"][contestant.config.pretrained])
     return {
         "name": contestant.name,
         "run": name,

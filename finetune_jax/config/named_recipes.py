@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_jax.config.choices import WITHOUT_RATE
+from finetune_jax.config.methods import BY_NAME
 from finetune_jax.config.recipes import RECIPES, changed
 from finetune_jax.config.settings import FinetuneConfig
 
@@ -215,15 +216,15 @@ OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
 """Defaults of optimisers whose rates are no rates of SGD, ``{optimiser: {setting: value}}``."""
 
 
-VERSION = 4
+VERSION = 5
 """Version of :func:`starting_config`. A run that began with an earlier one goes on with that."""
 _RECIPE_SINCE = {"lora": 3}
 """Versions from which on methods have a recipe, where that is not the first."""
+_START_SINCE = {"standard": 4}
+"""Versions from which on methods have a start of our own, where that is not the fifth."""
 
 DEFAULT = "default"
 """Name of the recipe of a command that names none."""
-
-_DEFAULT_OPTIMIZER = "adamw"
 
 _OF_SGD = ("learning_rate", "momentum", "nesterov")
 _RATES_OF_SGD = frozenset(
@@ -255,14 +256,17 @@ def starting_config(
         optimizer: None takes that of the recipe, or of the method where the recipe sets neither it nor a rate.
         typed: what the user will change, as far as it tells which optimiser is meant: a rate without an optimiser is
             one of SGD.
-        version: 3 stands for runs that began when SGD was the default of standard fine-tuning, 1 for those in which
-            AdamW started at SGD's rate; before version 3, LoRA had the optimiser of everything else.
+        version: 4 stands for runs that began when all methods but the standard one started as in their papers, 3 for
+            those that began when SGD was the default of standard fine-tuning, 1 for those in which AdamW started at
+            SGD's rate; before version 3, LoRA had the optimiser of everything else.
     """
     recipe = recipe or DEFAULT
     settings = dict(NAMED_RECIPES[recipe].settings)
     chosen = method or settings.get("method", "standard")
-    if recipe == DEFAULT and version > 3 and chosen == "standard" and _is_measured(typed or {}):
-        settings["optimizer"] = _DEFAULT_OPTIMIZER
+    if recipe == DEFAULT and version >= _START_SINCE.get(chosen, 5) and _is_measured(typed or {}, optimizer):
+        start = dict(BY_NAME[chosen].start)
+        if optimizer in (None, start.get("optimizer")):
+            settings |= start
     of_method = dict(RECIPES.get(chosen, {})) if version >= _RECIPE_SINCE.get(chosen, 1) else {}
     usual = "sgd" if "learning_rate" in settings else of_method.get("optimizer", "sgd")
     usual = settings.get("optimizer", usual)
@@ -272,6 +276,8 @@ def starting_config(
     optimizer = optimizer or usual
     if of_method.get("optimizer", optimizer) != optimizer:
         of_method = _without_rates(of_method)
+    if version > 4 and optimizer != "sgd":
+        of_method.pop("head_learning_rate", None)  # one of SGD
     of_optimizer = {} if version == 1 and optimizer == "adamw" else OF_OPTIMIZERS.get(optimizer, {})
     values = {**of_method, **of_optimizer, **settings}
     return changed(FinetuneConfig(), **{**values, "method": chosen, "optimizer": optimizer})
@@ -281,10 +287,11 @@ def _without_rates(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _OF_SGD}
 
 
-def _is_measured(typed: Mapping[str, Any]) -> bool:
-    """Whether the default optimiser may take the place of SGD: it was measured with pretrained weights, on labels."""
+def _is_measured(typed: Mapping[str, Any], optimizer: str | None) -> bool:
+    """Whether our own start may take the place of the paper's: it was measured with pretrained weights, on labels."""
+    names_a_rate_of_sgd = optimizer is None and bool(_RATES_OF_SGD & set(typed))
     return not (
-        _RATES_OF_SGD & set(typed)
+        names_a_rate_of_sgd
         or typed.get("pretrained") == "none"
         or typed.get("protocol") == "retrieval"
         or typed.get("loss") == "proxy_anchor"
@@ -294,11 +301,11 @@ def _is_measured(typed: Mapping[str, Any]) -> bool:
 def unchanged(config: FinetuneConfig) -> FinetuneConfig:
     """What a command without a recipe takes its settings from where it names the method and optimiser of a config.
 
-    Both are those of the defaults here: a command that has others must name them. By ``--method=standard`` the
-    optimiser differs in any case, for it depends on what else is typed.
+    Both are those of the defaults here: a command that has others must name them. Where a method has a start of our own
+    the optimiser differs in any case, for it depends on what else is typed.
     """
     start = starting_config(method=config.method, optimizer=config.optimizer)
     optimizer = FinetuneConfig().optimizer
-    if config.method == "standard" and config.optimizer == optimizer:
-        optimizer = _DEFAULT_OPTIMIZER
+    if config.optimizer == optimizer:
+        optimizer = BY_NAME[config.method].start.get("optimizer", optimizer)
     return changed(start, method=FinetuneConfig().method, optimizer=optimizer)

@@ -10,6 +10,7 @@ import pytest
 from finetune_jax.algorithms import autolr, hyperparameters, optimizer_rules
 from finetune_jax.config import choices
 from finetune_jax.config.checks import validate
+from finetune_jax.config.methods import BY_NAME
 from finetune_jax.config.named_recipes import NAMED_RECIPES, OF_OPTIMIZERS, VERSION, starting_config
 from finetune_jax.config.recipes import recipe
 from finetune_jax.config.settings import FinetuneConfig
@@ -26,8 +27,41 @@ def test_by_its_paper_a_method_starts_with_the_papers_numbers(method):
     assert starting_config(recipe="paper", method=method) == recipe(method)
     before = starting_config(method=method, version=1)
     assert before == (FinetuneConfig(method="lora") if method == "lora" else recipe(method))
-    if method != "standard":
+    if not BY_NAME[method].start:
         assert starting_config(method=method) == recipe(method)
+
+
+@pytest.mark.parametrize("method", [name for name, facts in BY_NAME.items() if facts.start])
+def test_a_method_with_a_start_of_our_own_has_nothing_else_of_it_changed(method):
+    paper, ours = starting_config(recipe="paper", method=method), starting_config(method=method)
+    changed = {name for name, value in vars(ours).items() if value != vars(paper)[name]}
+    assert changed <= {"optimizer", "learning_rate", "head_learning_rate"}
+    assert (ours.optimizer, ours.learning_rate, ours.head_learning_rate) == ("adamw", 1e-3, 0.0)
+    validate(ours)
+    if method != "standard":
+        assert starting_config(method=method, version=4) == paper
+
+
+@pytest.mark.parametrize(
+    ("given", "optimizer", "rates"),
+    [
+        ({}, "adamw", (1e-3, 0.0)),
+        ({"recipe": "paper"}, "sgd", (1e-3, 1e-2)),
+        ({"recipe": "autolr", "method": None}, "sgd", (1e-3, 1e-2)),
+        ({"optimizer": "sgd"}, "sgd", (1e-3, 1e-2)),
+        ({"typed": {"head_learning_rate": 0.1}}, "sgd", (1e-3, 1e-2)),
+        ({"typed": {"protocol": "retrieval"}}, "sgd", (1e-3, 1e-2)),
+        # A head at SGD's 0.01 would be too fast for others.
+        ({"optimizer": "adamw", "typed": {"learning_rate": 0.01}}, "adamw", (1e-3, 0.0)),
+        ({"optimizer": "lion"}, "lion", (1e-4, 0.0)),
+        ({"optimizer": "adamw", "version": 4}, "adamw", (1e-3, 1e-2)),
+    ],
+)
+def test_autolr_starts_as_the_plain_command_where_nothing_says_otherwise(given, optimizer, rates):
+    config = starting_config(**{"method": "autolr"} | given)
+    assert config.method == "autolr"
+    assert (config.optimizer, config.learning_rate, config.head_learning_rate) == (optimizer, *rates)
+    assert config.epochs == 50
 
 
 @pytest.mark.parametrize(
@@ -200,7 +234,8 @@ def test_what_cannot_work_is_refused_by_name(changes, named):
 
 def test_printed_flags_name_what_the_command_would_take_otherwise(tmp_path):
     text = printed("--method=autolr", "--learning_rate=0.01", "--head_learning_rate=0.01")
-    assert text.splitlines() == ["--learning_rate=0.01", "--method=autolr"]
+    assert text.splitlines() == ["--optimizer=sgd", "--learning_rate=0.01", "--method=autolr"]
+    assert printed("--method=autolr").splitlines() == ["--optimizer=adamw", "--method=autolr"]
     assert printed("--optimizer=adamw", "--learning_rate=0.01").splitlines() == [
         "--optimizer=adamw",
         "--learning_rate=0.01",

@@ -105,7 +105,7 @@ def _ordered(started: Any, default: float) -> dict[str, Any]:
     )
     wanted = autolr.initial_targets(variations)
     factors = np.asarray(autolr.renewed_learning_rates(np.ones(len(blocks)), wanted, variations))
-    factors /= np.exp(np.log(factors).mean())
+    factors = factors / np.exp(np.log(factors).mean())
     of_parts = {"stem": factors[0] / 2, **dict(zip(blocks, factors, strict=True))}
     settings = {"rate_factors": tuple(f"{name}={value:.3g}" for name, value in of_parts.items())}
 

@@ -34,6 +34,7 @@ class AutoLRConfig:
         max_trials: the last of so many trials of one epoch is taken however its variations are ordered.
         tuned_epochs: after so many epochs every trial that does not diverge is accepted; 0 tunes in all epochs.
         spacing: of the first epoch's targets, one of :data:`SPACINGS`.
+        ratio: of the last to the first target of the first epoch, above 1; 0 takes ``alpha`` and ``beta``.
 
     Raises:
         ValueError: a value is out of range.
@@ -47,6 +48,7 @@ class AutoLRConfig:
     max_trials: int = 5
     tuned_epochs: int = 0
     spacing: str = "linear"
+    ratio: float = 0.0
 
     def __post_init__(self) -> None:
         _check_positive(alpha=self.alpha, beta=self.beta)
@@ -60,6 +62,7 @@ class AutoLRConfig:
         if self.tuned_epochs < 0:
             raise ValueError(f"tuned_epochs must be at least 0, got {self.tuned_epochs}")
         _check_spacing(self.spacing)
+        _check_ratio(self.ratio)
 
 
 class AutoLRState(NamedTuple):
@@ -125,7 +128,12 @@ def sorting_quality(variations: ArrayLike) -> jax.Array:
 
 
 def initial_targets(
-    variations: ArrayLike, *, alpha: float = 2.0, beta: float = 0.4, spacing: str = "linear"
+    variations: ArrayLike,
+    *,
+    alpha: float = 2.0,
+    beta: float = 0.4,
+    spacing: str = "linear",
+    ratio: float = 0.0,
 ) -> jax.Array:
     """Target variations of the first epoch: equally spaced, ascending, Eq. 10–11.
 
@@ -139,12 +147,14 @@ def initial_targets(
         beta: factor of the largest variation, positive.
         spacing: ``linear`` as in the paper; ``geometric`` has a constant ratio from block to block, for variations that
             differ by orders of magnitude (but where the first target is 0, which has no ratio to anything).
+        ratio: above 1, the last target is that many times the first one, and their geometric mean that of the
+            variations, so that the blocks move as far as before on the whole; our own. 0 takes α and β.
 
     Returns:
         ``[K]``.
 
     Raises:
-        ValueError: a factor is not positive, or there is no such spacing.
+        ValueError: a factor is not positive, the ratio does not ascend, or there is no such spacing.
 
     Examples:
         >>> from finetune_jax import autolr
@@ -152,11 +162,14 @@ def initial_targets(
         [4.0, 8.0, 12.0]
         >>> autolr.initial_targets([1.0, 80.0, 5.0], spacing="geometric").tolist()
         [2.0, 8.0, 32.0]
+        >>> autolr.initial_targets([8.0, 2.0], ratio=4.0).tolist()
+        [2.0, 8.0]
     """
     _check_positive(alpha=alpha, beta=beta)
     _check_spacing(spacing)
+    _check_ratio(ratio)
     v = per_block(variations, "variations")
-    first, last, _ = _ends(v, alpha, beta)
+    first, last, _ = _ends(v, alpha, beta, ratio)
     count = v.shape[0]
     places = jnp.arange(count, dtype=v.dtype)
     linear = first + places * ((last - first) / max(count - 1, 1))
@@ -321,7 +334,9 @@ def update(
     first = (state.trial == 0) | (state.targets == _NO_TARGET).all()
     sets_targets = first & ~accepted & ~diverged
     initial = sets_targets & (state.epoch == 0)
-    of_first = initial_targets(v, alpha=config.alpha, beta=config.beta, spacing=config.spacing)
+    of_first = initial_targets(
+        v, alpha=config.alpha, beta=config.beta, spacing=config.spacing, ratio=config.ratio
+    )
     new_targets = jnp.where(state.epoch == 0, of_first, renewed_targets(v))
     targets = jnp.where(sets_targets, new_targets, state.targets)
     renewed = jnp.where(diverged, rates * _DIVERGED_FACTOR, renewed_learning_rates(rates, targets, v))
@@ -339,16 +354,20 @@ def update(
         accepted=accepted,
         quality=quality,
         capped=accepted & ~ordered,
-        fallback=initial & _ends(v, config.alpha, config.beta)[2],
+        fallback=initial & _ends(v, config.alpha, config.beta, config.ratio)[2],
         diverged=diverged,
         stop=diverged & last,
     )
     return next_state, outcome
 
 
-def _ends(v: jax.Array, alpha: float, beta: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """First and last target of the first epoch, and whether they had to leave α and β aside."""
-    first, last = alpha * v.min(), beta * v.max()
+def _ends(v: jax.Array, alpha: float, beta: float, ratio: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """First and last target of the first epoch, and whether they had to leave α and β, or the ratio, aside."""
+    if ratio:
+        middle = jnp.exp(jnp.log(v).mean())
+        first, last = middle / math.sqrt(ratio), middle * math.sqrt(ratio)
+    else:
+        first, last = alpha * v.min(), beta * v.max()
     fallback = (last <= first) | (v.shape[0] == 1)
     return jnp.where(fallback, v.min(), first), jnp.where(fallback, v.max(), last), fallback
 
@@ -364,6 +383,11 @@ def _reaches(quality: jax.Array, threshold: jax.Array) -> jax.Array:
 def _check_spacing(spacing: str) -> None:
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
+
+
+def _check_ratio(ratio: float) -> None:
+    if ratio and not 1 < ratio < math.inf:
+        raise ValueError(f"ratio must be above 1, or 0 for none, got {ratio}")
 
 
 def _check_positive(**values: Any) -> None:

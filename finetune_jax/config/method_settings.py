@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_jax.config import ranges
 from finetune_jax.config.choices import AUTO, RADII, ROUTED, SPACINGS, VARIATIONS, WITH_POLICY
 from finetune_jax.config.declaration import setting
-from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, PROJECTION, SIMILARITY, SPOTTUNE
+from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, METHOD, PROJECTION, SIMILARITY, SPOTTUNE
 from finetune_jax.config.methods import with_fact
 from finetune_jax.config.spelling import data_set
 
@@ -103,6 +103,21 @@ class TuningConfig:
         range=ranges.NOT_NEGATIVE,
         only_with=_AUTOLR,
         runtime=True,
+    )
+    target_ratio: float = setting(
+        0.0,
+        "Ratio of the last block's target to the first one's in AutoLR's first epoch, around the geometric mean of the "
+        "variations; 0 takes --alpha and --beta.",
+        group=AUTOLR,
+        range=ranges.RATIO,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    renew_optimizer: bool = setting(
+        False,
+        "Auto-RGN and Auto-SNR begin every epoch without momentum, as the rates of the blocks have changed.",
+        group=METHOD,
+        only_with={"method": ("auto_rgn", "auto_snr")},
     )
     keep_trials: bool = setting(
         False,

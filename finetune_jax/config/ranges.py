@@ -21,6 +21,7 @@ class Range:
 
 NOT_NEGATIVE = Range("0 or more", lambda v: 0 <= v < math.inf)
 POSITIVE = Range("a number above 0", lambda v: 0 < v < math.inf)
+RATIO = Range("0, or a number above 1", lambda v: v == 0 or 1 < v < math.inf)
 AT_LEAST_ONE = Range("a number of at least 1", lambda v: 1 <= v < math.inf)
 COUNT = Range("a whole number of at least 1", lambda v: v >= 1)
 BITS = Range("a number of bits from 1 to 16", lambda v: 1 <= v <= 16)

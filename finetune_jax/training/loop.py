@@ -232,7 +232,7 @@ class Loop:
         start = Start(*_copy((state.params, state.batch_stats))) if is_needed else _NO_START
         if tuner.can_reject and state.averages is not None:
             self._averages_at_start = _copy(state.averages)
-        opt_state = optimizers.reset(state.opt_state) if tuner.can_reject else state.opt_state
+        opt_state = optimizers.reset(state.opt_state) if tuner.can_reject or tuner.renews else state.opt_state
         zeros = {name: np.zeros((), np.float32) for name in state.totals}
         return state.replace(opt_state=opt_state, totals=self._replicas.replicate(zeros)), start
 

@@ -69,6 +69,10 @@ class Tuner(Protocol):
     def can_reject(self) -> bool:
         """Whether passes may be thrown away, each starting without momentum."""
 
+    @property
+    def renews(self) -> bool:
+        """Whether passes start without momentum even if none is thrown away."""
+
     def initial(self) -> TunerState:
         """The state before the first pass."""
 
@@ -96,6 +100,7 @@ class FixedRates:
     schedule: Callable[[int], dict[str, float]]
     measure = "mean"
     can_reject = False
+    renews = False
 
     def initial(self) -> TunerState:
         """Nothing to remember."""

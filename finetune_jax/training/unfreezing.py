@@ -58,6 +58,11 @@ class Unfreezing:
         """As the other tuner."""
         return self.tuner.can_reject
 
+    @property
+    def renews(self) -> bool:
+        """As the other tuner."""
+        return self.tuner.renews
+
     def initial(self) -> TunerState:
         """That of the other tuner."""
         return self.tuner.initial()

@@ -9,6 +9,7 @@ import pytest
 from autolr_oracle import loop_initial, loop_quality, loop_renewed
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from finetune_jax.algorithms import autolr
 
@@ -227,3 +228,22 @@ def test_geometric_targets_from_a_block_that_did_not_move_are_linear():
 def test_a_spacing_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="spacing must be one of linear, geometric, got 'cubic'"):
         autolr.initial_targets([1.0, 2.0], spacing="cubic")
+
+
+def test_a_ratio_puts_the_targets_around_the_geometric_mean_of_the_variations():
+    variations = np.array([3.0, 0.5, 12.0, 2.0])
+    found = np.asarray(autolr.initial_targets(variations, ratio=16.0, spacing="geometric"))
+    assert stats.gmean(found) == pytest.approx(stats.gmean(variations), rel=1e-5)
+    np.testing.assert_allclose(found[1:] / found[:-1], 16 ** (1 / 3), rtol=1e-5)
+    ends = np.asarray(autolr.initial_targets(variations, ratio=16.0))[[0, -1]]
+    np.testing.assert_allclose(ends, found[[0, -1]], rtol=1e-5)
+
+
+def test_a_ratio_is_left_aside_where_a_block_did_not_move():
+    assert autolr.initial_targets([0.0, 4.0], ratio=16.0).tolist() == [0.0, 4.0]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5, -2.0, float("inf")])
+def test_a_ratio_that_does_not_ascend_is_named(ratio):
+    with pytest.raises(ValueError, match="ratio must be above 1, or 0 for none"):
+        autolr.AutoLRConfig(ratio=ratio)

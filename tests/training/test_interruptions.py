@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from made_up_training import (
     PLAN,
+    REPLICAS,
     STEPS,
     PowerCut,
     ask_to_stop_at,
@@ -32,7 +33,7 @@ from finetune_jax.errors import Stopped, UserError
 from finetune_jax.files import checkpoints
 from finetune_jax.files.checkpoints import Checkpoints
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.training import saving
+from finetune_jax.training import saving, tuning
 from finetune_jax.training.state import TrainState
 
 # --- interruptions --------------------------------------------------------------------------------------
@@ -250,3 +251,29 @@ def test_after_a_full_disk_it_goes_on_to_the_same_end(
     assert checkpoints.latest_step(path / "checkpoints") == 8
     fit(path)
     assert result(path) == result(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(("renews", "at_the_start_of_each_epoch"), [(False, [0, 1, 1]), (True, [0, 0, 0])])
+def test_momentum_is_kept_from_epoch_to_epoch_unless_the_tuner_renews_it(
+    renews, at_the_start_of_each_epoch, tmp_path
+):
+    class Renewing(tuning.FixedRates):
+        pass
+
+    Renewing.renews = renews
+    seen = []
+
+    def with_momentum(state, value):
+        traces = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: np.full_like(leaf, value) if "trace" in str(path) else leaf, state.opt_state
+        )
+        return state.replace(opt_state=traces)
+
+    def train(state, rows):
+        leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+        seen.append({float(leaf.max()) for path, leaf in leaves if "trace" in str(path)})
+        for after, taken in made_up_training()(state, rows):
+            yield REPLICAS.replicate(with_momentum(jax.device_get(after), 1.0)), taken
+
+    fit(tmp_path / "run", dataclasses.replace(PLAN, tuner=Renewing((), PLAN.tuner.schedule)), train)
+    assert seen == [{value} for value in at_the_start_of_each_epoch]

@@ -37,7 +37,7 @@ class AutoRGN(Standard):
         if "head" in trained:
             beside["head"] = config.head_learning_rate or rate
         stem = "stem" if "stem" in trained else None
-        return kind(rates.blocks_of(trained), rate, beside, stem, rates.decay(config))
+        return kind(rates.blocks_of(trained), rate, beside, stem, rates.decay(config), config.renew_optimizer)
 
 
 class RGNTuning(NamedTuple):
@@ -60,6 +60,7 @@ class RGNTuner:
         beside: ``{part: rate}`` of the trained parts above the blocks.
         stem: name of the part below the blocks, if it is trained: it learns like the first block.
         decay: epoch to a factor of all rates.
+        renews: whether every epoch begins without momentum.
     """
 
     blocks: tuple[str, ...]
@@ -67,6 +68,7 @@ class RGNTuner:
     beside: Mapping[str, float]
     stem: str | None
     decay: Callable[[int], float]
+    renews: bool = False
     measure = "relative"
     can_reject = False
 

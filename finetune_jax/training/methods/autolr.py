@@ -41,6 +41,7 @@ class Tuned(Method):
                 max_trials=config.max_trials,
                 tuned_epochs=config.tuned_epochs,
                 spacing=config.target_spacing,
+                ratio=config.target_ratio,
             ),
             rates.blocks_of(trained),
             rate,
@@ -100,6 +101,7 @@ class AutoLRTuner:
     decay: Callable[[int], float]
     measure: str = "mean"
     can_reject = True
+    renews = False  # passes that can be thrown away do in any case
 
     def __post_init__(self) -> None:
         if len(self.blocks) < 2:

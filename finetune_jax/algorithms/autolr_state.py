@@ -176,8 +176,8 @@ def initial_targets(
     if spacing == "linear":
         return linear
     positive = first > 0
-    ratio = jnp.where(positive, last / jnp.where(positive, first, 1), 1)
-    return jnp.where(positive, first * ratio ** (places / max(count - 1, 1)), linear)
+    growth = jnp.where(positive, last / jnp.where(positive, first, 1), 1)
+    return jnp.where(positive, first * growth ** (places / max(count - 1, 1)), linear)
 
 
 def renewed_targets(variations: ArrayLike) -> jax.Array:

@@ -12,11 +12,11 @@ choice count a third; those of the grid are all that it took to choose. Every ru
 that has a line is trained again: after a stop the same command goes on.
 
 Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast),
-auto (``--method=auto``), find and find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all
-parts), prodigy_blocks and dowg_blocks (one for each), dog, dadapt (of AdamW) and mechanic (around AdamW),
-similarity (``--learning_rate=auto``), the ideas of :mod:`benchmarks.rates_ideas`, autolr, autolr_rms and
-autolr_relative (AutoLR from 0.001, head 0.01, with the three measures), and probe, which trains nothing: ridge
-regression on the features as pretrained.
+auto (``--method=auto`` with a head at ten times the default rate whatever it finds, as it was), find and
+find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts), prodigy_blocks and dowg_blocks
+(one for each), dog, dadapt (of AdamW) and mechanic (around AdamW), similarity (``--learning_rate=auto``), the
+ideas of :mod:`benchmarks.rates_ideas`, autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01,
+with the three measures), and probe, which trains nothing: ridge regression on the features as pretrained.
 
 Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best),
 and at the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the
@@ -98,8 +98,7 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
     elif name == "auto":
         begun = dataclasses.replace(config, learning_rate=DEFAULT[config.optimizer])
         found = dict(started.program.method.find(begun, search).settings)
-        rate = found.pop("learning_rate")
-        settings = found
+        rate, settings = found["learning_rate"], {"head_learning_rate": 10 * DEFAULT[config.optimizer]}
     elif name == "fast_head":
         rate = DEFAULT[config.optimizer]
         settings = {"head_learning_rate": 10 * rate}

@@ -5,7 +5,8 @@
 - ``probe_auto``: from there a climb over one rate for all parts, head included, in four rehearsals of 0.15 of the run
   each; the smallest rate within one per cent.
 - ``probe_auto_se``: the same rehearsals, one standard error.
-- ``auto_ratio`` and ``auto_ratio_se``: the rate of ``auto`` or ``auto_se``, and at most ten times that for the head.
+- ``auto_ratio`` and ``auto_ratio_se``: the rate of ``auto`` or ``auto_se``, and at most ten times that for the head;
+  the first is what ``--method=auto`` became.
 - ``auto_order``: AutoLR's order and a scale for it. After the head has learnt alone, steps at the default rate tell how
   far each block moves relative to its weights; Eq. 10 to 16 turn that into proportions, over whose scale is climbed.
 """
@@ -74,7 +75,7 @@ def _one_error(started: Any, default: float, before: Row | None) -> dict[str, An
     search = started.rehearsals
     begun = dataclasses.replace(started.config, learning_rate=default)
     found = dict(started.program.method.find(begun, search).settings)
-    rate, head = _within_error(search), found["head_learning_rate"]
+    rate, head = _within_error(search), _HEAD_FACTOR * default
     told = {"rate": rate, "head_learning_rate": head, "search": _tried(search)}
     if before is not None and before["rate"] == rate == found["learning_rate"]:
         return {**before, "contestant": "auto_se", **told, "same_as": "auto"}

@@ -22,7 +22,8 @@ _FEWEST = 2
 _TO_START = 20.0  # seconds of a trial beside its images: reading, compilation, saving
 _PER_CLASS = 20  # training images below which fewer candidates are better than fewer images
 _LEAST_PER_CLASS = 5
-_TRAINED, _JUDGED = 3, 1  # passes through the network that an image takes
+TRAINED, JUDGED = 3, 1
+"""Passes through the network that an image takes, forwards as the unit."""
 FIRST_SHARE = 0.5
 """Of the seconds left, for the first rung; what is left of them makes the comparison that counts."""
 _DIFFERENT = 0.05
@@ -142,7 +143,7 @@ def images_per_class(
 
     def affordable(count: int) -> float:
         passes = 1000 * (FIRST_SHARE * seconds_left / count - _TO_START) / milliseconds
-        return (passes - _JUDGED * (epochs + 2) * judged) / (_TRAINED * epochs)
+        return (passes - JUDGED * (epochs + 2) * judged) / (TRAINED * epochs)
 
     for count in range(candidates, 0, -1):
         found = affordable(count)

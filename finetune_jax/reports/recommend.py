@@ -27,7 +27,8 @@ def report(result: Mapping[str, Any]) -> StudyReport:
         f"Weights, by probes of their features: no part of the network is trained. ± is the standard deviation of five "
         f"folds of {_probed(result)}; LogME is comparable within a column only.",
         origins_table(result),
-        "Methods, by successive halving on the validation images. In brackets 95 % Wilson intervals of so few images; "
+        f"Methods on {result['origin']} by successive halving on the validation images. In brackets 95 % Wilson "
+        "intervals of so few images; "
         "p is of McNemar's test against the best one on the same images. As the validation images chose, the score of "
         "the best is a little too high: the whole training tests it on images that nothing here has looked at.",
         methods_table(result),
@@ -114,18 +115,19 @@ def methods_table(result: Mapping[str, Any]) -> Table:
                 _remark(result, trial),
             ]
         )
-    rows += [
-        [_with_origin(result, name), *[None] * 8, "no time was left to try it"]
-        for name in result["contestants"]
-        if name not in last
-    ]
     columns = ["method", "epochs", "validation, %", "p", "time taken", "images trained", "time in full"]
     return Table([*columns, "trained", "ms per image", ""], rows)
 
 
 def _with_origin(result: Mapping[str, Any], name: str) -> str:
+    """The name of a method, with its weights where these are not those of the others."""
     origin = result["origins_of"][name]
-    return name if name.endswith(f" {origin}") else f"{name} ({origin})"
+    return name if origin == result["origin"] or name.endswith(f" {origin}") else f"{name} on {origin}"
+
+
+def _untried(result: Mapping[str, Any]) -> list[str]:
+    last = _last_trials(result)
+    return [name for name in result["contestants"] if name not in last]
 
 
 def in_full(trial: Mapping[str, Any], epochs: int) -> float:
@@ -156,6 +158,14 @@ def _headline(result: Mapping[str, Any]) -> str:
             f"{percent(_mean(probe['ridge']['folds']))} of the training images by cross-validation, and train as below."
         )
     right = _right(result["measured"][name]["right"])
+    difference = mcnemar(right, of_probe)
+    if _mean(right) < _mean(of_probe) and difference <= 0.05:
+        return (
+            "No trial that there was time for was long enough to reach the ridge probe of the frozen features "
+            f"({percent(_mean(of_probe))} of the validation images, {name} {percent(_mean(right))}), so they do not "
+            f"tell methods apart; a larger --budget does. Until then: start from {origin}, and compare with what its "
+            f"features reach as they are. Of what was tried, {name} is the one to train."
+        )
     text = f"Recommended: {name} on {result['origins_of'][name]}, {percent(_mean(right))} of the validation images."
     others = [other for other in result["tied"] if other != name]
     if others:
@@ -167,7 +177,6 @@ def _headline(result: Mapping[str, Any]) -> str:
         text += " It is measurably better than all others that were tried."
     else:
         text += " There was no time to try another; a larger --budget compares it."
-    difference = mcnemar(right, of_probe)
     if _mean(right) > _mean(of_probe) and difference <= 0.05:
         return f"{text} It beats the ridge probe ({percent(_mean(of_probe))}) by more than chance (p {difference:.3g})."
     return (
@@ -182,6 +191,8 @@ def _times(result: Mapping[str, Any]) -> str:
         "the program not counted. Time taken includes compilation and earlier rungs; time in full is expected of "
         f"{result['epochs']} epochs."
     )
+    if untried := _untried(result):
+        text += f" No time was left to try {', '.join(untried)}."
     few = [rung["images_per_class"] for rung in result["rungs"] if "images_per_class" in rung]
     if few:
         images = images_of(result["probes"][result["origin"]])

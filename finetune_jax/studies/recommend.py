@@ -298,9 +298,9 @@ def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, 
     work.progress.begin(
         f"{contestant.name}, {epochs} epochs" + (f" of {of_class} images per class" if of_class else "")
     )
-    config = for_epochs(contestant.config, epochs)
-    if of_class:
-        config = changed(config, images_per_class=of_class)
+    # The probe of every run is known here, and would take longer than a short trial.
+    few = {"images_per_class": of_class} if of_class else {}
+    config = changed(for_epochs(contestant.config, epochs), probe=False, **few)
     began, left = work.clock(), work.budget - record["spent"]
 
     def in_time(row: Mapping[str, Any]) -> None:
@@ -318,7 +318,7 @@ def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, 
     except (Pruned, UserError) as error:
         reason = str(error)
     train_images = summary.get("images", {}).get("train", 0)
-    of_all = images_of(record["probes"][contestant.config.pretrained])
+    probe = record["probes"][contestant.config.pretrained]
     return {
         "name": contestant.name,
         "run": name,
@@ -328,10 +328,16 @@ def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, 
         "seconds": round(record["seconds_of"][name], 3),
         "seconds_per_epoch": summary.get("seconds_per_epoch", 0.0),
         "parameters_trained": summary.get("parameters_trained"),
-        **({"share": min(1.0, train_images / of_all)} if of_class and train_images else {}),
+        **({"share": _share_of_epoch(probe, train_images)} if of_class and train_images else {}),
         "images": summary.get("passes", 0) * train_images
         + summary.get("search", {}).get("images_trained", 0),
     }
+
+
+def _share_of_epoch(probe: Mapping[str, Any], images: int) -> float:
+    """What an epoch of so many training images takes of one of all, the validation images of both counted."""
+    judged = halving.JUDGED * len(probe["validation"])
+    return min(1.0, (halving.TRAINED * images + judged) / (halving.TRAINED * images_of(probe) + judged))
 
 
 @contextmanager

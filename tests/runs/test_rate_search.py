@@ -78,6 +78,8 @@ def test_the_search_says_what_it_tried_and_what_that_cost(searched):
     if config.method == "auto":
         assert search["images_trained"] == 12 * (steps + 8)  # the head alone before
         assert search["images_judged"] == 11 * len(search["rehearsals"])  # a quarter of 46 training images
+        found = search["settings"]
+        assert found["head_learning_rate"] == pytest.approx(10 * min(found["learning_rate"], 0.01))
         assert all(set(tried["rates"]) >= {"stem", "head"} for tried in search["rehearsals"])
     elif config.learning_rate == "find":
         assert 12 <= search["images_trained"] <= 1200

@@ -64,7 +64,7 @@ class MadeUp:
             self.now += 5.0
             raise Stopped("stopped")
         self.trained.append(name)
-        method = name.rpartition("/")[2]
+        method = name.rpartition("/")[2].replace("_", " ")
         self.now += 1.0
         for epoch in range(1, config.epochs + 1):
             self.now += self.per_epoch.get(method, 1.0)
@@ -81,7 +81,7 @@ class MadeUp:
         }
 
     def measure(self, name: str, config: FinetuneConfig) -> dict[str, Any]:
-        return {"right": right(self.scores[name.rpartition("/")[2]]), "milliseconds": 1.0}
+        return {"right": right(self.scores[name.rpartition("/")[2].replace("_", " ")]), "milliseconds": 1.0}
 
     def save(self, record: dict[str, Any]) -> None:
         self.saved = json.loads(json.dumps(record))
@@ -155,10 +155,7 @@ def test_the_first_rung_leaves_half_of_the_time_to_compare_the_better_ones_for_l
     result = MadeUp(SCORES).run(24.0)
     tried = [[trial["name"] for trial in rung["trials"]] for rung in result["rungs"]]
     assert tried == [["head", "full", "lora"], ["full", "lora"]]
-    row = next(
-        line for line in study_report.text(report.report(result)).splitlines() if "weak (good)" in line
-    )
-    assert "no time was left to try it" in row
+    assert "No time was left to try weak." in study_report.text(report.report(result))
 
 
 def test_where_time_is_short_trials_take_few_images_and_better_ones_more() -> None:
@@ -179,8 +176,9 @@ def test_where_time_is_short_trials_take_few_images_and_better_ones_more() -> No
     ]
     assert few == [count for count in (16, 32, 0, 0, 0, 0) for _ in range(2)]
     first = result["rungs"][0]["trials"][0]
-    assert first["share"] == 0.5  # the summaries say 50 of 100 images
-    assert report.in_full(first, 16) == 1.0 + 16 * 2.0
+    # The summaries say 50 of 100 images, trained at three times the price of the 100 that judge.
+    assert first["share"] == pytest.approx((150 + 100) / (300 + 100))
+    assert report.in_full(first, 16) == pytest.approx(1.0 + 16 * 400 / 250)
     said = study_report.text(report.report(result))
     assert "trials took 16 per class and in the end 32" in said
 
@@ -225,7 +223,7 @@ def test_the_report_tells_ties_costs_the_probe_and_the_command() -> None:
     assert "finetune-jax finetune # full" in text
     assert "It beats the ridge probe (70.00 %) by more than chance" in text
     assert "95.00 [88.82, 97.85]" in text  # Wilson's interval of 95 of 100
-    row = next(line for line in text.splitlines() if line.startswith("full (good)"))
+    row = next(line for line in text.splitlines() if line.startswith("full  "))
     # Four rungs: 2 + 4 + 8 + 16 epochs of 50 images, each with a start of one second.
     assert "34 s" in row
     assert "1,500" in row
@@ -247,12 +245,18 @@ def test_the_only_one_that_was_tried_is_not_called_better_than_others(scores, sa
     assert not any(other in text for other in others)
 
 
-def test_weights_in_the_name_of_a_method_are_not_named_twice() -> None:
-    result = dict(MadeUp({"head": 0.72}).run(1000.0))
-    result["contestants"] = {**result["contestants"], "full on good": "finetune-jax finetune"}
-    result["origins_of"] = {**result["origins_of"], "full on good": "good"}
+def test_trials_too_short_to_reach_the_probe_are_not_called_a_recommendation() -> None:
+    text = study_report.text(report.report(MadeUp({"head": 0.24, "full": 0.20}).run(1000.0)))
+    assert "No trial that there was time for was long enough to reach the ridge probe" in text
+    assert "(70.00 % of the validation images, head 24.00 %)" in text
+    assert "Recommended:" not in text
+
+
+def test_methods_are_named_with_their_weights_once_where_these_are_not_those_of_the_others() -> None:
+    result = dict(MadeUp({"head": 0.72, "full": 0.71, "lora on bad": 0.7}).run(1000.0))
+    result["origins_of"] = {"head": "good", "full": "bad", "lora on bad": "bad"}
     rows = [row[0] for row in report.methods_table(result).rows]
-    assert rows[1:] == ["head (good)", "full on good"]
+    assert rows[1:] == ["head", "full on bad", "lora on bad"]
 
 
 def test_origins_that_tie_give_the_faster_one() -> None:

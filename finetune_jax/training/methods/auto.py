@@ -12,6 +12,8 @@ pretrained features were already right. Therefore:
 2. From there a climb over one rate for all other parts, half a decade at a time, the head going on at its own.
 3. The smallest rate whose loss is within one per cent of the lowest is taken, since a run is longer than a rehearsal
    and moves further at the same rate.
+4. Where that is below ``--learning_rate``, the features are nearly right, and a head that learns from scratch at ten
+   times ``--learning_rate`` would disturb them: in the run it learns ten times as fast as the rest, not more.
 """
 
 import dataclasses
@@ -67,11 +69,12 @@ class Auto(Standard):
                 "--learning_rate to start from, or check the images with finetune-jax check_data"
             )
         rate = float(f"{rate_search.smallest_within(losses, _TIE):.2g}")
+        of_head = float(f"{_HEAD_FACTOR * min(rate, start):.3g}")
         reason = (
-            f"{rate:g}, and {head_rate:g} for the head; the smallest within {100 * _TIE:g} % of the lowest loss in "
+            f"{rate:g}, and {of_head:g} for the head; the smallest within {100 * _TIE:g} % of the lowest loss in "
             f"{len(losses)} trials of {steps} steps, on {len(rehearsals.held_out)} training images that these left out"
         )
-        return Found({"learning_rate": rate, "head_learning_rate": head_rate}, reason)
+        return Found({"learning_rate": rate, "head_learning_rate": of_head}, reason)
 
 
 def _steps(steps: float) -> int:

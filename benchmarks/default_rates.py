@@ -185,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: train(base, runs, candidates, given.seeds)
         for name, base, runs in cases.cells(given.case, given.epochs, given.workdir)
     }
-    print(f"{table(scores)}\n\nby the rule: {chosen(regrets(scores))}", flush=True)
+    print(table(scores))
+    if TODAY in (behind := regrets(scores)):
+        print(f"\nby the rule: {chosen(behind)}", flush=True)
 
 
 if __name__ == "__main__":

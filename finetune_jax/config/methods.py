@@ -56,14 +56,19 @@ BY_NAME: Mapping[str, Method] = {
         "all parts are fine-tuned", freezes=False, needs_weights=False, in_shares=True, start=PLAIN_START
     ),
     "feature_extractor": Method("only the head is trained", moves_weights=False, in_shares=True),
-    "last_k": Method("the head and the top k blocks are fine-tuned", counts_blocks=True, in_shares=True),
-    "stochastic": Method("the head and a random half of the blocks are fine-tuned", in_shares=True),
+    "last_k": Method(
+        "the head and the top k blocks are fine-tuned", counts_blocks=True, in_shares=True, start=PLAIN_START
+    ),
+    "stochastic": Method(
+        "the head and a random half of the blocks are fine-tuned", in_shares=True, start=PLAIN_START
+    ),
     "l2_sp": Method(
         "all parts are fine-tuned, and pulled towards the pretrained weights",
         freezes=False,
         in_shares=True,
         # The penalty takes the place of weight decay.
         recipe={"weight_decay": 0.0},
+        start=PLAIN_START,
     ),
     "ftp": Method(
         "all parts are fine-tuned, within learned distances of the pretrained weights (Fast Trainable Projection)",

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_jax.config.choices import WITHOUT_RATE
 from finetune_jax.config.methods import BY_NAME
 from finetune_jax.config.recipes import RECIPES, changed
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.settings import DEFAULTS, FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,13 @@ _RECIPE_SINCE = {"lora": 3}
 _START_SINCE = {"standard": 4}
 """Versions from which on methods have a start of our own, where that is not the fifth."""
 
+_RATE_OF_TRANSFORMERS = 1e-4
+"""Rate of AdamW for transformers, in the place of that of the plain command."""
+
 DEFAULT = "default"
 """Name of the recipe of a command that names none."""
 
+_TRANSFORMERS = ("vit", "deit", "dino", "siglip")
 _OF_SGD = ("learning_rate", "momentum", "nesterov")
 _RATES_OF_SGD = frozenset(
     (
@@ -265,6 +269,8 @@ def starting_config(
     chosen = method or settings.get("method", "standard")
     if recipe == DEFAULT and version >= _START_SINCE.get(chosen, 5) and _is_measured(typed or {}, optimizer):
         start = dict(BY_NAME[chosen].start)
+        if start and version > 4 and names_transformer(typed or {}):
+            start["learning_rate"] = _RATE_OF_TRANSFORMERS
         if optimizer in (None, start.get("optimizer")):
             settings |= start
     of_method = dict(RECIPES.get(chosen, {})) if version >= _RECIPE_SINCE.get(chosen, 1) else {}
@@ -298,13 +304,36 @@ def _is_measured(typed: Mapping[str, Any], optimizer: str | None) -> bool:
     )
 
 
+def names_transformer(settings: Mapping[str, Any]) -> bool:
+    """Whether the network or the weights have a name of a vision transformer; files do not say.
+
+    >>> names_transformer({"pretrained": "dinov2_small_focus"}), names_transformer({"network": "vit_tiny_patch16_224"})
+    (True, True)
+    >>> names_transformer({"pretrained": "timm:convnext_atto.d2_in1k"}), names_transformer({"pretrained": "my/vit.npz"})
+    (False, False)
+
+    Args:
+        settings: ``{name: value}``, ``network`` and ``pretrained`` among them or not.
+    """
+    network, pretrained = (str(settings.get(name) or "") for name in ("network", "pretrained"))
+    is_published = pretrained.startswith(("timm:", "hf:"))
+    name = pretrained.split(":", 1)[1].rsplit("/", 1)[-1] if is_published else ""
+    return (
+        network.startswith(_TRANSFORMERS)
+        or pretrained == "dinov2_small_focus"
+        or (name.startswith(_TRANSFORMERS) and "convnext" not in name)
+    )
+
+
 def unchanged(config: FinetuneConfig) -> FinetuneConfig:
     """What a command without a recipe takes its settings from where it names the method and optimiser of a config.
 
     Both are those of the defaults here: a command that has others must name them. Where a method has a start of our own
     the optimiser differs in any case, for it depends on what else is typed.
     """
-    start = starting_config(method=config.method, optimizer=config.optimizer)
+    telling = ("network", "pretrained", "protocol", "loss")
+    typed = {name: getattr(config, name) for name in telling if getattr(config, name) != DEFAULTS[name]}
+    start = starting_config(method=config.method, optimizer=config.optimizer, typed=typed)
     optimizer = FinetuneConfig().optimizer
     if config.optimizer == optimizer:
         optimizer = BY_NAME[config.method].start.get("optimizer", optimizer)

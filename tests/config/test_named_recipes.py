@@ -76,7 +76,9 @@ def test_autolr_starts_as_the_plain_command_where_nothing_says_otherwise(given, 
         # Nothing was measured for these.
         ({"typed": {"pretrained": "none"}}, "sgd", 0.01),
         ({"typed": {"protocol": "retrieval"}}, "sgd", 0.01),
-        ({"method": "last_k"}, "sgd", 0.01),
+        ({"method": "feature_extractor"}, "sgd", 0.01),
+        ({"method": "last_k"}, "adamw", 1e-3),
+        ({"method": "l2_sp", "version": 4}, "sgd", 0.01),
         ({"version": 3}, "sgd", 0.01),
         ({"recipe": "paper"}, "sgd", 0.01),
     ],
@@ -85,6 +87,25 @@ def test_the_plain_command_takes_adamw_where_nothing_says_that_sgd_is_meant(give
     config = starting_config(**given)
     assert (config.optimizer, config.learning_rate) == (optimizer, rate)
     validate(config)
+
+
+@pytest.mark.parametrize(
+    ("typed", "rate"),
+    [
+        ({"network": "vit_tiny_patch16_224", "pretrained": "weights.npz"}, 1e-4),
+        ({"pretrained": "dinov2_small_focus"}, 1e-4),
+        ({"pretrained": "timm:vit_small_patch14_dinov2.lvd142m"}, 1e-4),
+        ({"pretrained": "hf:facebook/dinov2-small"}, 1e-4),
+        ({"pretrained": "hf:facebook/dinov3-convnext-tiny-pretrain-lvd1689m"}, 1e-3),
+        ({"pretrained": "runs/vit"}, 1e-3),
+        ({"pretrained": "mobilenet_v2"}, 1e-3),
+    ],
+)
+def test_transformers_start_at_a_rate_of_their_own(typed, rate):
+    assert starting_config(typed=typed).learning_rate == rate
+    assert starting_config(typed=typed, optimizer="adamw").learning_rate == rate
+    assert starting_config(typed=typed, version=4).learning_rate == 1e-3
+    assert starting_config(typed=typed, optimizer="sgd").learning_rate == 0.01
 
 
 def test_the_papers_recipes_have_the_papers_numbers():
@@ -246,6 +267,8 @@ def test_printed_flags_always_name_the_optimiser_that_depends_on_what_is_typed()
     assert printed("--epochs=3").splitlines() == ["--optimizer=adamw", "--epochs=3"]
     assert printed("--recipe=paper", "--epochs=3").splitlines() == ["--optimizer=sgd", "--epochs=3"]
     assert printed("--learning_rate=0.01").splitlines() == ["--optimizer=sgd"]
+    fast = ("--optimizer=adamw", "--learning_rate=0.001", "--pretrained=dinov2_small_focus")
+    assert set(printed(*fast).splitlines()) == set(fast)
 
 
 def test_a_run_that_began_before_goes_on_with_what_it_began_with(tmp_path):

@@ -45,8 +45,8 @@ _DEIT3 = {
 NAMED_RECIPES: Mapping[str, NamedRecipe] = {
     "default": NamedRecipe(
         "AdamW at 0.001 (0.0001 for transformers that are named) for fine-tuning of pretrained weights, by the methods "
-        "that were better with it in our own comparisons (docs/results.md); where a rate or a momentum is typed without "
-        "--optimizer, and for all other methods, as paper.",
+        "that were better with it in our own comparisons (docs/results.md); where a rate or a momentum is typed "
+        "without --optimizer, and for all other methods, as paper.",
         {},
     ),
     "paper": NamedRecipe("The defaults of --method's paper; for --method=standard SGD at 0.01.", {}),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AUTO, RADII, ROUTED, SPACINGS, VARIATIONS, WITH_POLICY
+from finetune_jax.config.choices import AUTO, RADII, ROUTED, SPACINGS, TUNED_OVER, VARIATIONS, WITH_POLICY
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, METHOD, PROJECTION, SIMILARITY, SPOTTUNE
 from finetune_jax.config.methods import with_fact
@@ -84,6 +84,15 @@ class TuningConfig:
         "How AutoLR measures the movement of a block: mean is ‖Δw‖/n of its Eq. 1, which makes large blocks look "
         "still; rms is ‖Δw‖/√n; relative is ‖Δw‖/‖w‖.",
         VARIATIONS,
+        group=AUTOLR,
+        only_with=_AUTOLR,
+        runtime=True,
+    )
+    tuned_over: str = setting(
+        "blocks",
+        "What AutoLR orders and gives a rate: blocks, or stages, which are consecutive blocks with outputs of the same "
+        "shape.",
+        TUNED_OVER,
         group=AUTOLR,
         only_with=_AUTOLR,
         runtime=True,

@@ -19,6 +19,10 @@ def one_rule_of_rates(values: Mapping[str, Any]) -> None:
         raise UserError("--layer_decay and --discriminative_ratio are two rules for the same rates; give one")
     rules["rate_factors"] = bool(values.get("rate_factors"))
     method = values.get("method")
+    if values.get("tuned_over", "blocks") != "blocks" and values.get("adapters", "none") != "none":
+        raise UserError(
+            "--tuned_over=stages contradicts --adapters=lora, whose adapters AutoLR orders block by block"
+        )
     if method in SETS_BLOCKS:
         for name, used in rules.items():
             if used:

@@ -6,6 +6,7 @@ this sequence and knows nothing of architectures.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -142,6 +143,17 @@ class Network:
     def part_names(self) -> tuple[str, ...]:
         """``("stem", "block_01", …, "block_KK", "head")``."""
         return ("stem", *self.block_names, "head")
+
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """The blocks in order, those together whose outputs have the same shape: a transformer is one stage."""
+        variables = self.shapes()
+        x = jax.ShapeDtypeStruct(self.example_shape, jnp.float32)
+        shapes = []
+        for name in ("stem", *self.block_names):
+            x = jax.eval_shape(lambda own, x, name=name: self.run((name,), own, x)[0], variables, x)
+            shapes.append(x.shape)
+        grouped = itertools.groupby(zip(self.block_names, shapes[1:], strict=True), key=lambda pair: pair[1])
+        return tuple(tuple(name for name, _ in pairs) for _, pairs in grouped)
 
     def with_num_classes(self, num_classes: int) -> "Network":
         """The same network with a head of ``num_classes`` outputs."""

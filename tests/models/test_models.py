@@ -183,3 +183,12 @@ def test_synchronised_batch_norm_equals_batch_norm_of_the_whole_batch():
         np.testing.assert_allclose(
             split_statistics["batch_stats"][name][0], statistics["batch_stats"][name], rtol=1e-5, atol=1e-7
         )
+
+
+def test_stages_are_consecutive_blocks_with_outputs_of_one_shape():
+    stages = models.create("resnet26", num_classes=5, width=0.25).stages()
+    assert [len(stage) for stage in stages] == [4, 4, 4]
+    assert [stage[0] for stage in stages] == ["block_01", "block_05", "block_09"]
+    # MobileNetV2, Table 2: 1, 2, 3, 4, 3, 3 and 1 bottlenecks, and the last convolution.
+    widths = [len(stage) for stage in models.create("mobilenet_v2", num_classes=5, width=0.25).stages()]
+    assert widths == [1, 2, 3, 4, 3, 3, 1, 1]

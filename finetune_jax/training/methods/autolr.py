@@ -1,11 +1,13 @@
 """AutoLR (Ro and Choi, AAAI 2021): one learning rate per block, tuned in trials of an epoch."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from finetune_jax.algorithms import autolr
 from finetune_jax.config.resolution import number
@@ -16,6 +18,18 @@ from finetune_jax.training.methods.adapted import Lora
 from finetune_jax.training.methods.method import Method
 from finetune_jax.training.methods.plain import Standard
 from finetune_jax.training.tuning import Pass, Tuner, Verdict
+
+
+class Stage(NamedTuple):
+    """Blocks that have one rate.
+
+    Attributes:
+        blocks: their names.
+        counts: elements of the kernels of each.
+    """
+
+    blocks: tuple[str, ...]
+    counts: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +63,17 @@ class Tuned(Method):
             "stem" if "stem" in trained else None,
             rates.decay(config),
             config.variation,
+            self._stages(trained) if config.tuned_over == "stages" else (),
+        )
+
+    def _stages(self, trained: tuple[str, ...]) -> tuple[Stage, ...]:
+        """Of the trained blocks."""
+        kept = (tuple(name for name in stage if name in trained) for stage in self.network.stages())
+        params = self.network.shapes()["params"]
+        return tuple(
+            Stage(stage, tuple(int(count) for count in autolr.kernel_counts(params, blocks=stage)))
+            for stage in kept
+            if stage
         )
 
 
@@ -91,6 +116,7 @@ class AutoLRTuner:
             rates have been renewed.
         decay: epoch to a factor of all rates.
         measure: of the variations.
+        stages: of the blocks, in order; empty where every block has a rate of its own.
     """
 
     config: autolr.AutoLRConfig
@@ -100,6 +126,7 @@ class AutoLRTuner:
     stem: str | None
     decay: Callable[[int], float]
     measure: str = "mean"
+    stages: tuple[Stage, ...] = ()
     can_reject = True
     renews = False  # passes that can be thrown away do in any case
 
@@ -109,20 +136,24 @@ class AutoLRTuner:
                 f"--method=autolr orders the blocks of a network, and here it has {len(self.blocks)}; "
                 "prune fewer, or use --method=standard"
             )
+        if len(self.stages) == 1:
+            raise UserError(
+                "--tuned_over=stages: all blocks that are trained have outputs of one shape, which is one stage; leave "
+                "it out, and each block has a rate of its own"
+            )
 
     def initial(self) -> AutoLRTuning:
         """Every block at the same rate."""
-        rates = np.full(len(self.blocks), self.learning_rate, np.float32)
+        rates = np.full(len(self.stages or self.blocks), self.learning_rate, np.float32)
         return AutoLRTuning(jax.device_get(autolr.init(self.config, rates)), np.ones((), np.float32))
 
     def rates(self, state: AutoLRTuning, epoch: int) -> dict[str, float]:
         """Of all trained parts."""
-        of_blocks = [float(rate) for rate in state.blocks.learning_rates]
-        decay = self.decay(epoch)
-        rates = dict(zip(self.blocks, of_blocks, strict=True))
+        rates = self._by_block(state.blocks.learning_rates)
+        of_first, decay = rates[self.blocks[0]], self.decay(epoch)
         if self.stem is not None:
             renewed = bool((state.blocks.learning_rates != np.float32(self.learning_rate)).any())
-            rates = {self.stem: (0.5 if renewed else 1.0) * of_blocks[0], **rates}
+            rates = {self.stem: (0.5 if renewed else 1.0) * of_first, **rates}
         rates |= {name: rate * float(state.head_factor) for name, rate in self.head_rates.items()}
         return {name: rate * decay for name, rate in rates.items()}
 
@@ -132,7 +163,17 @@ class AutoLRTuner:
         Raises:
             Diverged: so did the last trial allowed.
         """
-        following, judgement = autolr.update(self.config, state.blocks, outcome.variations, outcome.finite)
+        variations = outcome.variations
+        if self.stages:
+            of_blocks = dict(zip(self.blocks, variations, strict=True))
+            variations = np.array(
+                [
+                    of_stage([of_blocks[name] for name in stage.blocks], stage.counts, self.measure)
+                    for stage in self.stages
+                ],
+                np.float32,
+            )
+        following, judgement = autolr.update(self.config, state.blocks, variations, outcome.finite)
         blocks, judged = jax.device_get((following, judgement))
         if judged.stop:
             raise Diverged(
@@ -144,7 +185,7 @@ class AutoLRTuner:
         factor = np.float32(0.1) if judged.diverged else np.float32(1)
         targets = {}
         if not judged.accepted and not judged.diverged:
-            targets = dict(zip(self.blocks, map(float, blocks.targets), strict=True))
+            targets = self._by_block(blocks.targets)
         verdict = Verdict(
             accepted=bool(judged.accepted),
             trial=int(state.blocks.trial) + 1,
@@ -154,6 +195,32 @@ class AutoLRTuner:
             remark=_remark(judged, self.config),
         )
         return AutoLRTuning(blocks, np.asarray(state.head_factor * factor)), verdict
+
+    def _by_block(self, values: ArrayLike) -> dict[str, float]:
+        """``{block: value}`` of the values of the stages, or of the blocks."""
+        if not self.stages:
+            return dict(zip(self.blocks, np.asarray(values).tolist(), strict=True))
+        of_stages = zip(self.stages, np.asarray(values).tolist(), strict=True)
+        return {name: value for stage, value in of_stages for name in stage.blocks}
+
+
+def of_stage(variations: Sequence[float], counts: Sequence[int], measure: str) -> float:
+    """The variation of blocks as one.
+
+    Args:
+        variations: of the blocks.
+        counts: elements of the kernels of each.
+        measure: of the variations; the relative movement of a stage is the root mean square of that of its blocks,
+            which count by their elements.
+
+    >>> of_stage([1.0, 1.0], [3, 4], "mean")  # movements of length 3 and 4
+    0.7142857142857143
+    >>> of_stage([3.0, 4.0], [5, 5], "rms") == 12.5**0.5
+    True
+    """
+    v, n = np.asarray(variations, np.float64), np.asarray(counts, np.float64)
+    squares = np.square(n * v) if measure == "mean" else n * np.square(v)
+    return float(np.sqrt(squares.sum()) / (n.sum() if measure == "mean" else math.sqrt(n.sum())))
 
 
 def _remark(judged: autolr.AutoLROutcome, config: autolr.AutoLRConfig) -> str:

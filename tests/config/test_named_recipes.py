@@ -278,3 +278,7 @@ def test_a_run_that_began_before_goes_on_with_what_it_began_with(tmp_path):
     assert "--learning_rate=0.01" in printed("--optimizer=adamw", f"--workdir={tmp_path}").splitlines()
     (tmp_path / "flags.json").write_text(json.dumps({**old, "resolved": {"starting_version": VERSION}}))
     assert "learning_rate" not in printed("--optimizer=adamw", f"--workdir={tmp_path}")
+    (tmp_path / "flags.json").write_text(
+        json.dumps({"method": "autolr", "resolved": {"starting_version": 4}})
+    )
+    assert "--optimizer=sgd" in printed("--method=autolr", f"--workdir={tmp_path}").splitlines()

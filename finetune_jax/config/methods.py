@@ -73,10 +73,12 @@ BY_NAME: Mapping[str, Method] = {
     "ftp": Method(
         "all parts are fine-tuned, within learned distances of the pretrained weights (Fast Trainable Projection)",
         freezes=False,
+        start=PLAIN_START,
     ),
     "tpgm": Method(
         "all parts are fine-tuned, within distances of the pretrained weights that validation images teach (TPGM)",
         freezes=False,
+        start=PLAIN_START,
     ),
     "progressive": Method("a new column is trained beside the frozen pretrained network"),
     "lora": Method(
@@ -135,9 +137,13 @@ BY_NAME: Mapping[str, Method] = {
         routed=True,
         has_policy=True,
         samples_decisions=True,
+        start=PLAIN_START,
     ),
     "spottune_tuned": Method(
-        "SpotTune in which all images take the fine-tuned blocks", routed=True, has_policy=True
+        "SpotTune in which all images take the fine-tuned blocks",
+        routed=True,
+        has_policy=True,
+        start=PLAIN_START,
     ),
     "spottune_global": Method(
         "SpotTune's policy chooses k blocks that are fine-tuned for all images",
@@ -146,11 +152,13 @@ BY_NAME: Mapping[str, Method] = {
         counts_blocks=True,
         # The paper fine-tunes three blocks.
         recipe={"k": 3},
+        start=PLAIN_START,
     ),
     "random_policy": Method(
         "each image takes random blocks fine-tuned, and always the last three",
         routed=True,
         samples_decisions=True,
+        start=PLAIN_START,
     ),
 }
 """``{name: facts}``, in the order in which they are listed for people."""

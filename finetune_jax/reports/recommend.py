@@ -178,9 +178,9 @@ def _headline(result: Mapping[str, Any]) -> str:
     else:
         text += " There was no time to try another; a larger --budget compares it."
     if _mean(right) > _mean(of_probe) and difference <= 0.05:
-        return f"{text} It beats the ridge probe ({percent(_mean(of_probe))}) by more than chance (p {difference:.3g})."
+        return f"{text} It beats the ridge probe ({percent(_mean(of_probe))}) by more than chance (p {p_text(difference)})."
     return (
-        f"{text} It does not measurably beat the ridge probe ({percent(_mean(of_probe))}, p {difference:.3g}): the "
+        f"{text} It does not measurably beat the ridge probe ({percent(_mean(of_probe))}, p {p_text(difference)}): the "
         "features as they are do nearly as well here, or the validation images are too few to see it."
     )
 
@@ -269,7 +269,16 @@ def _share(result: Mapping[str, Any], trial: Mapping[str, Any]) -> float:
 
 
 def _p(text: str, best: list[bool] | None) -> str | None:
-    return None if best is None else f"{mcnemar(_right(text), best):.3g}"
+    return None if best is None else p_text(mcnemar(_right(text), best))
+
+
+def p_text(p: float) -> str:
+    """A p-value for people.
+
+    >>> p_text(0.0312), p_text(9.7e-54)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _mean(values: Any) -> float:

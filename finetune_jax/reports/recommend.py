@@ -178,7 +178,8 @@ def _headline(result: Mapping[str, Any]) -> str:
     else:
         text += " There was no time to try another; a larger --budget compares it."
     if _mean(right) > _mean(of_probe) and difference <= 0.05:
-        return f"{text} It beats the ridge probe ({percent(_mean(of_probe))}) by more than chance (p {p_text(difference)})."
+        of_probe_text = f"({percent(_mean(of_probe))}) by more than chance (p {p_text(difference)})"
+        return f"{text} It beats the ridge probe {of_probe_text}."
     return (
         f"{text} It does not measurably beat the ridge probe ({percent(_mean(of_probe))}, p {p_text(difference)}): the "
         "features as they are do nearly as well here, or the validation images are too few to see it."

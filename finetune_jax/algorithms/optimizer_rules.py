@@ -13,12 +13,14 @@ for ``sgd``, ``dog`` and ``dowg``.
     -0.01
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from finetune_jax.algorithms.weight_variation import is_kernel
@@ -34,6 +36,97 @@ class Rule(NamedTuple):
 
     transform: Callable[..., optax.GradientTransformation]
     hyperparameters: Mapping[str, float]
+
+
+class TensorFactors(NamedTuple):
+    """State of :func:`by_tensor`.
+
+    Attributes:
+        tensor_factors: of the rate, a scalar for every array of the block.
+    """
+
+    tensor_factors: Any
+
+
+def by_tensor(rule: Rule) -> Rule:
+    """A rule in which each array of a block has a factor of its own, 1 at the start, on the rate of the block.
+
+    Examples:
+        >>> by_tensor(sgd(momentum=0.5, weight_decay=0.0)).hyperparameters
+        {'momentum': 0.5, 'weight_decay': 0.0}
+    """
+
+    def start(params: Any) -> TensorFactors:
+        return TensorFactors(jax.tree.map(lambda _: jnp.ones(()), params))
+
+    def scale(updates: Any, state: TensorFactors, params: Any = None) -> tuple[Any, TensorFactors]:
+        del params
+        return jax.tree.map(jnp.multiply, updates, state.tensor_factors), state
+
+    @functools.wraps(rule.transform)  # whose signature names the hyperparameters
+    def transform(*values: Any, **named: Any) -> optax.GradientTransformation:
+        return optax.chain(rule.transform(*values, **named), optax.GradientTransformation(start, scale))
+
+    return Rule(transform, rule.hyperparameters)
+
+
+def split_rates(
+    rates: Mapping[str, Any], blocks: Collection[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Rates of blocks, and factors on them of arrays that have rates of their own.
+
+    Args:
+        rates: of blocks, and of arrays such as ``block_01/conv/kernel`` together with that of their block.
+        blocks: names of all blocks.
+
+    Examples:
+        >>> split_rates({"block_01": 0.5, "block_01/kernel": 0.25}, {"block_01"})
+        ({'block_01': 0.5}, {'block_01': {'block_01/kernel': 0.5}})
+    """
+    of_blocks, factors = dict[str, Any](), dict[str, dict[str, float]]()
+    for name, rate in rates.items():
+        block = name.partition("/")[0]
+        if name in blocks or block == name or block not in rates:
+            of_blocks[name] = rate
+        else:
+            whole = float(rates[block])
+            factors.setdefault(block, {})[name] = float(rate) / whole if whole else 0.0
+    return of_blocks, factors
+
+
+def with_tensor_factors(state: Any, factors: Mapping[str, float]) -> Any:
+    """The state of a block with other factors of its arrays.
+
+    Args:
+        state: of a rule of :func:`by_tensor`.
+        factors: ``{BLOCK/…/array: factor}``; others stay.
+
+    Raises:
+        KeyError: an array without a factor of its own.
+    """
+    unknown = set(factors)
+
+    def changed(path: Any, leaf: Any) -> Any:
+        names = [getattr(key, "name", "") for key in path]
+        if "tensor_factors" not in names:
+            return leaf
+        name = "/".join(str(key.key) for key in path[names.index("tensor_factors") + 1 :])
+        unknown.discard(name)
+        return placed_like(factors[name], leaf) if name in factors else leaf
+
+    found = jax.tree_util.tree_map_with_path(changed, state)
+    if unknown:
+        raise KeyError(f"no array {min(unknown)!r} with a factor of its own in the optimiser")
+    return found
+
+
+def placed_like(value: Any, old: Any) -> Any:
+    """``value`` with dtype, shape and placement of ``old``: anything else would compile the step again."""
+    if isinstance(old, np.ndarray):
+        return np.broadcast_to(np.asarray(value, old.dtype), old.shape)
+    if isinstance(value, jax.core.Tracer) or isinstance(old, jax.core.Tracer) or not old.committed:
+        return jnp.broadcast_to(jnp.asarray(value, old.dtype), old.shape)
+    return jax.device_put(np.broadcast_to(np.asarray(value, old.dtype), old.shape), old.sharding)
 
 
 WITHOUT_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "mechanize", "momo")

@@ -12,10 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from finetune_jax.algorithms.optimizer_rules import SCHEDULE_FREE_B1, Rule, adamw, create, sgd
+from finetune_jax.algorithms.optimizer_rules import (
+    SCHEDULE_FREE_B1,
+    Rule,
+    adamw,
+    create,
+    placed_like,
+    sgd,
+    split_rates,
+    with_tensor_factors,
+)
 
 __all__ = [
     "OneForAll",
@@ -242,7 +250,7 @@ def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
 
     Args:
         opt_state: of an optimiser of this module.
-        learning_rates: rates of the blocks to change.
+        learning_rates: rates of the blocks to change, with ``optimizer_rules.by_tensor`` also of arrays in them.
 
     Raises:
         KeyError: a block the optimiser does not have.
@@ -262,19 +270,22 @@ def set_learning_rates(opt_state: Any, learning_rates: LearningRates) -> Any:
                 f"no block {unknown[0]!r} in the optimiser; it has {sorted(opt_state.learning_rates)}"
             )
         placed = {
-            name: _placed_like(rate, opt_state.learning_rates[name]) for name, rate in learning_rates.items()
+            name: placed_like(rate, opt_state.learning_rates[name]) for name, rate in learning_rates.items()
         }
         return opt_state._replace(learning_rates={**opt_state.learning_rates, **placed})
     inner_states = dict(opt_state.inner_states)
-    for name, rate in learning_rates.items():
+    blocks, factors = split_rates(learning_rates, inner_states)
+    for name, rate in blocks.items():
         if name not in inner_states:
             raise KeyError(f"no block {name!r} in the optimiser; it has {sorted(inner_states)}")
         injected = inner_states[name].inner_state
         rates = {
             **injected.hyperparams,
-            "learning_rate": _placed_like(rate, injected.hyperparams["learning_rate"]),
+            "learning_rate": placed_like(rate, injected.hyperparams["learning_rate"]),
         }
         inner_states[name] = inner_states[name]._replace(inner_state=injected._replace(hyperparams=rates))
+    for name, of_arrays in factors.items():
+        inner_states[name] = with_tensor_factors(inner_states[name], of_arrays)
     return opt_state._replace(inner_states=inner_states)
 
 
@@ -305,7 +316,7 @@ def reset(opt_state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(kept_or_zero, opt_state, empty)
 
 
-_CONSTANT = {"hyperparams", "ns_coeffs"}
+_CONSTANT = {"hyperparams", "ns_coeffs", "tensor_factors"}
 """Fields of optimiser states that no step changes; the second are Muon's coefficients."""
 
 
@@ -383,12 +394,3 @@ def _compiled_zeros(shardings: tuple[Any, ...], structure: Any) -> Callable[[Any
         lambda tree: jax.tree.map(jnp.zeros_like, tree),
         out_shardings=jax.tree.unflatten(structure, shardings),
     )
-
-
-def _placed_like(value: Any, old: Any) -> Any:
-    """``value`` with dtype, shape and placement of ``old``: anything else would compile the step again."""
-    if isinstance(old, np.ndarray):
-        return np.broadcast_to(np.asarray(value, old.dtype), old.shape)
-    if isinstance(value, jax.core.Tracer) or isinstance(old, jax.core.Tracer) or not old.committed:
-        return jnp.broadcast_to(jnp.asarray(value, old.dtype), old.shape)
-    return jax.device_put(np.broadcast_to(np.asarray(value, old.dtype), old.shape), old.sharding)

@@ -77,7 +77,8 @@ def weight_variation(
     Args:
         previous: ``{block name: tree of arrays}``; other names may stand beside the blocks.
         current: the same later.
-        blocks: names in order; by default those called ``block_*``, see `block_names`.
+        blocks: names in order, or ways into a block such as ``block_1/kernel``; by default those called ``block_*``,
+            see `block_names`.
         include: which leaves of a block count, for the norm and for their number ``n`` of elements.
         measure: one of :data:`MEASURES`; the relative movement of weights that were all 0 is infinite.
 
@@ -166,9 +167,9 @@ def _block_variation(
     name: str, previous: Mapping[str, Any], current: Mapping[str, Any], include: Include, measure: str
 ) -> jax.Array:
     for when, tree in (("before", previous), ("after", current)):
-        if name not in tree:
+        if _part(tree, name) is None:
             raise ValueError(f"there is no block {name!r} {when}, only {sorted(map(str, tree))}")
-    before, after = _named_leaves(previous[name]), _named_leaves(current[name])
+    before, after = _named_leaves(_part(previous, name)), _named_leaves(_part(current, name))
     if list(before) != list(after):
         changed = sorted("/".join(path) for path in before.keys() ^ after.keys())
         raise ValueError(f"block {name!r} does not have the same leaves before and after: {changed}")
@@ -196,6 +197,18 @@ def _block_variation(
     length = _norm(weights)
     # Weights of 0 that stay have not moved.
     return moved / jnp.where(moved == 0, 1, length)
+
+
+def _part(tree: Mapping[str, Any], name: str) -> Any:
+    """The part of that name, or what lies on the way that the name is; None where there is neither."""
+    if name in tree:
+        return tree[name]
+    part: Any = tree
+    for key in name.split("/"):
+        if not isinstance(part, Mapping) or key not in part:
+            return None
+        part = part[key]
+    return part
 
 
 def _named_leaves(tree: Any) -> dict[tuple[str, ...], Any]:

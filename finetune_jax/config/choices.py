@@ -55,6 +55,8 @@ VIEWS = ("one", "mirror", "five_crops", "ten_crops")
 """Views of an image whose outputs are averaged: itself, with its mirror image, corners and centre, both of all five."""
 VARIATIONS = ("mean", "rms", "relative")
 """Measures of how far a block moved."""
+RGN_OVER = ("blocks", "tensors")
+"""What has a rate of its own with Auto-RGN."""
 TUNED_OVER = ("blocks", "stages")
 """What has a rate of its own with AutoLR."""
 SPACINGS = ("linear", "geometric")

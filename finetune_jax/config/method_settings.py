@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 
 from finetune_jax.config import ranges
-from finetune_jax.config.choices import AUTO, RADII, ROUTED, SPACINGS, TUNED_OVER, VARIATIONS, WITH_POLICY
+from finetune_jax.config.choices import (
+    AUTO,
+    RADII,
+    RGN_OVER,
+    ROUTED,
+    SPACINGS,
+    TUNED_OVER,
+    VARIATIONS,
+    WITH_POLICY,
+)
 from finetune_jax.config.declaration import setting
 from finetune_jax.config.groups import AUTOLR, L2_SP, LORA, METHOD, PROJECTION, SIMILARITY, SPOTTUNE
 from finetune_jax.config.methods import with_fact
@@ -121,6 +130,14 @@ class TuningConfig:
         range=ranges.RATIO,
         only_with=_AUTOLR,
         runtime=True,
+    )
+    rgn_over: str = setting(
+        "blocks",
+        "What Auto-RGN gives a rate of its own: blocks, or tensors, the kernels in them; norms and biases then have "
+        "the largest rate of their block.",
+        RGN_OVER,
+        group=METHOD,
+        only_with={"method": ("auto_rgn",)},
     )
     renew_optimizer: bool = setting(
         False,

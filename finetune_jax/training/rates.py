@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from finetune_jax.algorithms import block_rates, clipping, optimizers, schedules
-from finetune_jax.algorithms.optimizer_rules import slowed
+from finetune_jax.algorithms.optimizer_rules import by_tensor, slowed
 from finetune_jax.algorithms.optimizers import Rule
 from finetune_jax.config.choices import WITHOUT_RATE
 from finetune_jax.config.resolution import number
@@ -98,7 +98,10 @@ def optimizer(
         return optimizers.one_for_all(
             zeros, zeros, of_head, {name: apart[name] for name in parts if name in apart}
         )
-    return optimizers.per_block(zeros, zeros, {**dict.fromkeys(parts, rule), "head": of_head, **apart})
+    of_parts = dict.fromkeys(parts, rule)
+    if config.rgn_over == "tensors":
+        of_parts |= dict.fromkeys(blocks_of(parts), by_tensor(rule))
+    return optimizers.per_block(zeros, zeros, {**of_parts, "head": of_head, **apart})
 
 
 def rule_of(config: FinetuneConfig) -> Rule:

@@ -70,11 +70,21 @@ class Unfreezing:
     def rates(self, state: TunerState, epoch: int) -> dict[str, float]:
         """Those of the other tuner, or 0."""
         rates = self.tuner.rates(state, epoch)
-        return {name: rate if epoch >= self.first_epochs[name] else 0.0 for name, rate in rates.items()}
+        return {
+            name: rate if epoch >= self.first_epochs[_part(name)] else 0.0 for name, rate in rates.items()
+        }
 
     def judge(self, state: TunerState, outcome: Pass) -> tuple[TunerState, Verdict]:
         """Accepted while no block learns, then the other tuner's."""
-        if any(outcome.epoch >= self.first_epochs[name] for name in self.blocks) or not self.can_reject:
+        if (
+            any(outcome.epoch >= self.first_epochs[_part(name)] for name in self.blocks)
+            or not self.can_reject
+        ):
             return self.tuner.judge(state, outcome)
         quality = float(autolr.sorting_quality(outcome.variations))
         return state, Verdict(outcome.finite, 1, quality, 0.0, {}, "the head alone learned")
+
+
+def _part(name: str) -> str:
+    """Of the network, to which an array with a rate of its own belongs."""
+    return name.partition("/")[0]

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from finetune_jax.algorithms import optimizers
+from finetune_jax.algorithms import optimizer_rules, optimizers
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.training import rates as training_rates
 
@@ -185,3 +185,32 @@ def test_parameters_that_are_no_plain_dict_are_refused_with_the_way_to_one():
         optimizers.per_block_sgd(state, rates)
     plain = nnx.to_pure_dict(state)
     optimizers.per_block_sgd(plain, rates).init(plain)
+
+
+def test_arrays_with_rates_of_their_own_move_by_these_and_others_by_that_of_their_block():
+    rng = np.random.default_rng(0)
+    block = {
+        "conv": {"kernel": rng.normal(size=(2, 3)), "bias": rng.normal(size=3)},
+        "dense": {"kernel": rng.normal(size=4)},
+    }
+    params = jax.tree.map(jnp.asarray, {"block_01": block, "head": {"kernel": rng.normal(size=2)}})
+    gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+    rule = optimizer_rules.sgd(momentum=0.0, nesterov=False, weight_decay=0.0)
+    tx = optimizers.per_block(
+        params, dict.fromkeys(params, 0.5), {"block_01": optimizer_rules.by_tensor(rule), "head": rule}
+    )
+    state = tx.init(params)
+    rates = {"block_01": 0.5, "block_01/conv/kernel": 0.125, "block_01/dense/kernel": 0.25, "head": 0.1}
+    for state in (
+        optimizers.set_learning_rates(state, rates),
+        optimizers.reset(optimizers.set_learning_rates(state, rates)),  # no step changes factors
+    ):
+        updates, _ = tx.update(gradients, state, params)
+        wanted = {
+            "block_01": {"conv": {"kernel": 0.125, "bias": 0.5}, "dense": {"kernel": 0.25}},
+            "head": {"kernel": 0.1},
+        }
+        expected = jax.tree.map(lambda rate, gradient: -rate * gradient, wanted, gradients)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
+    with pytest.raises(KeyError, match="no array 'block_01/pool/kernel'"):
+        optimizers.set_learning_rates(state, {"block_01": 0.5, "block_01/pool/kernel": 0.1})

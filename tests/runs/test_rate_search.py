@@ -221,6 +221,45 @@ def test_auto_rgn_gives_each_block_the_share_of_its_relative_gradient_of_the_epo
     assert same(config.workdir, again.workdir)
 
 
+def test_auto_rgn_over_tensors_gives_each_kernel_its_share_and_norms_the_largest_of_their_block(
+    base, tmp_path
+):
+    config = dataclasses.replace(
+        base,
+        method="auto_rgn",
+        rgn_over="tensors",
+        learning_rate=0.05,
+        momentum=0.0,
+        weight_decay=0.0,
+        epochs=3,
+        schedule="constant",
+        workdir=str(tmp_path / "run"),
+    )
+    finetune.run(config, ONE)
+    passes = RunDirectory(tmp_path / "run").read_passes()
+    kernels = [name.removeprefix("variation/") for name in passes[0] if name.startswith("variation/")]
+    assert len(kernels) > 3
+    assert all(name.startswith("block_0") and name.endswith("/kernel") for name in kernels)
+    for before, after in itertools.pairwise(passes):
+        gradients = {
+            name: float(before[f"variation/{name}"]) / float(before[f"rate/{name}"]) for name in kernels
+        }
+        for name in kernels:
+            expected = 0.05 * gradients[name] / max(gradients.values())
+            assert float(after[f"rate/{name}"]) == pytest.approx(expected, rel=1e-4)
+        of_first = [float(after[f"rate/{name}"]) for name in kernels if name.startswith("block_01/")]
+        assert float(after["rate/block_01"]) == float(after["rate/stem"]) == max(of_first)
+
+    def cut(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(again, ONE, after_epoch=cut)
+    finetune.run(again, ONE)
+    assert same(config.workdir, again.workdir)
+
+
 def test_auto_snr_holds_blocks_still_whose_gradients_were_noise_after_the_epoch_before(base, tmp_path):
     config = dataclasses.replace(
         base,

@@ -3,13 +3,15 @@
 Lee et al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts" (ICLR 2023): the rate of a layer is
 multiplied by ``‖g‖ / ‖w‖`` of the layer divided by the largest of all, measured anew in every epoch. Here a layer is a
 block, and the gradients are those of the epoch before: by SGD a block has moved by its rate times their sum, so that
-nothing has to be computed for it. The first epoch has one rate.
+nothing has to be computed for it. The first epoch has one rate. With ``--rgn_over=tensors`` a layer is a kernel; norms
+and biases have the largest rate of their block.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from finetune_jax.algorithms import autolr, block_rates
@@ -37,7 +39,27 @@ class AutoRGN(Standard):
         if "head" in trained:
             beside["head"] = config.head_learning_rate or rate
         stem = "stem" if "stem" in trained else None
-        return kind(rates.blocks_of(trained), rate, beside, stem, rates.decay(config), config.renew_optimizer)
+        blocks = rates.blocks_of(trained)
+        if config.rgn_over == "tensors":
+            params = self.network.shapes()["params"]
+            blocks = tuple(path for name in blocks for path in kernels_of(name, params[name]))
+        return kind(blocks, rate, beside, stem, rates.decay(config), config.renew_optimizer)
+
+
+def kernels_of(block: str, params: Any) -> list[str]:
+    """Ways to the kernels of a block, ``BLOCK/…/kernel``.
+
+    Args:
+        block: its name.
+        params: its parameters, or their shapes.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    found = []
+    for path, leaf in leaves:
+        names = tuple(str(key.key) for key in path)
+        if autolr.is_kernel(names, leaf):
+            found.append("/".join((block, *names)))
+    return found
 
 
 class RGNTuning(NamedTuple):
@@ -55,7 +77,7 @@ class RGNTuner:
     """One rate per block, from the movements of the epoch before.
 
     Attributes:
-        blocks: names of the trained blocks.
+        blocks: names of the trained blocks, or of the kernels in them, such as ``block_01/conv/kernel``.
         learning_rate: of the block with the largest relative gradient, and of all in the first epoch.
         beside: ``{part: rate}`` of the trained parts above the blocks.
         stem: name of the part below the blocks, if it is trained: it learns like the first block.
@@ -78,9 +100,16 @@ class RGNTuner:
 
     def rates(self, state: RGNTuning, epoch: int) -> dict[str, float]:
         """Of all trained parts."""
-        of_blocks = [self.learning_rate * float(factor) for factor in state.factors]
-        stem = {} if self.stem is None else {self.stem: of_blocks[0] if of_blocks else self.learning_rate}
-        rates = {**stem, **dict(zip(self.blocks, of_blocks, strict=True)), **self.beside}
+        own = {
+            name: self.learning_rate * float(factor)
+            for name, factor in zip(self.blocks, state.factors, strict=True)
+        }
+        of_blocks: dict[str, float] = {}
+        for name, rate in own.items():
+            block = name.partition("/")[0]
+            of_blocks[block] = max(rate, of_blocks.get(block, 0.0))
+        first = next(iter(of_blocks.values()), self.learning_rate)
+        rates = {**({} if self.stem is None else {self.stem: first}), **of_blocks, **own, **self.beside}
         return {name: rate * self.decay(epoch) for name, rate in rates.items()}
 
     def judge(self, state: RGNTuning, outcome: Pass) -> tuple[RGNTuning, Verdict]:

@@ -55,7 +55,13 @@ BY_NAME: Mapping[str, Method] = {
     "standard": Method(
         "all parts are fine-tuned", freezes=False, needs_weights=False, in_shares=True, start=PLAIN_START
     ),
-    "feature_extractor": Method("only the head is trained", moves_weights=False, in_shares=True),
+    "feature_extractor": Method(
+        "only the head is trained",
+        moves_weights=False,
+        in_shares=True,
+        # SGD at 0.1 was as good on labels; AdamW's steps do not grow with the features and the targets.
+        start={"optimizer": "adamw", "learning_rate": 1e-2},
+    ),
     "last_k": Method(
         "the head and the top k blocks are fine-tuned", counts_blocks=True, in_shares=True, start=PLAIN_START
     ),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_jax.config.choices import WITHOUT_RATE
-from finetune_jax.config.methods import BY_NAME
+from finetune_jax.config.methods import BY_NAME, PLAIN_START
 from finetune_jax.config.recipes import RECIPES, changed
 from finetune_jax.config.settings import DEFAULTS, FinetuneConfig
 
@@ -269,7 +269,7 @@ def starting_config(
     chosen = method or settings.get("method", "standard")
     if recipe == DEFAULT and version >= _START_SINCE.get(chosen, 5) and _is_measured(typed or {}, optimizer):
         start = dict(BY_NAME[chosen].start)
-        if start and version > 4 and names_transformer(typed or {}):
+        if start == PLAIN_START and version > 4 and names_transformer(typed or {}):
             start["learning_rate"] = _RATE_OF_TRANSFORMERS
         if optimizer in (None, start.get("optimizer")):
             settings |= start

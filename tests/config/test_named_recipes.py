@@ -36,7 +36,8 @@ def test_a_method_with_a_start_of_our_own_has_nothing_else_of_it_changed(method)
     paper, ours = starting_config(recipe="paper", method=method), starting_config(method=method)
     changed = {name for name, value in vars(ours).items() if value != vars(paper)[name]}
     assert changed <= {"optimizer", "learning_rate", "head_learning_rate"}
-    assert (ours.optimizer, ours.learning_rate, ours.head_learning_rate) == ("adamw", 1e-3, 0.0)
+    rate = 1e-2 if method == "feature_extractor" else 1e-3
+    assert (ours.optimizer, ours.learning_rate, ours.head_learning_rate) == ("adamw", rate, 0.0)
     validate(ours)
     if method != "standard":
         assert starting_config(method=method, version=4) == paper
@@ -76,7 +77,8 @@ def test_autolr_starts_as_the_plain_command_where_nothing_says_otherwise(given, 
         # Nothing was measured for these.
         ({"typed": {"pretrained": "none"}}, "sgd", 0.01),
         ({"typed": {"protocol": "retrieval"}}, "sgd", 0.01),
-        ({"method": "feature_extractor"}, "sgd", 0.01),
+        ({"method": "norms"}, "sgd", 0.01),
+        ({"method": "feature_extractor", "typed": {"pretrained": "dinov2_small_focus"}}, "adamw", 1e-2),
         ({"method": "last_k"}, "adamw", 1e-3),
         ({"method": "l2_sp", "version": 4}, "sgd", 0.01),
         ({"version": 3}, "sgd", 0.01),

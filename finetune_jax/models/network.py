@@ -207,8 +207,7 @@ class Network:
 
     def shapes(self) -> Variables:
         """The variables as ``jax.ShapeDtypeStruct``, without computing anything."""
-        images = jax.ShapeDtypeStruct(self.example_shape, jnp.float32)
-        return jax.eval_shape(self.init, jax.random.key(0), images)
+        return jax.tree.map(lambda shape: shape, _shapes(self))  # whose dictionaries the caller may change
 
     def run(
         self,
@@ -352,9 +351,10 @@ def _init_part(module: nn.Module, key: jax.Array, shape: tuple[int, ...]) -> Any
     return module.init(key, jnp.zeros(shape, jnp.float32), False)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)  # a start asks for those of the same few networks fifty times
 def _shapes(network: Network) -> Variables:
-    return network.shapes()
+    images = jax.ShapeDtypeStruct(network.example_shape, jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), images)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -323,10 +323,14 @@ def _gathering(run: Run, shapes: Any, axis_name: str) -> Run:
     return function
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _run_part(
     module: nn.Module, train: bool, variables: Any, x: jax.Array, rngs: dict[str, Any] | None
 ) -> tuple[jax.Array, Any]:
-    """Output of a part, and its new batch statistics if it has any and is in training mode."""
+    """Output of a part, and its new batch statistics if it has any and is in training mode.
+
+    Jitted by itself, so that it is traced once for all programs and all equal parts; XLA sees the same graph without it.
+    """
     if rngs and _DROP_PATH in rngs:
         variables = {**variables, **rngs[_DROP_PATH]}
         rngs = {key: rng for key, rng in rngs.items() if key != _DROP_PATH}

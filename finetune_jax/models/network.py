@@ -329,7 +329,7 @@ def _run_part(
 ) -> tuple[jax.Array, Any]:
     """Output of a part, and its new batch statistics if it has any and is in training mode.
 
-    Jitted by itself, so that it is traced once for all programs and all equal parts; XLA sees the same graph without it.
+    Jitted by itself, so that it is traced once for all programs and all equal parts; XLA makes the same of it.
     """
     if rngs and _DROP_PATH in rngs:
         variables = {**variables, **rngs[_DROP_PATH]}

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 from child_processes import FAST_COMPILATION, SECONDS
@@ -22,14 +23,8 @@ BINARIES = sorted(
 def run(name, *arguments, timeout=SECONDS):
     environment = {key: value for key, value in os.environ.items() if key != "NPROC"}
     environment["XLA_FLAGS"] = FAST_COMPILATION
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+    return fork_server.run(
+        f"experiments.{name}", *arguments, environment=environment, cwd=ROOT, timeout=timeout
     )
 
 
@@ -50,7 +45,13 @@ def photos(tmp_path_factory):
 @pytest.mark.parametrize("name", BINARIES)
 def test_help_answers_at_once_and_without_jax(name):
     start = time.monotonic()
-    result = run(name, "--help")
+    result = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     seconds = time.monotonic() - start
     assert "--" in result.stdout
     assert seconds < 2.0

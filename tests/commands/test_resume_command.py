@@ -1,11 +1,10 @@
 """``resume`` of a directory that holds no sound flags."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import pytest
+from child_processes import SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,15 +18,7 @@ def test_damaged_flags_are_one_sentence_and_nothing_is_written(content: str | No
     if content is not None:
         (run / "flags.json").write_text(content)
     before = sorted(tmp_path.rglob("*"))
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.resume", str(run)],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = fork_server.run("experiments.resume", run, cwd=ROOT, timeout=SECONDS)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in result.stderr

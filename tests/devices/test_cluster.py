@@ -3,13 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 
 from finetune_jax.devices import cluster, roll_call
@@ -33,30 +33,23 @@ class Member:
     def __init__(
         self, port: int, index: int, *actions: str, count: int = 2, timeout: float = TIMEOUT, host: str = ""
     ) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                str(MEMBER),
-                f"127.0.0.1:{port}",
-                str(count),
-                str(index),
-                str(timeout),
-                *actions,
-            ],
-            env={
+        self.process = fork_server.start(
+            str(MEMBER),
+            f"127.0.0.1:{port}",
+            count,
+            index,
+            timeout,
+            *actions,
+            environment={
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
                 "SLURMD_NODENAME": host or f"n{index}",
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 "PYTHONPATH": str(ROOT),
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
 
     def until(self, line: str) -> None:
-        assert self.process.stdout is not None
         for text in self.process.stdout:
             if text.strip() == line:
                 return

@@ -5,7 +5,6 @@ import json
 import resource
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from child_processes import SECONDS
 from child_runs import EPOCHS, command_in
+from fork_server import Process
 
 from finetune_jax.devices.replicas import Replicas, local_replicas
 from finetune_jax.errors import UserError
@@ -64,13 +64,13 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return command_in(tmp_path_factory.mktemp("distributed"), "--sync_batch_norm")
 
 
-def start(command: Sequence[str], workdir: Path, *more: str) -> subprocess.Popen[str]:
+def start(command: Sequence[str], workdir: Path, *more: str) -> Process:
     return child_runs.start(command, workdir, *more, threads=4)
 
 
 def start_two(
     command: Sequence[str], workdir: Path, *more: str, caches: Sequence[Path] = ()
-) -> list[subprocess.Popen[str]]:
+) -> list[Process]:
     """Two processes of a job, each with its own cache of decoded images if given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ def start_two(
     ]
 
 
-def end(processes: Sequence[subprocess.Popen[str]], seconds: float = SECONDS) -> list[tuple[int, str, str]]:
+def end(processes: Sequence[Process], seconds: float = SECONDS) -> list[tuple[int, str, str]]:
     """Status, output and errors of each; never a process left behind."""
     deadline = time.monotonic() + seconds
     try:
@@ -99,7 +99,7 @@ def latest(workdir: Path) -> int:
     return max(child_runs.steps_there(workdir), default=0)
 
 
-def wait_for_checkpoints(processes: Sequence[subprocess.Popen[str]], workdir: Path, step: int) -> None:
+def wait_for_checkpoints(processes: Sequence[Process], workdir: Path, step: int) -> None:
     """Until there is one of at least this step."""
     while latest(workdir) < step:
         for process in processes:

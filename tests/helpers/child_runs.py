@@ -1,12 +1,12 @@
 """Runs in processes of their own, which tests stop, kill or let run out of disk."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import fork_server
 from child_processes import FAST_COMPILATION
+from fork_server import Process
 from small_runs import write_stripes
 from weights import write_weights
 
@@ -19,8 +19,6 @@ def command_in(home: Path, *flags: str) -> list[str]:
     write_weights(home / "weights.npz")
     write_stripes(home / "photos", 4, 60)
     return [
-        sys.executable,
-        "-m",
         "experiments.finetune",
         f"--dataset=folder:{home / 'photos'}",
         f"--cache_dir={home / 'cache'}",
@@ -38,21 +36,14 @@ def command_in(home: Path, *flags: str) -> list[str]:
     ]
 
 
-def start(command: Sequence[str], workdir: Path, *more: str, threads: int = 2) -> subprocess.Popen[str]:
+def start(command: Sequence[str], workdir: Path, *more: str, threads: int = 2) -> Process:
     """Start it; the number of threads changes the last bits."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": str(threads),
         "XLA_FLAGS": FAST_COMPILATION,
     }
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *more],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return fork_server.start(*command, f"--workdir={workdir}", *more, environment=environment, cwd=REPOSITORY)
 
 
 def steps_there(workdir: Path) -> list[int]:

@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from child_processes import SECONDS
 from child_runs import EPOCHS, command_in, start, steps_there
+from fork_server import Process
 
 from finetune_jax.config.named_recipes import starting_config
 
@@ -40,7 +40,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return command_in(tmp_path_factory.mktemp("resume"))
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def end(process: Process) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=SECONDS)
     finally:
@@ -48,7 +48,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_for_checkpoints(process: subprocess.Popen[str], workdir: Path, count: int) -> None:
+def wait_for_checkpoints(process: Process, workdir: Path, count: int) -> None:
     """Until the process has written ``count`` new ones."""
     latest = max(steps_there(workdir), default=0)
     while count:

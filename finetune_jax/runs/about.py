@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from finetune_jax.config.choices import VALUE_LOSSES
+from finetune_jax.config.methods import BY_NAME, PLAIN_START
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.shares import share_shape
 from finetune_jax.runs.chosen_rate import Settings
@@ -37,8 +38,26 @@ def first_lines(program: Program, settings: Settings, directory: Path) -> list[s
         f"{_counted(program.images.steps_per_epoch, 'step')}; "
         f"kept in {directory.absolute()}",
         _of_task(program, config),
+        *note_on_rate(network.architecture, config),
     ]
     return [*lines, shares_line(program, config)] if config.shard_parameters else lines
+
+
+def note_on_rate(architecture: str, config: FinetuneConfig) -> list[str]:
+    """A line where a transformer from a file would start at the rate of convolutions; see docs/results.md.
+
+    Args:
+        architecture: name of the network.
+        config: of the run, its rate still as it was given.
+    """
+    moves_everything = BY_NAME[config.method].start == PLAIN_START
+    too_fast = config.optimizer == "adamw" and config.learning_rate == PLAIN_START["learning_rate"]
+    if not (architecture.startswith("vit") and moves_everything and too_fast and config.pretrained != "none"):
+        return []
+    return [
+        "note: AdamW at 0.001 taught the transformer of our comparison nothing, and 0.0001 did; give "
+        "--learning_rate=0.0001 with --optimizer=adamw, or name the network with --network"
+    ]
 
 
 def _counted(number: int, of: str) -> str:

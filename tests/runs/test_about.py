@@ -34,6 +34,26 @@ def test_the_first_lines_say_network_pixels_classes_images_and_place(
     assert first < next(number for number, line in enumerate(lines) if line.startswith("epoch 1/1"))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "settings", "said"),
+    [
+        ("vit_small_patch14_dinov2", {}, True),
+        ("vit_small_patch14_dinov2", {"learning_rate": 1e-4}, False),
+        ("vit_small_patch14_dinov2", {"optimizer": "sgd"}, False),
+        ("vit_small_patch14_dinov2", {"method": "lora"}, False),
+        ("vit_small_patch14_dinov2", {"pretrained": "none"}, False),
+        ("resnet50", {}, False),
+    ],
+)
+def test_a_transformer_at_the_rate_of_convolutions_is_told_of_its_own(architecture, settings, said) -> None:
+    config = FinetuneConfig(
+        **{"pretrained": "weights.npz", "optimizer": "adamw", "learning_rate": 1e-3} | settings
+    )
+    lines = about.note_on_rate(architecture, config)
+    assert bool(lines) == said
+    assert all("--learning_rate=0.0001" in line for line in lines)
+
+
 def test_a_long_line_is_wrapped_for_a_terminal_and_paths_stay_whole() -> None:
     path = "/a/" + "long-" * 30 + "path"
     lines = about.wrapped(f"--method=standard, 20 epochs of {'many ' * 30}steps; kept in {path}").splitlines()

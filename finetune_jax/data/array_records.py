@@ -45,14 +45,14 @@ def read(dataset: str, *, open_classes: bool, reading: Reading, asked: Wanted) -
 
 def _files(pattern: str, shown: str) -> list[str]:
     if os.path.isdir(pattern):
-        found = sorted(
+        paths = sorted(
             str(path) for path in Path(pattern).rglob("*") if any(s in path.name for s in _SUFFIXES)
         )
     else:
-        found = sorted(glob.glob(pattern, recursive=True))
-    if not found:
+        paths = sorted(glob.glob(pattern, recursive=True))
+    if not paths:
         raise UserError(f"--dataset={shown}: there is no file that ends in .array_record")
-    return found
+    return paths
 
 
 def _records(files: Sequence[str], split: str, shown: str, reading: Reading, asked: Wanted) -> Records:
@@ -79,26 +79,26 @@ def _records(files: Sequence[str], split: str, shown: str, reading: Reading, ask
     def label(index: int) -> list[Any]:
         try:
             record = opened[index]
-            found: Sequence[Any] | None = _values(record, label_names)
+            label_values: Sequence[Any] | None = _values(record, label_names)
             if len(asked.labels) > 1:
                 columns = [_values(record, [name]) for name in label_names]
-                found = [column[0] for column in columns if column and len(column) == 1]
-                found = found if len(found) == len(columns) else None
-            if found is None or _values(record, image_names) is None:
+                label_values = [column[0] for column in columns if column and len(column) == 1]
+                label_values = label_values if len(label_values) == len(columns) else None
+            if label_values is None or _values(record, image_names) is None:
                 raise ValueError(f"it has the features {', '.join(sorted(_features(record))) or 'none'}")
         except Exception as error:
             raise UserError(
                 f"--dataset={shown}: record {index} of {split} is no tf.train.Example with an image "
                 f"({', '.join(image_names)}) and a label ({', '.join(label_names)}): {readable(error)}"
             ) from error
-        return [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in found]
+        return [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in label_values]
 
-    found = list(
+    values_by_record = list(
         ordered_map(label, count, workers=reading.workers, progress=reading.progress, title="labels")
     )
     # Where every image has a single value it is a class or a number, else a list of them.
-    single = len(asked.labels) < 2 and all(len(values) == 1 for values in found)
-    labels = [records.label_of(values[0] if single else values) or () for values in found]
+    single = len(asked.labels) < 2 and all(len(values) == 1 for values in values_by_record)
+    labels = [records.label_of(values[0] if single else values) or () for values in values_by_record]
     status = [os.stat(file) for file in files]
     stamps = [f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(files, status, strict=True)]
     names = [f"{split}[{index}]" for index in range(count)]

@@ -199,7 +199,7 @@ def _near_duplicates(source: Source) -> tuple[Duplicates, ...]:
         return ()
     places = [(split, i) for split, part in splits.items() for i in range(len(part))]
     groups = near_duplicates.groups_of(every.digests, every.appearances)
-    found: list[Duplicates] = []
+    duplicates: list[Duplicates] = []
     numbers, counts = np.unique(groups, return_counts=True)
     for number in numbers[counts > 1]:
         members = np.flatnonzero(groups == number)
@@ -207,8 +207,8 @@ def _near_duplicates(source: Source) -> tuple[Duplicates, ...]:
             continue
         group = Duplicates(tuple(_place(source, *places[member]) for member in members))
         if group.across_splits or group.contradictory:
-            found.append(group)
-    return tuple(found)
+            duplicates.append(group)
+    return tuple(duplicates)
 
 
 def _place(source: Source, split: str, i: int) -> Place:
@@ -234,7 +234,7 @@ def format_report(report: Report) -> str:
     sizes = ", ".join(f"{int(counts.sum())} {split}" for split, counts in report.counts.items())
     lines = [f"{report.name}: {len(report.class_names)} classes, {sizes} images", *report.notes, ""]
     lines += [f"problem: {finding}" for finding in report.findings]
-    lines += _section("unreadable images", [f"{_told(p)}: {reason}" for p, reason in report.unreadable])
+    lines += _section("unreadable images", [f"{_place_text(p)}: {reason}" for p, reason in report.unreadable])
     lines += _section(
         f"classes with fewer than {report.min_images} training images",
         [f"{name}: {count}" for name, count in report.small_classes],
@@ -244,7 +244,7 @@ def format_report(report: Report) -> str:
         usual = next((bits for bits in _USUAL_BITS if bits >= most), FULL_BITS)
         lines += _section(
             f"16-bit images of which at most {most} bits are used, nearly black unless read with --bits={usual}",
-            [f"{_told(place)}: {used} bits" for place, used in report.few_bits],
+            [f"{_place_text(place)}: {used} bits" for place, used in report.few_bits],
         )
     for title, groups in (
         ("images that are in more than one split", shared),
@@ -252,7 +252,7 @@ def format_report(report: Report) -> str:
         ("images that are more than once in a split", copies),
         *([("images that look alike in several splits or classes", alike)] if alike else []),
     ):
-        lines += _section(title, [" = ".join(_told(p) for p in group.places[:5]) for group in groups])
+        lines += _section(title, [" = ".join(_place_text(p) for p in group.places[:5]) for group in groups])
     lines += ["", f"{'':14}{'min':>8}{'median':>8}{'max':>8}"]
     for title, spread, digits in (
         ("width", report.widths, 0),
@@ -276,5 +276,5 @@ def _section(title: str, findings: list[str]) -> list[str]:
     return [f"{title}: {len(findings) or 'none'}", *(f"  {finding}" for finding in findings[:_LISTED]), *more]
 
 
-def _told(place: Place) -> str:
+def _place_text(place: Place) -> str:
     return f"{place.split} {place.name} ({place.class_name})"

@@ -34,8 +34,8 @@ def find(data_dir: str | os.PathLike[str] | None) -> Path | None:
         data_dir: where TFDS keeps its data; its own default if None.
     """
     where = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    found = sorted(where.glob("downloads/extracted/*/decathlon-1.0/annotations"))
-    return found[-1] if found else None
+    folders = sorted(where.glob("downloads/extracted/*/decathlon-1.0/annotations"))
+    return folders[-1] if folders else None
 
 
 def read(folder: Path, name: str) -> Annotations:

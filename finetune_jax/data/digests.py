@@ -49,8 +49,10 @@ def of_files(
     key = fingerprint_of("folder", os.path.realpath(root))
     known = index.recall(cache_dir, key)
     started_ns = time.time_ns()
-    found: list[_Known | None] = [_remembered(known.get(file.path), file, appearances) for file in files]
-    unread = [number for number, entry in enumerate(found) if entry is None]
+    digests_and_looks: list[_Known | None] = [
+        _remembered(known.get(file.path), file, appearances) for file in files
+    ]
+    unread = [number for number, entry in enumerate(digests_and_looks) if entry is None]
     if unread:
         read = ordered_map(
             lambda i: _look(files[unread[i]].path, appearances),
@@ -60,11 +62,11 @@ def of_files(
             title="reading files",
         )
         for number, look in zip(unread, read, strict=True):
-            found[number] = look
-        index.remember(cache_dir, key, _entries(files, found, started_ns))
+            digests_and_looks[number] = look
+        index.remember(cache_dir, key, _entries(files, digests_and_looks, started_ns))
     digests = np.zeros((len(files), DIGEST_BYTES), np.uint8)
     looks = np.zeros((len(files), APPEARANCE_BYTES), np.uint8) if appearances else None
-    for number, known_file in enumerate(found):
+    for number, known_file in enumerate(digests_and_looks):
         if known_file is not None and known_file[0]:
             digests[number] = np.frombuffer(known_file[0], np.uint8)
             if looks is not None and known_file[1]:
@@ -102,10 +104,10 @@ def _look(path: str, appearances: bool) -> _Known:
 
 
 def _entries(
-    files: Sequence[File], found: Sequence[_Known | None], started_ns: int
+    files: Sequence[File], digests_and_looks: Sequence[_Known | None], started_ns: int
 ) -> dict[str, list[object]]:
     entries: dict[str, list[object]] = {}
-    for file, entry in zip(files, found, strict=True):
+    for file, entry in zip(files, digests_and_looks, strict=True):
         if entry is None or not entry[0] or max(file.mtime_ns, file.ctime_ns) >= started_ns - RACY_NS:
             continue
         look = None if entry[1] is None else entry[1].hex()

@@ -43,7 +43,7 @@ class Division:
     process_count: int = 1
 
     @property
-    def own(self) -> range:
+    def local_shards(self) -> range:
         """The shards of this process, which are those of its columns of a batch."""
         each = self.shards // self.process_count
         return range(self.process_index * each, (self.process_index + 1) * each)
@@ -88,9 +88,9 @@ class Images:
         self._read = read
         self._shard = np.zeros(shape[0], np.int32)
         self._place = np.zeros(shape[0], np.int32)
-        for shard, own in enumerate(rows):
-            self._shard[own] = shard
-            self._place[own] = np.arange(len(own))
+        for shard, indices in enumerate(rows):
+            self._shard[indices] = shard
+            self._place[indices] = np.arange(len(indices))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -181,20 +181,20 @@ def materialise(
     """
     rows = rows_of_shards(len(examples), division.shards)
     parts: dict[int, Arrays] = {}
-    for shard in division.own:
+    for shard in division.local_shards:
         number = f", shard {shard + 1} of {division.shards}"
         parts[shard] = of_shard(examples.subset(rows[shard]), title + number)
-    own = np.concatenate([rows[shard] for shard in division.own])
+    local_indices = np.concatenate([rows[shard] for shard in division.local_shards])
     sizes = np.zeros((len(examples), 2), np.int32)
-    sizes[own] = np.concatenate([part.sizes for part in parts.values()])
+    sizes[local_indices] = np.concatenate([part.sizes for part in parts.values()])
     if division.process_count > 1:
         from finetune_jax.devices import cluster  # starts JAX, which commands that only read flags need not
 
         job = cluster.active()
-        told = [] if job is None else job.gather(json.dumps(Counter(sizes[own].min(1).tolist())))
-        others = [json.loads(text) for index, text in enumerate(told) if index != division.process_index]
+        texts = [] if job is None else job.gather(json.dumps(Counter(sizes[local_indices].min(1).tolist())))
+        others = [json.loads(text) for index, text in enumerate(texts) if index != division.process_index]
         sides = [int(side) for counts in others for side, count in counts.items() for _ in range(count)]
-        foreign = np.setdiff1d(np.arange(len(examples)), own)
+        foreign = np.setdiff1d(np.arange(len(examples)), local_indices)
         sizes[foreign[: len(sides)]] = np.array(sides, np.int32).reshape(-1, 1)
     side = preprocessing.image_size
     images: Any = Images(

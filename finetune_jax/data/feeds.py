@@ -136,15 +136,18 @@ class ResidentFeed:
         mapped = _settling(replicas, dispatch, axes, (None, None, None, None, 0, 0, None))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
-            own = replicas.local_columns(order)
+            local_order = replicas.local_columns(order)
             slots = replicas.split(_slots(replicas, order))
             examples = (self._images, self._labels, self._aspects, self._weights)
             # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
-            counts = {steps: replicas.replicate(np.int32(steps)) for steps in {limit, len(own) % limit} - {0}}
+            counts = {
+                steps: replicas.replicate(np.int32(steps))
+                for steps in {limit, len(local_order) % limit} - {0}
+            }
             with host_memory.without_garbage_collection():
-                for start in range(0, len(own), limit):
-                    rows = own[start : start + limit]
-                    indices = np.zeros((own.shape[1], limit), np.int32)
+                for start in range(0, len(local_order), limit):
+                    rows = local_order[start : start + limit]
+                    indices = np.zeros((local_order.shape[1], limit), np.int32)
                     indices[:, : len(rows)] = rows.T
                     state = mapped(state, *examples, replicas.split(indices), slots, counts[len(rows)])
                     yield state, len(rows)
@@ -180,11 +183,11 @@ class StreamedFeed:
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             slots = replicas.split(_slots(replicas, order))
-            own = replicas.local_columns(order)
+            local_order = replicas.local_columns(order)
             with host_memory.without_garbage_collection():
                 for number, (images, labels) in enumerate(self._read(order)):
                     aspects, weights = (
-                        None if values is None else replicas.split(values[own[number]])
+                        None if values is None else replicas.split(values[local_order[number]])
                         for values in (self._aspects, self._weights)
                     )
                     batch = Batch(

@@ -133,8 +133,10 @@ def _about_empty(root: Path, empty: Mapping[str, Counter[str]], *, refuse: bool)
     if not empty:
         return ()
     shown = []
-    for path, found in empty.items():
-        counted = formats.unreadable_images(found) or Counter({"": found[""]} if found[""] else {})
+    for path, suffix_counts in empty.items():
+        counted = formats.unreadable_images(suffix_counts) or Counter(
+            {"": suffix_counts[""]} if suffix_counts[""] else {}
+        )
         shown.append(os.path.relpath(path, root) + (f": {counted_suffixes(counted)}" if counted else ""))
     every: Counter[str] = sum(empty.values(), Counter())
     nameless = every[""] > sum(every.values()) / 2

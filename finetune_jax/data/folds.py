@@ -28,15 +28,15 @@ def numbers(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np
 
     if len(np.unique(groups)) < folds:
         raise ValueError(f"{len(np.unique(groups))} groups cannot be divided into {folds} folds")
-    found = np.empty(len(labels), np.int64)
+    fold_numbers = np.empty(len(labels), np.int64)
     drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # of classes with fewer images than folds: the caller looks at what came out
         for number, (_, held_out) in enumerate(drawn.split(np.zeros(len(labels)), labels, groups)):
-            found[held_out] = number
-    return found
+            fold_numbers[held_out] = number
+    return fold_numbers
 
 
 def of_examples(examples: Examples, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +59,9 @@ def of_examples(examples: Examples, folds: int, seed: int) -> tuple[np.ndarray, 
         if examples.groups is not None:
             groups = near_duplicates.joined(groups, examples.groups)
         order = np.lexsort(examples.digests.T[::-1])
-    found = np.empty(len(examples), np.int64)
-    found[order] = numbers(examples.labels[order], _renumbered(groups[order]), folds, seed)
-    return found, groups
+    fold_numbers = np.empty(len(examples), np.int64)
+    fold_numbers[order] = numbers(examples.labels[order], _renumbered(groups[order]), folds, seed)
+    return fold_numbers, groups
 
 
 def with_fold(source: Source, folds: int, fold: int, seed: int, *, of_classes: bool = True) -> Source:
@@ -84,16 +84,16 @@ def with_fold(source: Source, folds: int, fold: int, seed: int, *, of_classes: b
     if not of_classes:
         balanced = dataclasses.replace(train, labels=np.zeros(len(train), np.int32))
     try:
-        found, groups = of_examples(balanced, folds, seed)
+        fold_numbers, groups = of_examples(balanced, folds, seed)
     except ValueError as error:
         raise UserError(f"--folds={folds}: {error}; give fewer folds, or more images") from error
     for label in np.unique(train.labels) if of_classes and train.targets is None else ():
-        if len(np.unique(found[train.labels == label])) < 2:
+        if len(np.unique(fold_numbers[train.labels == label])) < 2:
             raise UserError(
                 f"--folds={folds}: all images of {source.class_names[label]} are in one fold, as they are few, alike "
                 "or of one group; add others, or leave the class out"
             )
-    held_out = found == fold - 1
+    held_out = fold_numbers == fold - 1
     together = len(train) - len(np.unique(groups))
     note = f"test: {int(held_out.sum())} images, fold {fold} of {folds}, stratified, seed {seed}"
     if together:

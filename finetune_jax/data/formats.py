@@ -42,15 +42,15 @@ def decoders() -> tuple[str, ...]:
     return (*_DECODERS, *more)
 
 
-def unreadable_images(found: Counter[str]) -> Counter[str]:
+def unreadable_images(suffix_counts: Counter[str]) -> Counter[str]:
     """Those of some suffixes that are of images which cannot be read here."""
     kinds = {*_HEIF, *_AVIF, *_RAW, *_OTHER} - suffixes()
-    return Counter({suffix: count for suffix, count in found.items() if suffix in kinds})
+    return Counter({suffix: count for suffix, count in suffix_counts.items() if suffix in kinds})
 
 
-def advice(found: Counter[str]) -> str:
+def advice(suffix_counts: Counter[str]) -> str:
     """What to do about files with these suffixes, most of all about the most frequent; empty for no image."""
-    for suffix, _ in unreadable_images(found).most_common(1):
+    for suffix, _ in unreadable_images(suffix_counts).most_common(1):
         if suffix in _HEIF:
             return 'install pillow-heif (pip install "finetune-jax[heif]") or convert them to JPEG'
         if suffix in _AVIF:

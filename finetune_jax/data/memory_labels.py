@@ -161,7 +161,7 @@ def names(labels: Any, split: str) -> list[str]:
             raise UserError(f"{split}: the label of an image is missing")
         return [f"{value:g}" for value in array.tolist()]
     values = array.tolist()
-    found = [str(value) for value in values]
-    if any(value is None or name == "" for value, name in zip(values, found, strict=True)):
+    label_texts = [str(value) for value in values]
+    if any(value is None or name == "" for value, name in zip(values, label_texts, strict=True)):
         raise UserError(f"{split}: the label of an image is missing")
-    return found
+    return label_texts

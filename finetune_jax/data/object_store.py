@@ -49,9 +49,11 @@ def local_copy(address: str, cache_dir: str | os.PathLike[str] | None, *, progre
         with stores.explained(flag):
             # A listing that fsspec remembers may be older than what is there.
             system.invalidate_cache()
-            found = dict(system.find(above, detail=True))
+            listing = dict(system.find(above, detail=True))
         there = {
-            stores.relative(flag, name, above): info for name, info in found.items() if not name.endswith("/")
+            stores.relative(flag, name, above): info
+            for name, info in listing.items()
+            if not name.endswith("/")
         }
         if not there:
             raise UserError(
@@ -107,10 +109,10 @@ def _bring_up_to_date(
 
 def _check(flag: str, name: str, content: bytes, info: Mapping[str, Any]) -> None:
     md5 = hashlib.md5(content, usedforsecurity=False)
-    told = info.get("md5Hash")  # of Google Cloud Storage
+    base64_md5 = info.get("md5Hash")  # of Google Cloud Storage
     tag = str(info.get("ETag", "")).strip('"')  # of S3: the sum, unless it was uploaded in parts or encrypted
     is_sum = len(tag) == 32 and "SSEKMSKeyId" not in info
-    if len(content) != int(info["size"]) or (told and base64.b64decode(told) != md5.digest()):
+    if len(content) != int(info["size"]) or (base64_md5 and base64.b64decode(base64_md5) != md5.digest()):
         raise UserError(f"{flag}: {name} arrived with other content than the store lists; start again")
     if is_sum and tag != md5.hexdigest() and info.get("ServerSideEncryption") in (None, "AES256"):
         raise UserError(f"{flag}: {name} arrived with other content than the store lists; start again")

@@ -75,10 +75,10 @@ def arrays(
     images: Any = Images(read, (count, side, side, preprocessing.channels), threads)
     sizes = np.ones((count, 2), np.int32)
     if with_sizes:
-        found = ordered_map(
+        heights_and_widths = ordered_map(
             lambda i: _size(examples, i), count, workers=workers, progress=progress, title="reading headers"
         )
-        sizes = np.array(list(found), np.int32).reshape(-1, 2)
+        sizes = np.array(list(heights_and_widths), np.int32).reshape(-1, 2)
     return Arrays(images, examples.truth, np.arange(count), sizes, weights=examples.weights)
 
 

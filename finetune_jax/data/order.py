@@ -91,10 +91,10 @@ def training_order_of_shards(
             f"{sum(map(len, rows))} examples in {len(rows)} shards do not fill a batch of {batch_size}"
         )
     columns = []
-    for shard, own in enumerate(rows):
+    for shard, indices in enumerate(rows):
         # The high word of the counter: streams of shards and that of no shards never meet.
         rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1 + shard]))
-        drawn = own[_shuffled(rng, len(own))]
+        drawn = indices[_shuffled(rng, len(indices))]
         columns.append(drawn[: steps * width].reshape(steps, width))
     return np.concatenate(columns, axis=1).astype(np.int32)
 
@@ -125,12 +125,12 @@ def evaluation_order_of_shards(rows: Sequence[np.ndarray], batch_size: int) -> t
     steps = -(-max(map(len, rows)) // width)
     order = np.zeros((steps, len(rows), width), np.int32)
     real = np.zeros(order.shape, bool)
-    for shard, own in enumerate(rows):
+    for shard, indices in enumerate(rows):
         # A shard without an example has no place that counts; any index does.
-        filled = np.full(steps * width, own[0] if len(own) else rows[0][0], np.int32)
-        filled[: len(own)] = own
+        filled = np.full(steps * width, indices[0] if len(indices) else rows[0][0], np.int32)
+        filled[: len(indices)] = indices
         order[:, shard] = filled.reshape(steps, width)
-        real[:, shard] = (np.arange(steps * width) < len(own)).reshape(steps, width)
+        real[:, shard] = (np.arange(steps * width) < len(indices)).reshape(steps, width)
     return order.reshape(steps, -1), real.reshape(steps, -1)
 
 

@@ -76,14 +76,14 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     >>> with_channels(np.array([[[255, 0, 0]]], np.uint8), 1).tolist()
     [[[76]]]
     """
-    found = image.shape[2]
-    if found == channels:
+    image_channels = image.shape[2]
+    if image_channels == channels:
         return image
-    if channels == 1 and found in (3, 4):
+    if channels == 1 and image_channels in (3, 4):
         return np.asarray(Image.fromarray(np.ascontiguousarray(image[..., :3])).convert("L"))[..., None]
-    if found == 1 and channels == 3:
+    if image_channels == 1 and channels == 3:
         return np.repeat(image, 3, axis=2)
-    raise ValueError(f"it has {found} channels, and --channels={channels} are wanted")
+    raise ValueError(f"it has {image_channels} channels, and --channels={channels} are wanted")
 
 
 def shown(images: np.ndarray) -> np.ndarray:

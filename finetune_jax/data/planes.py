@@ -9,7 +9,7 @@ from finetune_jax.data import opening, pixels
 from finetune_jax.data.opening import Decoding, UnreadableImage
 from finetune_jax.errors import readable
 
-_OWN_CHANNELS = ("LA", "RGBA", "CMYK")
+_UNCONVERTED_MODES = ("LA", "RGBA", "CMYK")
 
 
 def decode_planes(image: Image.Image, data: bytes, decoding: Decoding) -> np.ndarray:
@@ -29,7 +29,7 @@ def decode_planes(image: Image.Image, data: bytes, decoding: Decoding) -> np.nda
     for page in range(pages):
         image.seek(page)
         image.load()
-        if pages == 1 and image.mode in _OWN_CHANNELS:
+        if pages == 1 and image.mode in _UNCONVERTED_MODES:
             part = np.array(image)
         else:
             rgb = pixels.to_rgb(image, data if page == 0 else b"", decoding.bits, decoding.percentiles)
@@ -66,18 +66,18 @@ def decode_image(data: bytes, name: str, decoding: Decoding) -> np.ndarray:
       UnreadableImage: It cannot be read, or has other channels.
     """
     try:
-        found = opening.opened(data, name, lambda image, file: decode_planes(image, file, decoding))
+        planes = opening.opened(data, name, lambda image, file: decode_planes(image, file, decoding))
     except UnreadableImage as error:
         unknown = isinstance(error.__cause__, Image.UnidentifiedImageError)
         banded = _of_bands(data, name, decoding) if unknown else None
         if banded is None:
             raise
-        found = banded
-    if found.shape[2] != decoding.channels:
+        planes = banded
+    if planes.shape[2] != decoding.channels:
         raise UnreadableImage(
-            name, f"it has {found.shape[2]} channels, and --channels={decoding.channels} are wanted"
+            name, f"it has {planes.shape[2]} channels, and --channels={decoding.channels} are wanted"
         )
-    return np.ascontiguousarray(found)
+    return np.ascontiguousarray(planes)
 
 
 def _of_bands(data: bytes, name: str, decoding: Decoding) -> np.ndarray | None:

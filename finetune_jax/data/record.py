@@ -168,8 +168,10 @@ def difference(before: Record, now: Record, *, began: str = "when the run began"
         ]
         return f"the data has other classes than {began}: {', '.join(changes) or 'they are in another order'}"
     counts = _changes(before, now)
-    told = [f"{len(names)} {kind} ({_named(names)})" for kind, names in counts.items() if names]
-    return f"the data has other images than {began}: {', '.join(told) or 'they are in another order'}"
+    image_changes = [f"{len(names)} {kind} ({_named(names)})" for kind, names in counts.items() if names]
+    return (
+        f"the data has other images than {began}: {', '.join(image_changes) or 'they are in another order'}"
+    )
 
 
 def _changes(before: Record, now: Record) -> dict[str, list[str]]:
@@ -235,13 +237,13 @@ def restored(record: Record, source: Source, split: str) -> tuple[Examples, str]
         else []
     )
     if missing or changed:
-        told = [
+        image_changes = [
             *([f"{len(missing)} were removed ({_named(missing)})"] if missing else []),
             *([f"{len(changed)} were changed ({_named(changed)})"] if changed else []),
         ]
         raise UserError(
-            f"{source.name} no longer holds the {len(recorded.names)} {split} images of the run: {', '.join(told)}; "
-            "restore them, or measure on the folder as it is now with --current_folder"
+            f"{source.name} no longer holds the {len(recorded.names)} {split} images of the run: "
+            f"{', '.join(image_changes)}; restore them, or measure on the folder as it is now with --current_folder"
         )
     examples = every.subset(np.array(present, np.int64))
     if recorded.labels.ndim == 1:

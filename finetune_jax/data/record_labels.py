@@ -91,7 +91,7 @@ def understand(
     """
     name = f"--dataset={readable(dataset)}"
     kinds = {_kind(label) for _, _, label in _every(labels)} - {""}
-    task = _told_by(kinds, labels, asked, name) if asked.task == "auto" else asked.task
+    task = _task_of(kinds, labels, asked, name) if asked.task == "auto" else asked.task
     if task == "multilabel":
         return _several(labels, asked, name, class_names)
     if task == "regression":
@@ -105,21 +105,21 @@ def classes(labels: Sequence[Label], split: str, dataset: str, task: str) -> lis
     Raises:
         UserError: one has several, or none.
     """
-    found = []
+    image_classes = []
     for place, label in enumerate(labels):
         if isinstance(label, str):
-            found.append(label)
+            image_classes.append(label)
             continue
         if len(label) != 1:
             raise UserError(
                 f"--dataset={readable(dataset)}: image {place} of {split} has {len(label)} labels, and "
                 f"--task={task} takes one; give --task=multilabel"
             )
-        found.append(f"{label[0]:g}" if isinstance(label[0], float) else str(label[0]))
-    return found
+        image_classes.append(f"{label[0]:g}" if isinstance(label[0], float) else str(label[0]))
+    return image_classes
 
 
-def _told_by(kinds: set[str], labels: Mapping[str, Sequence[Label]], asked: Wanted, name: str) -> str:
+def _task_of(kinds: set[str], labels: Mapping[str, Sequence[Label]], asked: Wanted, name: str) -> str:
     """The task that labels are for."""
     if kinds <= {"texts"}:
         return "classification"

@@ -189,13 +189,13 @@ def _contents(records: Records, load: Load, reading: Reading) -> tuple[np.ndarra
             seen = appearance(data) if reading.looks else None
             return digest_of(data), seen or bytes(APPEARANCE_BYTES)
 
-        found = list(
+        digests_and_looks = list(
             ordered_map(
                 look, count, workers=reading.workers, progress=reading.progress, title="reading records"
             )
         )
-        digests = b"".join(digest for digest, _ in found).hex()
-        looks = b"".join(seen for _, seen in found).hex() if reading.looks else ""
+        digests = b"".join(digest for digest, _ in digests_and_looks).hex()
+        looks = b"".join(seen for _, seen in digests_and_looks).hex() if reading.looks else ""
         if records.stamp:
             index.remember(reading.cache_dir, key, {"digests": digests, "looks": looks})
     every_digest = as_digests([bytes.fromhex(digests)])

@@ -50,10 +50,10 @@ def read(dataset: str, *, open_classes: bool, reading: Reading, asked: Wanted) -
     """
     pattern = os.path.expanduser(dataset.partition(":")[2])
     shards = _shards(pattern, readable(dataset))
-    found: dict[str, list[tuple[str, Label, _Place]]] = {}
+    samples_by_split: dict[str, list[tuple[str, Label, _Place]]] = {}
     for shard in shards:
         split = _split_of(shard, pattern, open_classes)
-        found.setdefault(split, []).extend(_samples(shard, readable(dataset), asked))
+        samples_by_split.setdefault(split, []).extend(_samples(shard, readable(dataset), asked))
     status = [os.stat(shard) for shard in shards]
     stamps = [
         f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for name, s in zip(shards, status, strict=True)
@@ -67,7 +67,7 @@ def read(dataset: str, *, open_classes: bool, reading: Reading, asked: Wanted) -
             stamp=fingerprint_of("shards", split, *stamps),
             manifest=manifest,
         )
-        for split, samples in found.items()
+        for split, samples in samples_by_split.items()
     }
     return records.source(
         dataset, splits, reading, asked, open_classes=open_classes, notes=[f"{len(shards)} tar shards"]
@@ -87,18 +87,18 @@ def _split_of(shard: str, root: str, open_classes: bool) -> str:
 
 def _shards(pattern: str, shown: str) -> list[str]:
     if os.path.isdir(pattern):
-        found = sorted(map(str, Path(pattern).rglob("*.tar")))
+        paths = sorted(map(str, Path(pattern).rglob("*.tar")))
     else:
-        found = sorted(glob.glob(pattern, recursive=True))
-    if not found:
+        paths = sorted(glob.glob(pattern, recursive=True))
+    if not paths:
         raise UserError(f"--dataset={shown}: there is no .tar file")
-    for name in found:
+    for name in paths:
         if not name.endswith(".tar"):
             raise UserError(
                 f"--dataset={shown}: {readable(name)} is no plain .tar file, which alone can be read in any order; "
                 "unpack it (gunzip)"
             )
-    return found
+    return paths
 
 
 def _samples(shard: str, shown: str, asked: Wanted) -> list[tuple[str, Label, _Place]]:

@@ -104,14 +104,17 @@ def hashed_split(
     members: dict[int, np.ndarray] = {
         int(label): np.unique(group_of[labels == label]) for label in np.unique(labels)
     }
-    by_key = {label: own[np.argsort(group_keys[own], kind="stable")] for label, own in members.items()}
-    for own in by_key.values():
-        if held[own].all():
-            held[own[-1]] = False
+    by_key = {
+        label: class_groups[np.argsort(group_keys[class_groups], kind="stable")]
+        for label, class_groups in members.items()
+    }
+    for class_groups in by_key.values():
+        if held[class_groups].all():
+            held[class_groups[-1]] = False
     if fraction > 0.0:
-        for own in by_key.values():
-            if not held[own].any() and fraction * len(own) >= 0.5:
-                _give_first(own, held, by_key)
+        for class_groups in by_key.values():
+            if not held[class_groups].any() and fraction * len(class_groups) >= 0.5:
+                _give_first(class_groups, held, by_key)
         if not held.any():
             everything = np.argsort(group_keys, kind="stable")
             _give_first(everything, held, by_key)
@@ -122,6 +125,6 @@ def hashed_split(
 def _give_first(candidates: np.ndarray, held: np.ndarray, by_key: dict[int, np.ndarray]) -> None:
     """Holds out the first group that is not the last one a class has."""
     for group in candidates:
-        if all((~held[own]).sum() > 1 for own in by_key.values() if group in own):
+        if all((~held[class_groups]).sum() > 1 for class_groups in by_key.values() if group in class_groups):
             held[group] = True
             return

@@ -54,10 +54,12 @@ class Fields(NamedTuple):
         values: list[Any] = []
         for path in self.labels:
             lists = (features[path].int64_list, features[path].float_list, features[path].bytes_list)
-            found: list[Any] = next((list(kind.value) for kind in lists if kind.value), [])
-            if not found and self.classes:
+            feature_values: list[Any] = next((list(kind.value) for kind in lists if kind.value), [])
+            if not feature_values and self.classes:
                 raise ValueError(f"there is no {path}")
-            values.append(found[0] if len(found) == 1 and not self._lists else found)
+            values.append(
+                feature_values[0] if len(feature_values) == 1 and not self._lists else feature_values
+            )
         return self._as_json(values)
 
     @property
@@ -93,17 +95,17 @@ def fields_of(name: str, builder: Any, asked: Wanted) -> Fields:
             f"{there}; name others with --columns=image=NAME,label=NAME"
         )
     labels = asked.labels or tuple(key for key in _LABELS if key in features)[:1]
-    found = [_at(features, path, kinds) for path in labels]
+    label_features = [_at(features, path, kinds) for path in labels]
     known = (kinds.ClassLabel, kinds.Scalar, kinds.Text, kinds.Tensor)
-    if not found or not all(isinstance(feature, known) for feature, _ in found):
-        missing = [path for path, (feature, _) in zip(labels, found, strict=True) if feature is None]
+    if not label_features or not all(isinstance(feature, known) for feature, _ in label_features):
+        missing = [path for path, (feature, _) in zip(labels, label_features, strict=True) if feature is None]
         raise UserError(
             f"--dataset=tfds:{name}: needs the features image and label (a class, several, or numbers), but has {there}"
             + (f" and no {readable(missing[0])}" if missing else "")
             + "; name others with --columns=image=NAME,label=NAME"
         )
-    feature, in_list = found[0]
-    if len(found) > 1 or not isinstance(feature, kinds.ClassLabel):
+    feature, in_list = label_features[0]
+    if len(label_features) > 1 or not isinstance(feature, kinds.ClassLabel):
         return Fields(image, labels, (), False)
     return Fields(image, labels, tuple(feature.names), not in_list)
 

@@ -219,7 +219,9 @@ def place_of(coordinator: str, process_count: int, process_index: int) -> Place:
             "or give host:port, --process_count and --process_index as cluster/jobset.yaml does"
         )
     try:
-        found: Sequence[Any] = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, (), None, 60)
+        parameters: Sequence[Any] = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, (), None, 60
+        )
     except Exception as error:
         if not in_pod:
             raise
@@ -227,7 +229,7 @@ def place_of(coordinator: str, process_count: int, process_index: int) -> Place:
             f"--coordinator=auto: Kubernetes does not tell the pods of this job ({message(error).splitlines()[0]}); "
             "give host:port, --process_count and --process_index as cluster/jobset.yaml does"
         ) from error
-    address, count, index, _ = found
+    address, count, index, _ = parameters
     if address is None or count is None or index is None:
         raise UserError(
             "--coordinator=auto: this is no task of Slurm (srun), Open MPI, Kubernetes or a TPU pod; give host:port "

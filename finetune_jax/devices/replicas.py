@@ -154,8 +154,8 @@ class Replicas:
             if not rows.ndim:
                 return jax.device_put(rows, self._sharding(PartitionSpec()))
             # pmap counts the replicas of one process after the other.
-            own = rows[first : first + len(self.devices)]
-            return jax.device_put(own, self._sharding(PartitionSpec(AXIS)))
+            local_rows = rows[first : first + len(self.devices)]
+            return jax.device_put(local_rows, self._sharding(PartitionSpec(AXIS)))
 
         return jax.tree.map(lambda leaf: place(shares.cut(leaf, self.count)), tree)
 

@@ -339,8 +339,8 @@ def restore(directory: Path, step: int, **items: Any) -> Any:
     _hush_orbax()
     with _readable(directory, step):
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as reader:
-            found = reader.restore(path, args=ocp.args.Composite(**items))
-        restored = {name: found[name] for name in items}
+            composite = reader.restore(path, args=ocp.args.Composite(**items))
+        restored = {name: composite[name] for name in items}
         for name, target in items.items():
             if not isinstance(target, ocp.args.StandardRestore):
                 continue

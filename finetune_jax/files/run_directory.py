@@ -94,19 +94,19 @@ class RunDirectory:
     @property
     def resolved(self) -> dict[str, Any] | None:
         """What :meth:`claim` was told that the flags came to; None where no run has begun, or an older one."""
-        found = self._flags()
-        return None if found is None else found.get(_RESOLVED)
+        run_flags = self._flags()
+        return None if run_flags is None else run_flags.get(_RESOLVED)
 
     @property
     def starting_version(self) -> int | None:
         """Version of the values that the run's flags started from; None where no run has begun."""
-        found = self._flags()
-        return None if found is None else int((found.get(_RESOLVED) or {}).get(STARTING_VERSION, 1))
+        run_flags = self._flags()
+        return None if run_flags is None else int((run_flags.get(_RESOLVED) or {}).get(STARTING_VERSION, 1))
 
     def as_begun(self, config: Config) -> Config:
         """The config for going on with the run that lives here, see ``recorded.as_begun``; else as it is."""
-        found = self._flags()
-        return config if found is None else recorded.as_begun(config, found)
+        run_flags = self._flags()
+        return config if run_flags is None else recorded.as_begun(config, run_flags)
 
     def claim(self, flags: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> None:
         """Make the directory the home of a run with these flags, or go on with the one that lives there.
@@ -131,9 +131,9 @@ class RunDirectory:
                 ) from error
             if self._locking and self._lock is None:
                 self._lock = lock.acquire(self.path)
-        found = self._flags() if self._primary else self._wait_for_flags()
-        if found is not None:
-            self._check_same(found, flags)
+        run_flags = self._flags() if self._primary else self._wait_for_flags()
+        if run_flags is not None:
+            self._check_same(run_flags, flags)
             return
         content = recorded.lasting(flags) | ({} if resolved is None else {_RESOLVED: dict(resolved)})
         self._write(_FLAGS, json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -147,9 +147,9 @@ class RunDirectory:
         """
         if self._primary:
             lock.refuse_if_held(self.path)
-        found = self._flags()
-        if found is not None:
-            self._check_same(found, flags)
+        run_flags = self._flags()
+        if run_flags is not None:
+            self._check_same(run_flags, flags)
 
     def open_loggers(self, names: Sequence[str], project: str, flags: Mapping[str, Any]) -> None:
         """Tell trackers of the run from now on, those too that it began with; they are closed with the block.
@@ -180,11 +180,11 @@ class RunDirectory:
         ):
             file.write("".join(f"{now}  {line}\n" for line in text.splitlines()))
 
-    def _check_same(self, found: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+    def _check_same(self, run_flags: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         now = recorded.lasting(flags)
-        found = {name: value for name, value in found.items() if name != _RESOLVED}
-        before = recorded.lasting(recorded.completed(found))
-        differing = sorted(name for name in {*now, *found} if now.get(name) != before.get(name))
+        run_flags = {name: value for name, value in run_flags.items() if name != _RESOLVED}
+        before = recorded.lasting(recorded.completed(run_flags))
+        differing = sorted(name for name in {*now, *run_flags} if now.get(name) != before.get(name))
         if (
             differing == ["epochs"]
             and (self.path / "summary.json").exists()
@@ -230,7 +230,7 @@ class RunDirectory:
 
     def _wait_for_flags(self) -> dict[str, Any]:
         deadline = time.monotonic() + _CLAIM_SECONDS
-        while (found := self._flags()) is None:
+        while (run_flags := self._flags()) is None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"--workdir={self.path} was not set up by process 0; see its output, "
@@ -239,7 +239,7 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 os.listdir(self.path.parent)  # makes a network file system look again
             time.sleep(0.1)
-        return found
+        return run_flags
 
     def read_metrics(self) -> list[dict[str, str]]:
         """Rows of ``metrics.csv``, one per epoch, as text."""

@@ -63,10 +63,17 @@ def digests_of(items: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     Args:
         items: trees of arrays; of one that is in shares each process has its own rows.
     """
-    own = {name: digests.of_tree(jax.tree.map(_own_rows, tree)) for name, tree in items.items()}
+    local_digests = {name: digests.of_tree(jax.tree.map(_local_rows, tree)) for name, tree in items.items()}
     job = cluster.active()
-    of_all = [own] if job is None else [json.loads(text) for text in job.gather(json.dumps(own))]
-    return {name: {path: [each[name][path] for each in of_all] for path in own[name]} for name in own}
+    of_all = (
+        [local_digests]
+        if job is None
+        else [json.loads(text) for text in job.gather(json.dumps(local_digests))]
+    )
+    return {
+        name: {path: [each[name][path] for each in of_all] for path in local_digests[name]}
+        for name in local_digests
+    }
 
 
 def check(tree: Any, recorded: Mapping[str, list[str]]) -> None:
@@ -85,7 +92,7 @@ def check(tree: Any, recorded: Mapping[str, list[str]]) -> None:
             raise ValueError(f"the array {name} is not what was saved")
 
 
-def _own_rows(leaf: Any) -> np.ndarray:
+def _local_rows(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         by_row = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         return np.concatenate([np.asarray(shard.data) for shard in by_row])

@@ -75,10 +75,10 @@ class StoreDirectory:
 
     def listed(self) -> Files:
         """What lies there, for directories that were copied to the store by other means."""
-        found = self.system.find(self.root, detail=True)
+        listing = self.system.find(self.root, detail=True)
         return {
             stores.relative(self.flag, name, self.root): Entry(int(info["size"]), "", name)
-            for name, info in found.items()
+            for name, info in listing.items()
             if not name.endswith("/") and f"/{INSIDE}/" not in name
         }
 

@@ -105,12 +105,12 @@ class StoreLock:
     def _read(self) -> dict[str, Any] | None:
         self._system.invalidate_cache()
         try:
-            found = json.loads(self._system.cat_file(self._path))
+            content = json.loads(self._system.cat_file(self._path))
         except FileNotFoundError:
             return None
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def _has_ended(self, seen: dict[str, Any], watch_seconds: float) -> bool:
         worker = _worker(seen)

@@ -76,7 +76,7 @@ class WorkingCopy:
         self._lock: StoreLock | None = None
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._own: int | None = None  # lock of this machine, while this process works on the copy
+        self._local_lock: int | None = None  # lock of this machine, while this process works on the copy
 
     # --- from the store ---
 
@@ -106,7 +106,7 @@ class WorkingCopy:
     @contextlib.contextmanager
     def _alone_here(self) -> Iterator[bool]:
         """Whether no other process of this machine works on the copy, and none begins to within the block."""
-        if self._own is not None:
+        if self._local_lock is not None:
             yield True
             return
         file = self._lock_here()
@@ -197,13 +197,13 @@ class WorkingCopy:
         Raises:
             UserError: another process works on it, or the store refuses.
         """
-        own = self._lock_here()
-        if not _flocked(own):
-            os.close(own)
+        file = self._lock_here()
+        if not _flocked(file):
+            os.close(file)
             raise UserError(
                 f"{self.flag} is in use by another process on this machine; wait for it or end it"
             )
-        self._own = own
+        self._local_lock = file
         with stores.explained(self.flag, "the store does not take it"):
             self._lock = StoreLock(self._store.system, f"{self._store.root}/{_LOCK}", self.flag)
         self.fetch()
@@ -281,17 +281,17 @@ class WorkingCopy:
 
     def _follow(self) -> None:
         """Commit as the directory grows; what the store refuses for a while is said once."""
-        pause, said = _LOOK_SECONDS, False
+        pause, failing = _LOOK_SECONDS, False
         while not self._ended.wait(pause):
             try:
                 self.commit()
-                pause, said = _LOOK_SECONDS, False
+                pause, failing = _LOOK_SECONDS, False
             except Exception as error:  # the store's; tried again
                 if self._lock is None:
                     return
-                if not said:
+                if not failing:
                     print(f"warning: {error}; the run goes on in {self.folder}", file=sys.stderr)
-                pause, said = _RETRY_SECONDS, True
+                pause, failing = _RETRY_SECONDS, True
 
     def _beat(self) -> None:
         """Renew the lock, also while an upload takes long."""
@@ -338,9 +338,9 @@ class WorkingCopy:
         finally:
             held.release()
             self._lock = None
-            if self._own is not None:
-                os.close(self._own)
-                self._own = None
+            if self._local_lock is not None:
+                os.close(self._local_lock)
+                self._local_lock = None
 
     @property
     def is_worked_on(self) -> bool:
@@ -390,7 +390,7 @@ def _in_parallel(work: Callable[[Any], None], items: Iterable[Any]) -> None:
 
 def _json(file: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -95,30 +95,31 @@ class Card:
         # Checkpoints without these entries have nothing else.
         values = {"head": heads.OWN, "composition": {}, "beside": {}, "options": {}, **_LATER, **values}
         try:
-            own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
             for name, kinds in _KINDS.items():
                 _require(
-                    isinstance(own[name], kinds) and (kinds is bool or type(own[name]) is not bool), name
+                    isinstance(fields[name], kinds) and (kinds is bool or type(fields[name]) is not bool),
+                    name,
                 )
             _require(
-                bool(own["class_names"]) and all(type(text) is str for text in own["class_names"]),
+                bool(fields["class_names"]) and all(type(text) is str for text in fields["class_names"]),
                 "class_names",
             )
-            preprocessing = own["preprocessing"] = Preprocessing(**own["preprocessing"])
+            preprocessing = fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
             for name in ("mean", "std"):
-                numbers = [float(number) for number in own[name]]
+                numbers = [float(number) for number in fields[name]]
                 _require(len(numbers) == preprocessing.channels and all(map(math.isfinite, numbers)), name)
-            _require(all(float(number) > 0 for number in own["std"]), "std")
-            _require(own["blocks"] >= 0, "blocks")
-            _require(own["options"].get("channels", 3) == preprocessing.channels, "channels")
-            _require(own["task"] in TASKS, "task")
+            _require(all(float(number) > 0 for number in fields["std"]), "std")
+            _require(fields["blocks"] >= 0, "blocks")
+            _require(fields["options"].get("channels", 3) == preprocessing.channels, "channels")
+            _require(fields["task"] in TASKS, "task")
             for name in ("target_mean", "target_deviation", "thresholds"):
-                own[name] = tuple(float(number) for number in own[name])
-                _require(len(own[name]) in (0, len(own["class_names"])), name)
-                _require(all(map(math.isfinite, own[name])), name)
-            _require(math.isfinite(own["temperature"]) and own["temperature"] > 0, "temperature")
-            if own["task"] == "regression":
-                _require(bool(own["target_mean"]) and bool(own["target_deviation"]), "target_mean")
+                fields[name] = tuple(float(number) for number in fields[name])
+                _require(len(fields[name]) in (0, len(fields["class_names"])), name)
+                _require(all(map(math.isfinite, fields[name])), name)
+            _require(math.isfinite(fields["temperature"]) and fields["temperature"] > 0, "temperature")
+            if fields["task"] == "regression":
+                _require(bool(fields["target_mean"]) and bool(fields["target_deviation"]), "target_mean")
             for name in ("image_size", "resize"):
                 side = getattr(preprocessing, name)
                 _require(type(side) is int and 0 < side <= LARGEST_IMAGE, name)
@@ -126,8 +127,8 @@ class Card:
             missing = f"it lacks {error}" if isinstance(error, KeyError) else readable(error)
             raise UserError(f"its description of the network is damaged ({missing})") from error
         for name in ("class_names", "mean", "std"):
-            own[name] = tuple(own[name])
-        return cls(**own)
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
 
     def network(self, **settings: Any) -> Network:
         """The plain network, without parameters; ``settings`` of ``models.create`` beside those of the card."""

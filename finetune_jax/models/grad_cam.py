@@ -160,12 +160,13 @@ def similarity_to(embeddings: ArrayLike) -> Score:
     """
 
     def score(network: Network, variables: Mapping[str, Mapping[str, Any]], features: jax.Array) -> jax.Array:
-        own, other = network.pool(variables, features), jnp.asarray(embeddings, jnp.float32)
-        if other.shape not in (own.shape, own.shape[1:]):
+        image_embeddings, other = network.pool(variables, features), jnp.asarray(embeddings, jnp.float32)
+        if other.shape not in (image_embeddings.shape, image_embeddings.shape[1:]):
             raise ValueError(
-                f"embeddings must have the shape {own.shape} or {own.shape[1:]}, got {other.shape}"
+                f"embeddings must have the shape {image_embeddings.shape} or {image_embeddings.shape[1:]}, "
+                f"got {other.shape}"
             )
-        return (own * other).sum(1)
+        return (image_embeddings * other).sum(1)
 
     return score
 

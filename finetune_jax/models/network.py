@@ -150,7 +150,7 @@ class Network:
         x = jax.ShapeDtypeStruct(self.example_shape, jnp.float32)
         shapes = []
         for name in ("stem", *self.block_names):
-            x = jax.eval_shape(lambda own, x, name=name: self.run((name,), own, x)[0], variables, x)
+            x = jax.eval_shape(lambda tree, x, name=name: self.run((name,), tree, x)[0], variables, x)
             shapes.append(x.shape)
         grouped = itertools.groupby(zip(self.block_names, shapes[1:], strict=True), key=lambda pair: pair[1])
         return tuple(tuple(name for name, _ in pairs) for _, pairs in grouped)
@@ -177,11 +177,11 @@ class Network:
             images: ``[B, H, W, C]``; only the shape counts.
         """
         variables: Variables = {"params": {}, "batch_stats": {}}
-        for name, own in zip(
+        for name, part_variables in zip(
             self.part_names, self._init_parts(self.part_names, key, images.shape), strict=True
         ):
             for kind, tree in variables.items():
-                tree[name] = own.get(kind, {})
+                tree[name] = part_variables.get(kind, {})
         return variables
 
     def init_head(self, key: jax.Array) -> Any:
@@ -190,8 +190,8 @@ class Network:
 
     def fresh_head(self, key: jax.Array) -> dict[str, Any]:
         """``{"params": tree, "batch_stats": tree}`` of the head alone, as :meth:`init` gives it."""
-        (own,) = self._init_parts(("head",), key, self.example_shape)
-        return {"params": own["params"], "batch_stats": own.get("batch_stats", {})}
+        (head_variables,) = self._init_parts(("head",), key, self.example_shape)
+        return {"params": head_variables["params"], "batch_stats": head_variables.get("batch_stats", {})}
 
     def _init_parts(self, names: Sequence[str], key: jax.Array, shape: tuple[int, ...]) -> list[Any]:
         # On CPU every threefry draw of a new shape is compiled for about half a second; "rbg" is ten times
@@ -236,19 +236,23 @@ class Network:
         batch_stats = {}
         before: jax.Array | None = None  # input of the part before
         for name in parts:
-            own = {kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]}
+            part_variables = {
+                kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]
+            }
             statistics = variables["batch_stats"][name]
             run: Run = functools.partial(_run_part, self.part(name), name in training)
             axis = self.numerics.parameter_axis
             if axis is not None:
-                if before is not None and "params" in own:
+                if before is not None and "params" in part_variables:
                     # Nothing else keeps a compiler from bringing all parts together at once. This leaves it one ahead.
-                    own["params"] = after(before, own["params"])
+                    part_variables["params"] = after(before, part_variables["params"])
                 before = x
                 run = rematerialised(_gathering(run, self._part_shapes(name), axis), gathers=True)
             elif self.numerics.rematerialise:
                 run = rematerialised(run)
-            x, updated = run(own, x, self._streams(name, len(x), rngs) if name in training else None)
+            x, updated = run(
+                part_variables, x, self._streams(name, len(x), rngs) if name in training else None
+            )
             statistics = updated.get("batch_stats", statistics)
             batch_stats[name] = statistics
         return x, batch_stats

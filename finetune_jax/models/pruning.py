@@ -114,8 +114,8 @@ def fit_head(
     inputs = jax.eval_shape(lambda v, x: network.run(network.part_names[:-1], v, x)[0], variables, images)
 
     def statistics_and_parameters() -> tuple[Any, Any]:
-        own = head.init(jax.random.key(0), jnp.zeros(inputs.shape, jnp.float32), False)
-        return own.get("batch_stats", {}), own.get("params", {})
+        head_variables = head.init(jax.random.key(0), jnp.zeros(inputs.shape, jnp.float32), False)
+        return head_variables.get("batch_stats", {}), head_variables.get("params", {})
 
     wanted = jax.eval_shape(statistics_and_parameters)
     given = (variables["batch_stats"]["head"], variables["params"]["head"])

@@ -175,7 +175,7 @@ def with_settings(network: Network, **changes: Any) -> Network:
     """
     numerics = dataclasses.asdict(network.numerics)
     options = {**dataclasses.asdict(network.options), "image_size": network.image_size}
-    own = {"head": network.head_name, "width": network.width, "channels": network.channels}
-    settings = {**own, **numerics, **options, **changes}
+    network_settings = {"head": network.head_name, "width": network.width, "channels": network.channels}
+    settings = {**network_settings, **numerics, **options, **changes}
     whole = create(network.architecture, settings.pop("num_classes", network.num_classes), **settings)
     return dataclasses.replace(whole, blocks=whole.blocks[: len(network.blocks)])

@@ -61,8 +61,8 @@ class Loggers:
     def _known(file: Path) -> dict[str, Any]:
         if not file.exists():
             return {}
-        found = readers.json_object(file, "delete it, and the run is a new one in every tracker")
-        return {name: value for name, value in found.items() if name in _KINDS}
+        ids = readers.json_object(file, "delete it, and the run is a new one in every tracker")
+        return {name: value for name, value in ids.items() if name in _KINDS}
 
     def log(self, values: Mapping[str, Any], epoch: int) -> None:
         """Numbers of an epoch; None is left out."""

@@ -152,8 +152,8 @@ class RoutedNetwork:
         """The policy's ``[B, L, 2]``, and its batch statistics, new ones in training mode."""
         if self.policy is None:
             raise ValueError("random decisions have no logits")
-        own = {kind: trees[POLICY] for kind, trees in variables.items()}
-        flat, statistics = self.policy.run(self.policy.part_names, own, images, train=train)
+        policy_variables = {kind: trees[POLICY] for kind, trees in variables.items()}
+        flat, statistics = self.policy.run(self.policy.part_names, policy_variables, images, train=train)
         return spottune.policy_logits(flat), statistics
 
     def apply(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:

@@ -132,8 +132,8 @@ class _Axis:
 
 def _axes(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[_Axis, _Axis]:
     rows, columns = (
-        _Axis(pixels, taps, stride, *own)
-        for pixels, taps, own in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
+        _Axis(pixels, taps, stride, *pad)
+        for pixels, taps, pad in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
     )
     return rows, columns
 

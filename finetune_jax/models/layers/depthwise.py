@@ -58,7 +58,7 @@ def _product_over_pixels(stride: int, pads: Pads, x: jax.Array, kernel: jax.Arra
     """One product for each channel instead of a shifted image for each tap, which would take long to compile."""
     batch, *sides, channels = x.shape
     across = [
-        _seen(side, size, stride, *own) for side, size, own in zip(sides, kernel.shape, pads, strict=False)
+        _seen(side, size, stride, *pad) for side, size, pad in zip(sides, kernel.shape, pads, strict=False)
     ]
     outputs = [axis.shape[1] for axis in across]
     if not all(outputs):

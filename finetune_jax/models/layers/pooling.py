@@ -56,8 +56,8 @@ def _backward(pads: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Arra
                 taken, pads, like_x.shape[1:3], winner.shape[1:3], strict=True
             )
         ]
-        own = jnp.where(winner == tap, gradient, zero)
-        parts.append(jax.lax.pad(own, zero, [(0, 0, 0), *spread, (0, 0, 0)]))
+        tap_gradient = jnp.where(winner == tap, gradient, zero)
+        parts.append(jax.lax.pad(tap_gradient, zero, [(0, 0, 0), *spread, (0, 0, 0)]))
     return (sum(parts[1:], start=parts[0]),)
 
 

@@ -136,7 +136,7 @@ def add_adapter(network: Network, variables: Variables, folder: str | os.PathLik
     config = _read_config(folder / CONFIG)
     state = weight_files.read(folder / WEIGHTS)
     scale = config["lora_alpha"] / config["r"]
-    paths = {entry.name: path for path, found in _entries(network).items() for entry in found}
+    paths = {entry.name: path for path, entries in _entries(network).items() for entry in entries}
     merged: Any = jax.tree.map(np.asarray, variables)
     for name, value in state.items():
         if name.endswith(_UP):
@@ -220,29 +220,29 @@ def _entries(network: Network) -> dict[_Path, list[_Entry]]:
         (kind, part, layer, leaf)
         for kind, tree in shapes.items()
         for part, layers in tree.items()
-        for layer, own in layers.items()
-        for leaf in own
+        for layer, leaf_shapes in layers.items()
+        for leaf in leaf_shapes
     ]
     numbered: dict[str, Any] = {kind: {part: {} for part in tree} for kind, tree in shapes.items()}
     for number, (kind, part, layer, leaf) in enumerate(leaves):
         shape = shapes[kind][part][layer][leaf].shape
-        own = numbered[kind][part].setdefault(layer, {})
-        own[leaf] = np.broadcast_to(np.float32(number), shape)
-    found: dict[_Path, list[_Entry]] = {path: [] for path in leaves}
+        layer_numbers = numbered[kind][part].setdefault(layer, {})
+        layer_numbers[leaf] = np.broadcast_to(np.float32(number), shape)
+    entries: dict[_Path, list[_Entry]] = {path: [] for path in leaves}
     for name, value in torch_state.to_torch_state(network, numbered).items():
         if value.ndim:
-            found[leaves[int(value.flat[0])]].append(_Entry(name, value.ndim))
-    return found
+            entries[leaves[int(value.flat[0])]].append(_Entry(name, value.ndim))
+    return entries
 
 
 def _single(entries: Mapping[_Path, list[_Entry]], path: _Path) -> _Entry:
-    found = entries[path]
-    if len(found) != 1:
+    path_entries = entries[path]
+    if len(path_entries) != 1:
         raise UserError(
-            f"--save_adapter: {path[2]} is {len(found)} layers in PyTorch, which no file of an adapter can say; leave "
-            "it out with --lora_targets"
+            f"--save_adapter: {path[2]} is {len(path_entries)} layers in PyTorch, which no file of an adapter can "
+            "say; leave it out with --lora_targets"
         )
-    return found[0]
+    return path_entries[0]
 
 
 def _to_torch(matrix: np.ndarray, axes: int) -> np.ndarray:

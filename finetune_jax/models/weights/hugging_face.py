@@ -101,8 +101,8 @@ def _renamed(state: Mapping[str, np.ndarray], entries: Entries) -> State:
         # Unknown entries are for the comparison with the network to name.
         place = name
         for pattern, new in patterns:
-            if found := pattern.fullmatch(name):
-                *numbers, leaf = found.groups()
+            if match := pattern.fullmatch(name):
+                *numbers, leaf = match.groups()
                 for number in numbers:
                     new = new.replace("#", number, 1)
                 place = new + leaf
@@ -126,11 +126,11 @@ def _joined(state: State) -> State:
     """Separate queries, keys and values one behind the other; a missing bias of keys is zero."""
     joined: State = {}
     for name, value in state.items():
-        found = re.fullmatch(r"(blocks\.\d+\.attn\.)[qkv]\.(weight|bias)", name)
-        if not found:
+        match = re.fullmatch(r"(blocks\.\d+\.attn\.)[qkv]\.(weight|bias)", name)
+        if not match:
             joined[name] = value
             continue
-        prefix, leaf = found.groups()
+        prefix, leaf = match.groups()
         parts = [state.get(f"{prefix}{part}.{leaf}", np.zeros_like(value)) for part in _QKV]
         joined[f"{prefix}qkv.{leaf}"] = np.concatenate(parts)
     return joined
@@ -139,12 +139,12 @@ def _joined(state: State) -> State:
 def _split(state: State) -> State:
     split: State = {}
     for name, value in state.items():
-        found = re.fullmatch(r"(blocks\.\d+\.attn\.)qkv\.(weight|bias)", name)
-        if not found:
+        match = re.fullmatch(r"(blocks\.\d+\.attn\.)qkv\.(weight|bias)", name)
+        if not match:
             split[name] = value
             continue
-        for part, own in zip(_QKV, np.split(value, 3), strict=True):
-            split[f"{found[1]}{part}.{found[2]}"] = own
+        for part, part_value in zip(_QKV, np.split(value, 3), strict=True):
+            split[f"{match[1]}{part}.{match[2]}"] = part_value
     return split
 
 

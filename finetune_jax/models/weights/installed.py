@@ -52,12 +52,12 @@ def names() -> tuple[str, ...]:
 
 def present() -> tuple[str, ...]:
     """Those of :func:`names` whose packages are installed."""
-    found = []
+    weight_names = []
     for name in _PACKAGES:
         with contextlib.suppress(UserError):
             weight_file(name)
-            found.append(name)
-    return tuple(found)
+            weight_names.append(name)
+    return tuple(weight_names)
 
 
 def architecture(name: str) -> str:
@@ -94,10 +94,10 @@ def weight_file(name: str) -> Path:
         raise UserError(
             f"--pretrained={name} needs the weights of {package.distribution}: {package.command}"
         ) from None
-    found = [Path(str(file.locate())) for file in files if file.suffix == package.suffix]
-    if len(found) != 1 or not found[0].is_file():
+    paths = [Path(str(file.locate())) for file in files if file.suffix == package.suffix]
+    if len(paths) != 1 or not paths[0].is_file():
         raise UserError(
             f"--pretrained={name}: the package {package.distribution} is installed without its file of "
             f"weights; uninstall it, then {package.command}"
         )
-    return found[0]
+    return paths[0]

@@ -94,9 +94,9 @@ def match(name: str, state: State, networks: Sequence[Network], entry: str = "")
     fitting: dict[str, Match] = {}
     for prefix, view in views.items():
         if not any(prefix.startswith(f"{shorter}") for shorter in fitting):
-            found = _first_fitting(view, layers)
-            if found is not None:
-                fitting[prefix] = found
+            network_match = _first_fitting(view, layers)
+            if network_match is not None:
+                fitting[prefix] = network_match
     if not fitting and len(networks) == 1:
         _raise_differences(name, views, layers[0])
     if not fitting:
@@ -109,9 +109,9 @@ def match(name: str, state: State, networks: Sequence[Network], entry: str = "")
             f"{name} holds several networks ({shown}); choose one with --weights_entry={prefixes[-1].rstrip('.')}"
         )
     prefix = prefixes[0]
-    found = fitting[prefix]
-    _refuse_if_not_finite(name, found.state)
-    notes = list(found.notes)
+    network_match = fitting[prefix]
+    _refuse_if_not_finite(name, network_match.state)
+    notes = list(network_match.notes)
     if others := [other.rstrip(".") for other in fitting if other != prefix]:
         notes.append(
             f"taken are the weights below {prefix.rstrip('.') or 'the top level'}; --weights_entry={others[0]} takes "
@@ -119,7 +119,7 @@ def match(name: str, state: State, networks: Sequence[Network], entry: str = "")
         )
     if rest := [key for key in state if not key.startswith(prefix) and not key.startswith(tuple(fitting))]:
         notes.append(f"left out: {_list(_first_words(rest))}, which are not of the network")
-    return found._replace(notes=tuple(notes))
+    return network_match._replace(notes=tuple(notes))
 
 
 def _views(state: State, entry: str) -> dict[str, dict[str, np.ndarray]]:
@@ -148,9 +148,9 @@ def _first_fitting(view: State, layers: Sequence[_Known]) -> Match | None:
     copies = any(name.startswith("parallel_blocks.") for name in view)
     for network, namings in layers:
         if copies or _may_be(network, namings, view, present):
-            found = [match for form in _forms(network) if (match := _adapted(form, view)) is not None]
-            if found:
-                return min(found, key=lambda match: len(match.notes))
+            matches = [match for form in _forms(network) if (match := _adapted(form, view)) is not None]
+            if matches:
+                return min(matches, key=lambda match: len(match.notes))
     return None
 
 
@@ -199,7 +199,9 @@ def _classifier_entries(layout: torch_state.Layout) -> list[str]:
 
 def _beside(state: State, layout: torch_state.Layout) -> set[str]:
     """Entries of another head, or beside the network."""
-    own = {name.split(".")[0] for name in layout.shapes if name.rpartition(".")[0] != layout.classifier}
+    module_names = {
+        name.split(".")[0] for name in layout.shapes if name.rpartition(".")[0] != layout.classifier
+    }
     classifier = _classifier_entries(layout)
     # A matrix from other features, or several layers: another head.
     same_kind = bool(classifier) and all(
@@ -212,7 +214,7 @@ def _beside(state: State, layout: torch_state.Layout) -> set[str]:
         if of_classifier:
             if not same_kind or name not in layout.shapes:
                 foreign.add(name)
-        elif first in _BESIDE and first not in own:
+        elif first in _BESIDE and first not in module_names:
             foreign.add(name)
     return foreign
 

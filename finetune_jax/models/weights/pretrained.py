@@ -90,11 +90,11 @@ def load_pretrained(
         ('resnet26', 10)
     """
     image_size = settings.pop("image_size", None)
-    found = resolve(name, architecture=architecture, **settings)
-    found = at_image_size(found, image_size or found.image_size)
+    origin = resolve(name, architecture=architecture, **settings)
+    origin = at_image_size(origin, image_size or origin.image_size)
     if num_classes is None:
-        return found.network, found.variables
-    return replace_head(found.network, found.variables, num_classes, jax.random.key(0))
+        return origin.network, origin.variables
+    return replace_head(origin.network, origin.variables, num_classes, jax.random.key(0))
 
 
 def replace_head(
@@ -307,20 +307,20 @@ def _from_file(
         )
     network = _as_trained(match.network, match.state)
     variables = torch_state.from_torch_state(network, match.state)
-    told = tuple(f"{shown}: {note}" for note in notes)
-    return Pretrained(network, variables, *inputs.of_network(network), notes=told)
+    messages = tuple(f"{shown}: {note}" for note in notes)
+    return Pretrained(network, variables, *inputs.of_network(network), notes=messages)
 
 
 def _from_repository(repository: hub.Repository, name: str, entry: str, **settings: Any) -> Pretrained:
     # The hub's names are timm's, and not always ours.
     known = repository.architecture in registry.names()
-    found = _from_file(repository.weights, repository.architecture if known else None, entry, **settings)
+    origin = _from_file(repository.weights, repository.architecture if known else None, entry, **settings)
     return replace(
-        found,
-        mean=repository.mean or found.mean,
-        std=repository.std or found.std,
-        image_size=repository.image_size or found.image_size,
-        description=f"{name}: {found.network.architecture}, {repository.description()}",
+        origin,
+        mean=repository.mean or origin.mean,
+        std=repository.std or origin.std,
+        image_size=repository.image_size or origin.image_size,
+        description=f"{name}: {origin.network.architecture}, {repository.description()}",
     )
 
 

@@ -202,9 +202,9 @@ def patches_per_side(network: Network, state: Mapping[str, np.ndarray]) -> int |
 
 def _naming_of(network: Network, state: Mapping[str, np.ndarray]) -> TorchNames:
     """The naming, of those the network has, with most of its layers in the state; the first of equals."""
-    found = _layers(_select_copy(state, "blocks"))
+    state_layers = _layers(_select_copy(state, "blocks"))
     namings = (network.torch_names, *network.other_torch_names)
-    return max(namings, key=lambda names: len(_prefixes(network, names) & found))
+    return max(namings, key=lambda names: len(_prefixes(network, names) & state_layers))
 
 
 def _layers(state: Mapping[str, Any]) -> set[str]:
@@ -219,13 +219,13 @@ def _layer(name: str) -> str:
 
 def _prefixes(network: Network, names: TorchNames) -> set[str]:
     present = network.shapes() if network.tokens is not None else None
-    found: set[str] = set()
+    prefixes: set[str] = set()
     for part, layers in _by_part(network, names).items():
         for layer, prefix in layers.items():
             # Namings of transformers speak of layers that only some of them have.
             if present is None or layer in present["params"][part]:
-                found.update(map(_layer, (prefix,) if isinstance(prefix, str) else prefix))
-    return found
+                prefixes.update(map(_layer, (prefix,) if isinstance(prefix, str) else prefix))
+    return prefixes
 
 
 def _by_part(network: Network, names: TorchNames) -> dict[str, Mapping[str, TorchPrefix]]:
@@ -273,8 +273,8 @@ def _select_copy(state: Mapping[str, np.ndarray], copy: str) -> dict[str, np.nda
 def _has_another_head_size(place: _Place, state: Mapping[str, np.ndarray]) -> bool:
     if place.part != "head" or place.layer != _CLASSIFIER or place.torch_name not in state:
         return False
-    found, wanted = tuple(state[place.torch_name].shape), place.torch_shape
-    return len(found) == len(wanted) and found[0] != wanted[0] and found[1:] == wanted[1:]
+    state_shape, wanted = tuple(state[place.torch_name].shape), place.torch_shape
+    return len(state_shape) == len(wanted) and state_shape[0] != wanted[0] and state_shape[1:] == wanted[1:]
 
 
 def _absent_classifier(

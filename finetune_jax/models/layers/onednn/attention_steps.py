@@ -153,13 +153,13 @@ def _forward(engine: Engine, attention: Attention, of: _Steps) -> Callable[..., 
     third, *sizes = _bytes(attention, of)
 
     def run(joint: int, y: int, kept: int = 0) -> None:
-        own = engine.reserve(spare + sizes[2])
+        scratch = engine.reserve(spare + sizes[2])
         for number in range(attention.images // of.images):
             at, result = joint + number * sizes[0], y + number * sizes[1]
-            shares = kept + number * sizes[2] if kept else own + spare
-            score(own, at, at + third, shares)
-            normalise(own, shares, shares)
-            mix(own, shares, at + 2 * third, result)
+            shares = kept + number * sizes[2] if kept else scratch + spare
+            score(scratch, at, at + third, shares)
+            normalise(scratch, shares, shares)
+            mix(scratch, shares, at + 2 * third, result)
 
     return run
 
@@ -175,16 +175,16 @@ def _gradient(engine: Engine, attention: Attention, of: _Steps) -> Callable[...,
     third, *sizes = _bytes(attention, of)
 
     def run(joint: int, kept: int, gradient: int, result: int) -> None:
-        own = engine.reserve(spare + sizes[2])
-        slopes = own + spare
+        scratch = engine.reserve(spare + sizes[2])
+        slopes = scratch + spare
         for number in range(attention.images // of.images):
             at, into = joint + number * sizes[0], result + number * sizes[0]
             given, shares = gradient + number * sizes[1], kept + number * sizes[2]
-            by_value(own, shares, given, into + 2 * third)
-            by_shares(own, given, at + 2 * third, slopes)
-            by_scores(own, slopes, slopes, shares)
-            by_query(own, slopes, at + third, into)
-            by_key(own, slopes, at, into + third)
+            by_value(scratch, shares, given, into + 2 * third)
+            by_shares(scratch, given, at + 2 * third, slopes)
+            by_scores(scratch, slopes, slopes, shares)
+            by_query(scratch, slopes, at + third, into)
+            by_key(scratch, slopes, at, into + third)
 
     return run
 

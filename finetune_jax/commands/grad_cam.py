@@ -52,16 +52,16 @@ def main(arguments: list[str]) -> int:
         paths = paths[:_MOST_IMAGES]
     if values.trials_of_epoch:
         epoch = values.trials_of_epoch
-        found = {
+        figures = {
             f"grad_cam-epoch_{epoch:02d}-{name}.png": png
             for name, png in explain.of_trials(runs[0], paths, epoch, values.blocks).items()
         }
     elif len(runs) > 1:
-        found = {"grad_cam-runs.png": explain.of_runs(runs, paths, class_name)}
+        figures = {"grad_cam-runs.png": explain.of_runs(runs, paths, class_name)}
     else:
-        found = {"grad_cam.png": explain.of_blocks(runs[0], paths, values.blocks, class_name)}
+        figures = {"grad_cam.png": explain.of_blocks(runs[0], paths, values.blocks, class_name)}
     output = Path(values.output).expanduser() if values.output else runs[0]
-    for name, png in found.items():
+    for name, png in figures.items():
         try:
             output.mkdir(parents=True, exist_ok=True)
             (output / name).write_bytes(png)

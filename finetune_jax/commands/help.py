@@ -64,10 +64,10 @@ def overview(name: str, text: str, flags: Sequence[Flag], width: int) -> str:
     """
     title, _, rest = as_started(text).replace("``", "").strip().partition("\n")
     lines = [title, "", f"usage: {command(name)} --FLAG=VALUE …", *rest.rstrip().splitlines()]
-    own = [flag for flag in flags if flag.group == COMMAND]
+    command_flags = [flag for flag in flags if flag.group == COMMAND]
     important = sorted((flag for flag in flags if flag.important), key=lambda flag: flag.important)
     for heading, some in (
-        (COMMAND.title, own),
+        (COMMAND.title, command_flags),
         ("The settings that matter first, with their defaults", important),
     ):
         if some:

@@ -135,7 +135,7 @@ def main() -> int:
     if digest is not None:
         queue.agree_on_data(digest)
     at_once = values.parallel_trials
-    runs.is_told = True
+    runs.announces_runs = True
     train = hpo.one_by_one(runs) if at_once == 1 else hpo.together(runs)
     report_progress = functools.partial(print, file=sys.stderr)
     records = hpo.run(base, search, seeds, queue, train, at_once=at_once, say=report_progress)

@@ -34,9 +34,19 @@ from finetune_jax.errors import UserError
 if TYPE_CHECKING:
     from finetune_jax.studies.recommend import Contestant, Work
 
-_FOUND = "find"
+_FIND_METHOD = "find"
 _LAST = 3
-_TRIED = ("feature_extractor", "last_k", "standard", _FOUND, "lora", "l2_sp", "autolr", "auto", "spottune")
+_TRIED = (
+    "feature_extractor",
+    "last_k",
+    "standard",
+    _FIND_METHOD,
+    "lora",
+    "l2_sp",
+    "autolr",
+    "auto",
+    "spottune",
+)
 _SET_HERE = (
     *(
         "pretrained",
@@ -62,7 +72,7 @@ flags.DEFINE_list(
 flags.DEFINE_list(
     "methods",
     list(_TRIED),
-    f"Methods to try, in this order: those of finetune, and {_FOUND} for standard with --learning_rate={FIND}.",
+    f"Methods to try, in this order: those of finetune, and {_FIND_METHOD} for standard with --learning_rate={FIND}.",
 )
 flags.DEFINE_list(
     "images_per_class",
@@ -86,8 +96,10 @@ def main() -> int:
         raise UserError(f"--images_per_class={','.join(values.images_per_class)}: give numbers of at least 1")
     known = [name for name in methods.BY_NAME if name != "scratch"]
     for name in values.methods:
-        if name not in (_FOUND, *known):
-            raise UserError(f"--methods={name} is no method; give some of {', '.join((_FOUND, *known))}")
+        if name not in (_FIND_METHOD, *known):
+            raise UserError(
+                f"--methods={name} is no method; give some of {', '.join((_FIND_METHOD, *known))}"
+            )
     if not values.methods:
         raise UserError("--methods is empty; leave it out, or name some")
     base = _config("standard", {})
@@ -130,8 +142,8 @@ def _work(base: FinetuneConfig, runs: Any, budget: float, counts: Sequence[int],
 
     def probe(origin: str) -> dict[str, Any]:
         config = dataclasses.replace(base, pretrained=origin)
-        found = probing.judge(features(origin), config, runs.replicas)
-        return {**found, "images": len(source().splits["train"])}
+        judgement = probing.judge(features(origin), config, runs.replicas)
+        return {**judgement, "images": len(source().splits["train"])}
 
     def measure(name: str, config: FinetuneConfig) -> dict[str, Any]:
         return probing.measure(runs.root / "runs" / name, config, source(), runs.replicas)
@@ -158,26 +170,26 @@ def _contestants(origin: str, second: str) -> "list[Contestant]":
 
     values = flags.FLAGS
     has_rate = values["learning_rate"].present or values["effective_learning_rate"].present
-    tried = [name for name in values.methods if not (name == _FOUND and has_rate)] or ["standard"]
+    tried = [name for name in values.methods if not (name == _FIND_METHOD and has_rate)] or ["standard"]
     pairs = [(name, origin) for name in tried]
-    moving = [name for name in tried if name == _FOUND or methods.BY_NAME[name].moves_weights]
+    moving = [name for name in tried if name == _FIND_METHOD or methods.BY_NAME[name].moves_weights]
     if second and moving:
         pairs.append(("standard" if "standard" in moving else moving[0], second))
-    found = []
+    contestants = []
     for name, weights in pairs:
         settings: dict[str, Any] = {"pretrained": weights}
         method = name
-        if name == _FOUND:
+        if name == _FIND_METHOD:
             method = "standard"
             settings["learning_rate"] = FIND
         elif methods.BY_NAME[name].counts_blocks:
             settings["k"] = _LAST
         config = _config(method, settings)
         label = name if weights == origin else f"{name} on {weights}"
-        found.append(
+        contestants.append(
             Contestant(label, dataclasses.replace(config, workdir=""), _command(method, settings, config))
         )
-    return found
+    return contestants
 
 
 def _config(method: str, settings: Mapping[str, Any]) -> FinetuneConfig:
@@ -202,15 +214,15 @@ def _command(method: str, settings: Mapping[str, Any], config: FinetuneConfig) -
     known = dict.fromkeys(("dataset", *declared(FinetuneConfig), "recipe"))
     names = [name for name in known if name not in (*_SET_HERE, "workdir")]
     typed = [values[name].serialize() for name in names if name in values and values[name].present]
-    own = [f"--{name}={value}" for name, value in {"method": method, **settings}.items()]
+    setting_flags = [f"--{name}={value}" for name, value in {"method": method, **settings}.items()]
     if config.dataset.startswith("csv:"):
-        own.append(f"--task={config.task}")  # the labels of a table might be taken for numbers
+        setting_flags.append(f"--task={config.task}")  # the labels of a table might be taken for numbers
     epochs = [] if values["epochs"].present else [f"--epochs={config.epochs}"]
     words = "".join(
         letter if letter.isalnum() else "_" for letter in f"{method}-{Path(settings['pretrained']).name}"
     )
     workdir = f"--workdir={Path('runs') / f'recommended-{words}'}"
-    return as_started(shlex.join(["finetune-jax", "finetune", *typed, *own, *epochs, workdir]))
+    return as_started(shlex.join(["finetune-jax", "finetune", *typed, *setting_flags, *epochs, workdir]))
 
 
 def _asked() -> dict[str, Any]:

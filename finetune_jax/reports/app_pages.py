@@ -133,7 +133,7 @@ def photo_labels(photo: np.ndarray, seen: str, said: Any, routes: Sequence[Any])
     Args:
         photo: uint8 ``[h, w, 3]``.
         seen: how the network sees it.
-        said: see ``runs.photo.Said``; an empty heading for embeddings.
+        said: see ``runs.photo.PhotoPrediction``; an empty heading for embeddings.
         routes: see ``runs.explain.Route``.
     """
     return pages.render(

@@ -90,15 +90,15 @@ def wrapped(line: str) -> str:
 
 
 def _of_task(program: Program, config: FinetuneConfig) -> str:
-    """What is learned, and what told it."""
-    told = "--task"
+    """What is learned, and what chose that."""
+    chosen_by = "--task"
     if config.task == "auto":
-        told = "by the labels"
+        chosen_by = "by the labels"
         if config.protocol == "retrieval":
-            told = "--protocol"
+            chosen_by = "--protocol"
         elif config.loss in VALUE_LOSSES:
-            told = f"--loss={config.loss}"
-    return f"task: {program.task.name} ({told})"
+            chosen_by = f"--loss={config.loss}"
+    return f"task: {program.task.name} ({chosen_by})"
 
 
 def last_lines(directory: Path, protocol: str) -> list[str]:

@@ -53,14 +53,14 @@ def fitted(card: Card, outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any
     if card.task != "multilabel":
         return {"temperature": calibrating.temperature_of_classes(outputs, labels)}
     temperature = calibrating.temperature_of_labels(outputs, labels)
-    chances = said(dataclasses.replace(card, temperature=temperature), outputs)
+    chances = predicted_values(dataclasses.replace(card, temperature=temperature), outputs)
     return {
         "temperature": temperature,
         "thresholds": calibrating.thresholds(chances, labels).round(6).tolist(),
     }
 
 
-def said(card: Card, outputs: np.ndarray) -> np.ndarray:
+def predicted_values(card: Card, outputs: np.ndarray) -> np.ndarray:
     """Probabilities or numbers of outputs, float64 ``[N, C]``, computed as prediction does."""
     return np.asarray(answers.of_outputs(card)(jnp.asarray(outputs, jnp.float32)), np.float64)
 
@@ -96,8 +96,10 @@ def assess(
             ends |= scores.intervals(ranking, len(labels), samples=samples)
     of_groups: dict[str, dict[str, Any]] = {}
     if groups is not None and 1 < len(set(groups)) <= MOST_GROUPS:
-        found = scores.of_groups(cheap, list(groups))
-        of_groups = {name: {"images": images, **of_group} for name, (images, of_group) in found.items()}
+        group_scores = scores.of_groups(cheap, list(groups))
+        of_groups = {
+            name: {"images": images, **of_group} for name, (images, of_group) in group_scores.items()
+        }
         for row in of_groups.values():
             row.pop("loss", None)
             row.pop("calibration_error", None)
@@ -131,11 +133,11 @@ def _functions(
     card: Card, outputs: np.ndarray, labels: np.ndarray
 ) -> tuple[scores.Weighted, scores.Weighted | None]:
     """Scores that cost little, and those that sort images class by class."""
-    values = said(card, outputs)
+    values = predicted_values(card, outputs)
     if card.task == "regression":
         return scores.of_numbers(values, labels), None
     plain = dataclasses.replace(card, temperature=1.0)
-    uncalibrated = said(plain, outputs)
+    uncalibrated = predicted_values(plain, outputs)
     if card.task == "multilabel":
         truth = labels > 0.5
 

@@ -88,15 +88,15 @@ class Catalogue:
             parts = key.split("/")
             if "runs" in parts[:-1]:
                 groups.setdefault("/".join(parts[: parts.index("runs")]) or ".", {})[key] = row
-        found = []
+        studies = []
         for key, rows in groups.items():
             scored = {name: row.score for name, row in rows.items() if row.finished and row.score is not None}
             best = max(scored, key=lambda name: scored[name], default="")
             page = (self.folder if key == "." else self.folder / key) / "report.html"
             ended = sum(row.finished for row in rows.values())
             which = rows[best].score_name if best else ""
-            found.append(Study(key, len(rows), ended, scored.get(best), best, which, page.is_file()))
-        return found
+            studies.append(Study(key, len(rows), ended, scored.get(best), best, which, page.is_file()))
+        return studies
 
     def file(self, place: str) -> tuple[Path, str] | None:
         """A file that belongs to a run or a study, and its media type; None where there is no such file.

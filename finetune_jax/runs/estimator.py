@@ -212,13 +212,13 @@ class ImageRegressor(RegressorMixin, _ImageEstimator):
 
 def _keywords() -> inspect.Signature:
     """The parameters of the constructor one by one, which scikit-learn reads."""
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     defaults = {"recipe": None, "workdir": None, **dict.fromkeys(_SETTINGS)}
     given = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in defaults.items()
     ]
-    return inspect.Signature([own, *given])
+    return inspect.Signature([self_parameter, *given])
 
 
 _ImageEstimator.__init__.__signature__ = _keywords()  # type: ignore[attr-defined]

@@ -139,7 +139,7 @@ def described(
         shown = (
             outputs
             if card.task == "classification"
-            else np.log(np.maximum(assessment.said(card, outputs), 1e-30))
+            else np.log(np.maximum(assessment.predicted_values(card, outputs), 1e-30))
         )
         details = classification_details(shown, labels, card.class_names)
     assessed = assessment.assess(card, outputs, labels, groups)
@@ -152,7 +152,10 @@ def described(
     result["intervals"] = {name: ends[name] for name in values if name in ends}
     if card.task == "multilabel":
         rows = value_page.per_class(
-            assessment.said(card, outputs), labels, assessment.thresholds_of(card), card.class_names
+            assessment.predicted_values(card, outputs),
+            labels,
+            assessment.thresholds_of(card),
+            card.class_names,
         )
         result["per_class"] = {
             name: {column: None if value != value else value for column, value in row.items()}

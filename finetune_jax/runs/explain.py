@@ -95,8 +95,8 @@ class Explainer:
         single = self._routed is not None  # every image has a network of its own
         rows = [images[i : i + 1] for i in range(len(images))] if single else [images]
         function = self._function(tuple(blocks), of_class is not None)
-        found = [function(self._plain(row), jnp.asarray(row), of_class or 0) for row in rows]
-        return {name: np.concatenate([np.asarray(one[name]) for one in found]) for name in blocks}
+        heat_maps = [function(self._plain(row), jnp.asarray(row), of_class or 0) for row in rows]
+        return {name: np.concatenate([np.asarray(one[name]) for one in heat_maps]) for name in blocks}
 
     def routes(self, image: np.ndarray) -> list[Route]:
         """Which copies an image uint8 ``[S, S, 3]`` takes, block by block; empty for other methods than SpotTune's."""

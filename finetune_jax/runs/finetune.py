@@ -50,7 +50,7 @@ def run(
     after_epoch: AfterEpoch | None = None,
     *,
     beside: Path | None = None,
-    said: set[str] | None = None,
+    printed_lines: set[str] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, or go on with an unfinished run in the same directory.
 
@@ -59,8 +59,8 @@ def run(
         replicas: the devices to train on.
         after_epoch: see ``training.Plan``.
         beside: directory of a run of the same study, whose images this one must have.
-        said: lines that runs of the same study have printed about themselves, which are not printed again; those of
-            this one come to them. ``run.log`` has all.
+        printed_lines: those that runs of the same study have printed about themselves, which are not printed again;
+            those of this one come to them. ``run.log`` has all.
 
     Returns:
         The content of ``summary.json``.
@@ -88,7 +88,7 @@ def run(
             )
             callback = report.after_each_epoch(program, settings, directory, after_epoch)
             plan = programs.plan_of(program, settings.config, callback)
-        return _train(Prepared(program, settings, plan, directory), began, said)
+        return _train(Prepared(program, settings, plan, directory), began, printed_lines)
 
 
 def train_in_lockstep(
@@ -206,12 +206,12 @@ def prepare(
     return program, rate_search.searched(program, settings, chosen_before, directory)
 
 
-def _train(prepared: Prepared, began: float, said: set[str] | None = None) -> dict[str, Any]:
+def _train(prepared: Prepared, began: float, printed_lines: set[str] | None = None) -> dict[str, Any]:
     """Train a run alone, finish it, and return its summary."""
     program, settings, plan, directory = prepared
-    said = set() if said is None else said
+    printed_lines = set() if printed_lines is None else printed_lines
     training = programs.training_of(program, settings.config)
-    _claim(prepared, said)
+    _claim(prepared, printed_lines)
     # Not named here: its momentum would stay in memory until the end.
     loop.fit(
         programs.initial_state(program, settings.config),
@@ -220,10 +220,10 @@ def _train(prepared: Prepared, began: float, said: set[str] | None = None) -> di
         program.replicas,
         directory,
     )
-    return finish(program, settings, directory, began, said)
+    return finish(program, settings, directory, began, printed_lines)
 
 
-def _claim(prepared: Prepared, said: set[str] | None = None) -> None:
+def _claim(prepared: Prepared, printed_lines: set[str] | None = None) -> None:
     """Make the directory that of the run, and print the rates."""
     program, settings, _, directory = prepared
     # Not earlier: a mistake in a flag must not keep the directory from the corrected command.
@@ -241,12 +241,12 @@ def _claim(prepared: Prepared, said: set[str] | None = None) -> None:
         values = resolution.line(resolution.values(settings.config), program.images.steps_per_epoch)
         first = about.first_lines(program, settings, directory.path)
         for line in (*first, *reason, values):
-            if not (settings.announced and line in first) and line not in (said or ()):
+            if not (settings.announced and line in first) and line not in (printed_lines or ()):
                 # A log keeps whole lines.
                 print(about.wrapped(line) if sys.stderr.isatty() else line, file=sys.stderr)
             directory.note(line)
-            if said is not None:
-                said.add(line)
+            if printed_lines is not None:
+                printed_lines.add(line)
 
 
 def _begun(config: FinetuneConfig, replicas: Replicas) -> tuple[FinetuneConfig, RunDirectory]:

@@ -36,9 +36,9 @@ def of_adapter(
     """
     if not weights or weights == "none":
         base = adapter_files.base_of(adapter)
-        told = f", which are {base} by its own account" if base else ""
+        base_clause = f", which are {base} by its own account" if base else ""
         raise UserError(
-            f"--add_adapter={readable(adapter)} needs --pretrained, the weights it was trained on{told}"
+            f"--add_adapter={readable(adapter)} needs --pretrained, the weights it was trained on{base_clause}"
         )
     card = adapted_origin.read_card(adapter)
     config = FinetuneConfig(

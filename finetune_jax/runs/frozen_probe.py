@@ -28,7 +28,7 @@ PROBES = {"ridge": transferability.ridge_predictions, "neighbours": transferabil
 """``{name: probe}`` of classification."""
 
 # Runs in lockstep share a program, and their features.
-_FOUND: weakref.WeakKeyDictionary[Program, dict[str, Any]] = weakref.WeakKeyDictionary()
+_PROBE_ENTRIES: weakref.WeakKeyDictionary[Program, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 _STREAM = 2**63 + 1  # beside the epochs and what rehearsals leave out
 
@@ -57,9 +57,9 @@ def scores(program: Program) -> dict[str, Any]:
         ``{"frozen": {"test_recall_at_1": …, …}, "seconds": …}``; with those of the validation images if there are any.
         Empty on the other processes, and where a feature is not finite.
     """
-    if program not in _FOUND:
-        _FOUND[program] = _scores(program)
-    return _FOUND[program]
+    if program not in _PROBE_ENTRIES:
+        _PROBE_ENTRIES[program] = _scores(program)
+    return _PROBE_ENTRIES[program]
 
 
 def _scores(program: Program) -> dict[str, Any]:
@@ -73,31 +73,31 @@ def _scores(program: Program) -> dict[str, Any]:
     every = [*features.values(), *([] if learned is None else [learned])]
     if not program.replicas.is_primary or not all(np.isfinite(rows).all() for rows in every):
         return {}
-    found: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
     if learned is None:
-        found["frozen"] = _searched(program, features)
+        entry["frozen"] = _searched(program, features)
     else:
         labels = splits["train"].labels[chosen]
         for name, probe in PROBES.items():
-            found[name] = {
+            entry[name] = {
                 f"{split}_accuracy": float((probe(learned, labels, rows) == splits[split].labels).mean())
                 for split, rows in features.items()
                 if split != "gallery"
             }
-        found["images"] = len(chosen)
-    return {**found, "seconds": round(time.monotonic() - began, 3)}
+        entry["images"] = len(chosen)
+    return {**entry, "seconds": round(time.monotonic() - began, 3)}
 
 
 def _searched(program: Program, features: dict[str, np.ndarray]) -> dict[str, float]:
     splits = program.images.splits
-    found: dict[str, float] = {}
+    retrieval_scores: dict[str, float] = {}
     for split in ("validation", "test"):
         if split in features:
             gallery = None
             if split == "test" and "gallery" in features:
                 gallery = features["gallery"], splits["gallery"].labels
-            found |= program.task.scores(features[split], splits[split].labels, split, gallery)
-    return found
+            retrieval_scores |= program.task.scores(features[split], splits[split].labels, split, gallery)
+    return retrieval_scores
 
 
 def _chosen(count: int, seed: int) -> np.ndarray:

@@ -57,10 +57,10 @@ def findings(split: Labelled) -> list[Finding]:
     wrong = np.flatnonzero(predicted != labels)
     others = wrong[np.argsort(-chances[wrong].max(1, initial=0.0), kind="stable")].tolist()
     order = [*suggested, *(place for place in others if place not in suggested)]
-    found = []
+    findings = []
     for number, place in enumerate(order):
         label, taken_for = int(labels[place]), int(suggested.get(place, predicted[place]))
-        found.append(
+        findings.append(
             Finding(
                 number,
                 int(split.places[place]),
@@ -72,7 +72,7 @@ def findings(split: Labelled) -> list[Finding]:
                 place in suggested,
             )
         )
-    return found
+    return findings
 
 
 def by_distance(split: Labelled, card: Card) -> list[tuple[int, list[tuple[str, str]]]]:
@@ -99,12 +99,12 @@ def by_distance(split: Labelled, card: Card) -> list[tuple[int, list[tuple[str, 
 
 
 def corrections_csv(
-    found: Sequence[Finding], chosen: Mapping[int, str], class_names: Sequence[str], split: str
+    findings: Sequence[Finding], chosen: Mapping[int, str], class_names: Sequence[str], split: str
 ) -> str:
     """The labels that somebody has changed, as CSV with the columns :data:`COLUMNS`.
 
     Args:
-        found: of one split.
+        findings: of one split.
         chosen: ``{number of a finding: name of the right class}``; those that keep their label are left out.
         class_names: of the run.
         split: name of the split.
@@ -116,9 +116,9 @@ def corrections_csv(
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
     for number, right in sorted(chosen.items()):
-        if not (0 <= number < len(found) and right in class_names):
+        if not (0 <= number < len(findings) and right in class_names):
             raise UserError("these corrections are of another list of images; load the page again")
-        finding = found[number]
+        finding = findings[number]
         was, predicted = class_names[finding.label], class_names[finding.predicted]
         if right != was:
             chance = f"{finding.chance:.4f}" if right == predicted else ""

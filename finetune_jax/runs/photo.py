@@ -61,7 +61,7 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
-class Said(NamedTuple):
+class PhotoPrediction(NamedTuple):
     """What a run says of a photo.
 
     Attributes:
@@ -112,12 +112,12 @@ class Viewer:
         known = self.classifies and self.card.task != "ordinal"
         return names if known and not (self.card.task == "regression" and len(names) == 1) else ()
 
-    def said(self, photo: np.ndarray) -> Said:
+    def prediction(self, photo: np.ndarray) -> PhotoPrediction:
         """What a run that classifies says of a photo: of classes the likeliest, of grades all in their order."""
         card, values = self.card, self.predictor(photo)[0]
         if card.task == "regression":
             pairs = list(zip(card.class_names, map(float, values), strict=True))
-            return Said(labelling.words(card, values), [], pairs if len(pairs) > 1 else [])
+            return PhotoPrediction(labelling.words(card, values), [], pairs if len(pairs) > 1 else [])
         order = np.argsort(-values, kind="stable")
         best = {int(order[0])}
         chance = tables.percent(float(values[order[0]])).replace(" ", "\N{NO-BREAK SPACE}")
@@ -128,7 +128,9 @@ class Viewer:
         shown = (
             sorted(order.tolist()) if card.task == "ordinal" else order[: max(_LIKELIEST, len(best))].tolist()
         )
-        return Said(heading, [(card.class_names[i], float(values[i]), i in best) for i in shown], [])
+        return PhotoPrediction(
+            heading, [(card.class_names[i], float(values[i]), i in best) for i in shown], []
+        )
 
     def maps(self, photo: np.ndarray, of_class: int | None = None) -> dict[str, np.ndarray]:
         """Grad-CAM over the photo at some blocks, ``{block: uint8 [h, w, 3]}``.
@@ -163,16 +165,16 @@ class Viewer:
         """
         examples, arrays, embeddings = self._gallery
         nearest, similarities = retrieval.nearest(self.predictor.embed(photo), k, gallery=embeddings)
-        found = []
+        neighbours = []
         for index, similarity in zip(nearest[0], similarities[0], strict=True):
             place = int(arrays.kept[index])
             # The names are those of the data set, which a retrieval network has never been told.
             of_data = dataclasses.replace(self.card, class_names=self._source.class_names)
             name = labelling.label_words(of_data, arrays.labels[index])
-            found.append(
+            neighbours.append(
                 Neighbour(pixels.shown(examples.read(place)), name, float(similarity), examples.names[place])
             )
-        return found
+        return neighbours
 
     @property
     def gallery_size(self) -> tuple[int, int]:

@@ -60,14 +60,14 @@ class Features:
 
 def at_hand() -> tuple[str, ...]:
     """Names of the weights that need no download: those that are bundled, and those of installed packages."""
-    found = list(pretrained.bundled_names())
+    names = list(pretrained.bundled_names())
     for name in installed.names():
         try:
             installed.weight_file(name)
         except UserError:
             continue
-        found.append(name)
-    return tuple(found)
+        names.append(name)
+    return tuple(names)
 
 
 def images_for(budget: float) -> int:
@@ -153,12 +153,12 @@ def judge(features: Features, config: FinetuneConfig, replicas: Replicas) -> dic
         right = transferability.cross_validated(features.train, labels, folds, probe) == labels
         of_folds = [float(right[folds == fold].mean()) for fold in np.unique(folds)]
         result[name] = {"folds": of_folds, "right": flags_text(right)}
-    found = transferability.ridge_predictions(features.train, labels, features.validation)
+    predictions = transferability.ridge_predictions(features.train, labels, features.validation)
     return {
         **result,
         "logme": transferability.logme(features.train, labels),
         "similarity": _similarity(features, config, replicas),
-        "validation": flags_text(found == features.validation_labels),
+        "validation": flags_text(predictions == features.validation_labels),
         "image_size": features.image_size,
         "milliseconds": features.milliseconds,
         "parameters": features.parameters,

@@ -19,7 +19,7 @@ from finetune_jax.runs import program as programs
 from finetune_jax.runs.chosen_rate import Settings, settings_of
 from finetune_jax.runs.program import Program
 from finetune_jax.training import evaluation, rate_finder
-from finetune_jax.training.methods.method import Found
+from finetune_jax.training.methods.method import RateChoice
 from finetune_jax.training.rehearsal import Chosen, Rehearsals, Rehearsed, held_out
 from finetune_jax.training.state import TrainState
 from finetune_jax.training.tuning import Tuner
@@ -57,18 +57,18 @@ def searched(
                 print(line, file=sys.stderr)
         rehearsals = rehearsals_of(program, settings, _print if says else _nothing)
         settings = dataclasses.replace(settings, announced=says)
-        found = _found(program, settings, rehearsals)
+        choice = _rate_choice(program, settings, rehearsals)
         search = {
             "settings": {
                 name: list(value) if isinstance(value, tuple) else value
-                for name, value in found.settings.items()
+                for name, value in choice.settings.items()
             },
             "rehearsals": [_row(rehearsed) for rehearsed in rehearsals.log],
             "images_trained": rehearsals.cost.images_trained,
             "images_judged": rehearsals.cost.images_judged,
             "seconds": round(time.monotonic() - began, 3),
         }
-        reason = found.reason
+        reason = choice.reason
     values = {
         name: tuple(value) if isinstance(value, list) else value for name, value in search["settings"].items()
     }
@@ -129,7 +129,7 @@ def loss_is_a_mean(config: FinetuneConfig) -> bool:
     return config.loss != "proxy_anchor"
 
 
-def _found(program: Program, settings: Settings, rehearsals: Rehearsals) -> Found:
+def _rate_choice(program: Program, settings: Settings, rehearsals: Rehearsals) -> RateChoice:
     config = settings.config
     if settings.flags.learning_rate not in RANGE_TESTS:
         return program.method.find(config, rehearsals)
@@ -139,9 +139,9 @@ def _found(program: Program, settings: Settings, rehearsals: Rehearsals) -> Foun
 
     rate, reason = rate_finder.find(config, tuner, rehearsals)
     if settings.flags.learning_rate == FIND:
-        return Found({"learning_rate": rate}, reason)
+        return RateChoice({"learning_rate": rate}, reason)
     factors, of_parts = rate_finder.find_factors(config, tuner, rehearsals, rate)
-    return Found(
+    return RateChoice(
         {
             "learning_rate": rate,
             "rate_factors": tuple(f"{name}={value:g}" for name, value in factors.items()),

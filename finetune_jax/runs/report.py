@@ -96,10 +96,10 @@ def tested(program: Program, card: Card, outputs: np.ndarray, gallery: np.ndarra
         return Retrieved(outputs, test, images.source.class_names, searched)
     read = images.source.splits["test"]
     names = [read.names[place] for place in test.kept]
-    values, plain = assessment.said(card, outputs), dataclasses.replace(card, temperature=1.0)
+    values, plain = assessment.predicted_values(card, outputs), dataclasses.replace(card, temperature=1.0)
     if card.task == "multilabel":
         thresholds = assessment.thresholds_of(card)
-        uncalibrated = assessment.said(plain, outputs)
+        uncalibrated = assessment.predicted_values(plain, outputs)
         return Labelled(values, test.labels, thresholds, images.class_names, uncalibrated, names, test.images)
     if card.task == "regression":
         return Measured(values, test.labels, images.class_names, names, test.images)
@@ -160,11 +160,11 @@ def command_of(flags: FinetuneConfig) -> str:
 
 def versions() -> dict[str, str]:
     """``{library: version}`` of what decides numbers."""
-    found = {"python": platform.python_version()}
+    library_versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            library_versions[name] = importlib.metadata.version(name)
+    return library_versions
 
 
 def _numbers(values: Any) -> str:

@@ -32,7 +32,7 @@ def finish(
     settings: Settings,
     directory: RunDirectory,
     began: float,
-    said: set[str] | None = None,
+    printed_lines: set[str] | None = None,
 ) -> dict[str, Any]:
     """Test what was trained, write what the run directory lacks, and return the summary.
 
@@ -41,7 +41,7 @@ def finish(
         settings: of the run.
         directory: of the run, trained to the end.
         began: value of ``time.monotonic`` at its start.
-        said: remarks that need not be printed again; those of this run come to them.
+        printed_lines: remarks that need not be printed again; those of this run come to them.
 
     Raises:
         UserError: a file cannot be written or read.
@@ -89,10 +89,10 @@ def finish(
         result = run_result(program, settings, summary, rows, passes, outputs, gallery, findings, card)
         summary["remarks"] = remarks.remarks(result)
         for remark in summary["remarks"]:
-            if remark not in (said or ()):
+            if remark not in (printed_lines or ()):
                 print(f"remark: {remark}", file=sys.stderr)
-        if said is not None:
-            said.update(summary["remarks"])
+        if printed_lines is not None:
+            printed_lines.update(summary["remarks"])
         for name, content in run_page.files(result).items():
             directory.write_file(name, content)
         directory.note(tables.result_line(summary))
@@ -241,14 +241,14 @@ def write_tested(program: Program, outputs: np.ndarray, directory: RunDirectory,
         return
     images, test = program.images, program.images.splits["test"]
     names = [images.source.splits["test"].names[place] for place in test.kept]
-    said, class_names = assessment.said(card, outputs), images.class_names
+    values, class_names = assessment.predicted_values(card, outputs), images.class_names
     if card.task == "regression":
-        table = predictions.tested_values_csv(names, test.labels, said, class_names)
+        table = predictions.tested_values_csv(names, test.labels, values, class_names)
     elif card.task == "multilabel":
-        present = said >= assessment.thresholds_of(card)
-        table = predictions.tested_labels_csv(names, test.labels, said, present, class_names)
+        present = values >= assessment.thresholds_of(card)
+        table = predictions.tested_labels_csv(names, test.labels, values, present, class_names)
     else:
-        table = predictions.tested_csv(names, test.labels, said, class_names)
+        table = predictions.tested_csv(names, test.labels, values, class_names)
     directory.write_file("predictions-test.csv", table.encode("utf-8", "surrogateescape"))
 
 

@@ -40,8 +40,10 @@ def _check_shared(directory: RunDirectory) -> None:
         return
     with _probe(directory.path, writes=job.place.index == 0) as name:
         name = job.gather(name)[0]
-        told = job.gather("" if not name or _appears(directory.path / name) else str(directory.path))
-    for index, path in enumerate(told):
+        unshared_paths = job.gather(
+            "" if not name or _appears(directory.path / name) else str(directory.path)
+        )
+    for index, path in enumerate(unshared_paths):
         if path:
             raise UserError(
                 f"--workdir={path} of {job.peers.name(index)} is not the directory in which {job.peers.name(0)} "

@@ -83,7 +83,7 @@ def run(
                 "notes": summary["notes"],
                 "epochs": summary["epochs_trained"],
                 "seconds": summary["seconds"],
-                "parameters": own_parameters(summary),
+                "parameters": unshared_parameters(summary),
                 "network_parameters": network_parameters(summary),
             }
         )
@@ -108,7 +108,7 @@ def network_parameters(summary: Mapping[str, Any]) -> int:
     return sum(size for name, size in sizes.items() if name == "stem" or name.startswith("block_"))
 
 
-def own_parameters(summary: Mapping[str, Any]) -> int:
+def unshared_parameters(summary: Mapping[str, Any]) -> int:
     """Parameters, but for the head, that a run does not share with the pretrained network."""
     sizes = summary["parameters_of_parts"]
     # Of the global policy only the chosen blocks are left.

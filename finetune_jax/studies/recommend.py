@@ -250,12 +250,12 @@ def _next_rung(work: Work, record: Record, trials: list[Trial], origin: str) -> 
     rung: Rung | None = halving.next_rung(trials, seconds_left=left, most_epochs=most)
     if rung is None:
         return []
-    found: dict[str, Any] = {"epochs": rung.epochs, "names": list(rung.names), "trials": []}
+    rung_record: dict[str, Any] = {"epochs": rung.epochs, "names": list(rung.names), "trials": []}
     if of_class:
-        found["epochs"] = last["epochs"]
+        rung_record["epochs"] = last["epochs"]
         if 2 * of_class * probe["classes"] < images_of(probe):
-            found["images_per_class"] = 2 * of_class
-    return [found]
+            rung_record["images_per_class"] = 2 * of_class
+    return [rung_record]
 
 
 def _run_rung(work: Work, record: Record, number: int, contestants: Mapping[str, Contestant]) -> list[Trial]:

@@ -33,9 +33,9 @@ class Runs:
         self.root = root
         self.replicas = replicas
         self.progress = Progress()
-        self.is_told = False
+        self.announces_runs = False
         """Whether the study says by itself which run begins."""
-        self._said: set[str] = set()
+        self._printed_lines: set[str] = set()
         self._directories: dict[FinetuneConfig, str] = {}
         self._kept_as: dict[str, str] = {}
         self._with_same_data: dict[tuple[Any, ...], Path | None] = {}
@@ -62,12 +62,12 @@ class Runs:
             UserError: something else is wrong.
         """
         config, name, finished = self._begin(config, name, after_epoch)
-        if self.replicas.is_primary and not finished and not self.is_told:
+        if self.replicas.is_primary and not finished and not self.announces_runs:
             print(self.progress.line() if self.progress.label else f"{name}:", file=sys.stderr)
         start = time.monotonic()
         try:
             summary = finetune.run(
-                config, self.replicas, after_epoch, said=self._said, **self._beside(config)
+                config, self.replicas, after_epoch, printed_lines=self._printed_lines, **self._beside(config)
             )
             if not finished:
                 self.progress.trained(time.monotonic() - start)
@@ -110,7 +110,7 @@ class Runs:
             else:
                 begun[name], callbacks[name] = config, after_epoch
         if begun:
-            if self.replicas.is_primary and not self.is_told:
+            if self.replicas.is_primary and not self.announces_runs:
                 print(f"{', '.join(begun)}:", file=sys.stderr)
             try:
                 outcomes = finetune.train_in_lockstep(

@@ -77,11 +77,13 @@ def measure_pass_in_shares(
         variations = jnp.zeros(0)
         if blocks:
             elements = weight_variation.kernel_counts(state.params, blocks=blocks)
-            own = weight_variation.weight_variation(start.params, state.params, blocks=blocks) * elements
+            share_norms = (
+                weight_variation.weight_variation(start.params, state.params, blocks=blocks) * elements
+            )
             # Squares of small norms do not fit into float32.
-            largest = jax.lax.pmax(own, AXIS)
+            largest = jax.lax.pmax(share_norms, AXIS)
             scale = jnp.where(largest == 0, 1, largest)
-            variations = scale * jnp.sqrt(jax.lax.psum(jnp.square(own / scale), AXIS)) / counts
+            variations = scale * jnp.sqrt(jax.lax.psum(jnp.square(share_norms / scale), AXIS)) / counts
         checked = (state.totals["loss"], state.params, state.batch_stats)
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)]).all()
         return variations, jax.lax.pmin(finite.astype(jnp.int32), AXIS)

@@ -143,9 +143,9 @@ def compile_counts(
         if mapped is None:
             mapped = replicas.map(counted, (axes(variables), 0, 0, 0))
         order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
-        own, real = replicas.local_columns(order), replicas.local_columns(is_example)
+        local_order, real = replicas.local_columns(order), replicas.local_columns(is_example)
         counts = []
-        for row, is_real, images in zip(own, real, feed.batches(order), strict=True):
+        for row, is_real, images in zip(local_order, real, feed.batches(order), strict=True):
             counts.append(mapped(variables, images, *replicas.split((labels[row], np.float32(is_real)))))
             if len(counts) > _BATCHES_AHEAD:
                 jax.block_until_ready(counts[-_BATCHES_AHEAD])

@@ -85,9 +85,9 @@ def find_factors(
         losses = with_head.losses(
             [{**head, part: value} for value in tested], _hopeless(_PART_DECAY, PART_STEPS)
         )
-        found = rate_search.found_rate(tested, losses, decay=_PART_DECAY, divisor=divisor)
-        factors[part] = float(f"{found / rate:.2g}")
-        rehearsals.say(f"{part}: rate {found:g}, {factors[part]:g} of that of the head")
+        part_rate = rate_search.found_rate(tested, losses, decay=_PART_DECAY, divisor=divisor)
+        factors[part] = float(f"{part_rate / rate:.2g}")
+        rehearsals.say(f"{part}: rate {part_rate:g}, {factors[part]:g} of that of the head")
     low, high = min(factors.values()), max(factors.values())
     return factors, f"each part by a test of its own, from {low:g} to {high:g} times that"
 

@@ -98,7 +98,7 @@ def test_runs_of_a_study_say_once_what_is_the_same_of_them(
     told = []
     for seed in (0, 1):
         config = dataclasses.replace(base, epochs=1, seed=seed, workdir=str(tmp_path / str(seed)))
-        finetune.run(config, one, said=said)
+        finetune.run(config, one, printed_lines=said)
         told.append(capsys.readouterr().err.splitlines())
     first, second = told
     assert any(line.startswith("resnet26_policy (") for line in first)

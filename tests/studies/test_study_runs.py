@@ -127,7 +127,7 @@ def test_retrieval_sources_of_a_study_hold_no_test_class_in_training() -> None:
 def test_a_config_that_a_study_has_trained_before_is_not_trained_again(tmp_path, monkeypatch):
     trained = []
 
-    def run(config, replicas, after_epoch=None, said=None):
+    def run(config, replicas, after_epoch=None, printed_lines=None):
         trained.append(Path(config.workdir).relative_to(tmp_path / "runs").as_posix())
         directory = Path(config.workdir)
         directory.mkdir(parents=True, exist_ok=True)

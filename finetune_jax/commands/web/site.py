@@ -21,7 +21,7 @@ from finetune_jax.reports import app_pages, trial_frames
 from finetune_jax.runs import label_check
 from finetune_jax.runs.catalogue import Catalogue
 from finetune_jax.runs.listing import RunRow
-from finetune_jax.runs.photo import Said, Viewer, smaller
+from finetune_jax.runs.photo import PhotoPrediction, Viewer, smaller
 
 _PER_PAGE = 24
 _SPLITS = ("validation", "test", "train")
@@ -61,10 +61,10 @@ class Site:
         )
 
     def _file(self, place: str) -> Answer:
-        found = self._catalogue.file(place)
-        if found is None:
+        file = self._catalogue.file(place)
+        if file is None:
             return html(app_pages.stop("No such file", "There is no such file of a run or a study."), 404)
-        path, kind = found
+        path, kind = file
         kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
         # Others may have made it: it runs no program here.
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -134,36 +134,36 @@ class Site:
 
     def _mistakes(self, request: Request, row: RunRow) -> Answer:
         split = _split(request.query)
-        viewer, found = self._workbench.mistakes(row.path, split)
+        viewer, mistakes = self._workbench.mistakes(row.path, split)
         _require_classifier(viewer)
         page = _number(request.query, "page") or 0
-        places = [place for place, _ in found.distant] or [finding.place for finding in found.findings]
+        places = [place for place, _ in mistakes.distant] or [finding.place for finding in mistakes.findings]
         photos = [
-            smaller(pixels.shown(found.split.examples.read(place)), _THUMBNAIL)
+            smaller(pixels.shown(mistakes.split.examples.read(place)), _THUMBNAIL)
             for place in places[page * _PER_PAGE : (page + 1) * _PER_PAGE]
         ]
-        if found.split.labels.ndim == 2:
-            names = [(found.split.examples.names[place], lines) for place, lines in found.distant]
+        if mistakes.split.labels.ndim == 2:
+            names = [(mistakes.split.examples.names[place], lines) for place, lines in mistakes.distant]
             return html(
                 app_pages.list_of_distant(
                     names,
                     photos,
                     task=viewer.card.task,
                     split=split,
-                    images=len(found.split.labels),
+                    images=len(mistakes.split.labels),
                     page=page,
                     per_page=_PER_PAGE,
                 )
             )
         return html(
             app_pages.list_of_mistakes(
-                found.findings,
+                mistakes.findings,
                 photos,
                 viewer.card.class_names,
                 split=split,
-                images=len(found.split.labels),
-                right=float((found.split.probabilities.argmax(1) == found.split.labels).mean())
-                if len(found.split.labels)
+                images=len(mistakes.split.labels),
+                right=float((mistakes.split.probabilities.argmax(1) == mistakes.split.labels).mean())
+                if len(mistakes.split.labels)
                 else 0.0,
                 page=page,
                 per_page=_PER_PAGE,
@@ -176,8 +176,8 @@ class Site:
             chosen = {int(number): str(name) for number, name in json.loads(request.body).items()}
         except (ValueError, AttributeError, RecursionError) as error:
             raise UserError("these corrections cannot be read; load the page again") from error
-        viewer, found = self._workbench.mistakes(row.path, split)
-        text = label_check.corrections_csv(found.findings, chosen, viewer.card.class_names, split)
+        viewer, mistakes = self._workbench.mistakes(row.path, split)
+        text = label_check.corrections_csv(mistakes.findings, chosen, viewer.card.class_names, split)
         headers = {"Content-Disposition": f'attachment; filename="corrections-{split}.csv"'}
         return Answer(text.encode("utf-8", "surrogateescape"), "text/csv; charset=utf-8", headers=headers)
 
@@ -186,8 +186,8 @@ def _labels(viewer: Viewer, photo: np.ndarray) -> str:
     prepared = viewer.card.preprocessing
     how = "stretched" if prepared.mode == "stretch" else "in their proportions"
     seen = f"{prepared.image_size} × {prepared.image_size} of them, {how}"
-    said = viewer.said(photo) if viewer.classifies else Said("", [], [])
-    return app_pages.photo_labels(pixels.shown(photo), seen, said, viewer.routes(photo))
+    prediction = viewer.prediction(photo) if viewer.classifies else PhotoPrediction("", [], [])
+    return app_pages.photo_labels(pixels.shown(photo), seen, prediction, viewer.routes(photo))
 
 
 def _maps(viewer: Viewer, photo: np.ndarray, number: int | None) -> str:
@@ -202,8 +202,8 @@ def _maps(viewer: Viewer, photo: np.ndarray, number: int | None) -> str:
 
 
 def _neighbours(viewer: Viewer, photo: np.ndarray) -> str:
-    found = viewer.neighbours(photo)
-    return app_pages.photo_neighbours(found, *viewer.gallery_size)
+    neighbours = viewer.neighbours(photo)
+    return app_pages.photo_neighbours(neighbours, *viewer.gallery_size)
 
 
 def _require_classifier(viewer: Viewer) -> None:

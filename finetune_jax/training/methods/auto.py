@@ -24,7 +24,7 @@ from finetune_jax.config.resolution import number
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
 from finetune_jax.training import rate_finder
-from finetune_jax.training.methods.method import Found
+from finetune_jax.training.methods.method import RateChoice
 from finetune_jax.training.methods.plain import Standard
 from finetune_jax.training.rehearsal import Rates, Rehearsals
 
@@ -40,7 +40,7 @@ _TIE = 0.01
 class Auto(Standard):
     """All parts are trained, at rates found before training."""
 
-    def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> Found:
+    def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> RateChoice:
         """The rate of all parts but the head.
 
         Raises:
@@ -74,7 +74,7 @@ class Auto(Standard):
             f"{rate:g}, and {of_head:g} for the head; the smallest within {100 * _TIE:g} % of the lowest loss in "
             f"{len(losses)} trials of {steps} steps, on {len(rehearsals.held_out)} training images that these left out"
         )
-        return Found({"learning_rate": rate, "head_learning_rate": of_head}, reason)
+        return RateChoice({"learning_rate": rate, "head_learning_rate": of_head}, reason)
 
 
 def _steps(steps: float) -> int:

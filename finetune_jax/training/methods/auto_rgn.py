@@ -47,19 +47,19 @@ class AutoRGN(Standard):
 
 
 def kernels_of(block: str, params: Any) -> list[str]:
-    """Ways to the kernels of a block, ``BLOCK/…/kernel``.
+    """Paths of the kernels of a block, ``BLOCK/…/kernel``.
 
     Args:
         block: its name.
         params: its parameters, or their shapes.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    found = []
+    kernel_paths = []
     for path, leaf in leaves:
         names = tuple(str(key.key) for key in path)
         if autolr.is_kernel(names, leaf):
-            found.append("/".join((block, *names)))
-    return found
+            kernel_paths.append("/".join((block, *names)))
+    return kernel_paths
 
 
 class RGNTuning(NamedTuple):
@@ -100,16 +100,21 @@ class RGNTuner:
 
     def rates(self, state: RGNTuning, epoch: int) -> dict[str, float]:
         """Of all trained parts."""
-        own = {
+        tuned_rates = {
             name: self.learning_rate * float(factor)
             for name, factor in zip(self.blocks, state.factors, strict=True)
         }
         of_blocks: dict[str, float] = {}
-        for name, rate in own.items():
+        for name, rate in tuned_rates.items():
             block = name.partition("/")[0]
             of_blocks[block] = max(rate, of_blocks.get(block, 0.0))
         first = next(iter(of_blocks.values()), self.learning_rate)
-        rates = {**({} if self.stem is None else {self.stem: first}), **of_blocks, **own, **self.beside}
+        rates = {
+            **({} if self.stem is None else {self.stem: first}),
+            **of_blocks,
+            **tuned_rates,
+            **self.beside,
+        }
         return {name: rate * self.decay(epoch) for name, rate in rates.items()}
 
     def judge(self, state: RGNTuning, outcome: Pass) -> tuple[RGNTuning, Verdict]:

@@ -122,7 +122,7 @@ class Findings:
     draw: Callable[[], list[Picture]] = _no_figures
 
 
-class Found(NamedTuple):
+class RateChoice(NamedTuple):
     """What a method has concluded from rehearsals.
 
     Attributes:
@@ -213,7 +213,7 @@ class Method:
         del around
         return training
 
-    def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> Found:
+    def find(self, config: FinetuneConfig, rehearsals: Rehearsals) -> RateChoice:
         """What the method finds out before training; only those with ``config.methods.Method.finds_rates`` do.
 
         Args:

@@ -9,6 +9,9 @@
   the first is what ``--method=auto`` became.
 - ``auto_order``: AutoLR's order and a scale for it. After the head has learnt alone, steps at the default rate tell how
   far each block moves relative to its weights; Eq. 10 to 16 turn that into proportions, over whose scale is climbed.
+- ``auto_head``: ``auto_ratio`` with a rate of the head that is looked for as well: the head alone learns on stored
+  features for the steps of a run, at ten times the default rate, the root of ten times, and the default rate; the one
+  with the lowest loss of the held-out images is the head's in the rehearsals, and its upper limit in the run.
 """
 
 import dataclasses
@@ -17,14 +20,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from finetune_jax.algorithms import autolr, linear_probe, rate_search
-from finetune_jax.training import evaluation
+from finetune_jax.training import evaluation, rates
 from finetune_jax.training.rehearsal import Rehearsals
 
 IDEAS = (
     "auto_se", "probe_default", "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order",
+    "auto_head",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
@@ -50,6 +56,8 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _in_proportion(name, started, default, before or {})
     if name == "auto_order":
         return _ordered(started, default)
+    if name == "auto_head":
+        return _with_head_rate(started, default)
     if name == "auto_se":
         return _one_error(started, default, before)
     if before is not None and before["rate_se"] == before["rate"]:
@@ -90,6 +98,67 @@ def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict
     of_search = {field: before[field] for field in ("trained", "judged")}
     scores = started.train(started.rates(rate, head_learning_rate=head))
     return {**scores, "rate": rate, "head_learning_rate": head, **of_search}
+
+
+def _with_head_rate(started: Any, default: float) -> dict[str, Any]:
+    search = started.rehearsals
+    losses_of_head = _losses_of_head(started, [default * factor for factor in (_HEAD_FACTOR, _FACTOR, 1.0)])
+    fast = min(losses_of_head, key=losses_of_head.__getitem__)
+    begin = started.rates(default, head_learning_rate=fast)
+    alone = {name: rate if name == "head" else 0.0 for name, rate in begin.items()}
+    with_head = search.after(alone, max(8, int(_SHARE_OF_HEAD * search.steps_of_run)))
+    steps = max(8, int(0.12 * search.steps_of_run))
+    losses = rate_search.climb(
+        lambda rate: with_head.run(started.rates(rate, head_learning_rate=fast), steps).loss,
+        default,
+        factor=_FACTOR,
+        most=_MOST,
+    )
+    rate = _rounded(rate_search.smallest_within(losses, _TIE))
+    head = min(fast, _HEAD_FACTOR * rate)
+    scores = started.train(started.rates(rate, head_learning_rate=head))
+    tried = [[rate, steps, round(value, 5)] for rate, value in losses.items()]
+    of_head = [[rate, round(value, 5)] for rate, value in losses_of_head.items()]
+    return {**scores, "rate": rate, "head_learning_rate": head, "search": tried, "search_of_head": of_head}
+
+
+def _losses_of_head(started: Any, candidates: list[float]) -> dict[float, float]:
+    """Loss of the held-out images after the head has learnt alone at each rate, on stored features."""
+    program, search = started.program, started.rehearsals
+    fresh = search.state.params["head"]
+    if set(fresh) != {"classifier"}:  # such as that of retrieval
+        return {candidates[0]: 0.0}
+    network, normalize = program.method.network, program.normalize
+    compute = evaluation.compile_evaluation(
+        lambda variables, images: network.embed(variables, normalize(images)), program.replicas
+    )
+    features = jnp.asarray(program.outputs(compute, program.replicas.replicate(program.variables), "train"))
+    labels = jnp.asarray(program.images.splits["train"].labels)
+    search.cost.images_judged += len(labels)
+    rule, held = rates.rule_of(started.config), search.held_out
+    transform = rule.transform(1.0, **rule.hyperparameters)  # steps of length 1, scaled below
+
+    def loss(head: Any, rows: Any) -> Any:
+        logits = features[rows] @ head["kernel"] + head["bias"]
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+    @jax.jit
+    def step(head: Any, state: Any, rows: Any, rate: Any) -> Any:
+        updates, state = transform.update(jax.grad(loss)(head, rows), state, head)
+        return jax.tree.map(lambda weight, update: weight + rate * update, head, updates), state
+
+    found, total = {}, search.steps_of_run
+    order = np.concatenate([search.plan.order(epoch).ravel() for epoch in range(2 * search.plan.epochs)])
+    order = order[~np.isin(order, held)][: total * search.plan.batch_size].reshape(total, -1)
+    for rate in candidates:
+        head = jax.tree.map(jnp.asarray, fresh["classifier"])
+        state = transform.init(head)
+        for number, rows in enumerate(order):
+            factor = 0.5 * (1 + math.cos(math.pi * number / total))
+            head, state = step(head, state, rows, rate * factor)
+        value = float(loss(head, held))
+        found[rate] = value if math.isfinite(value) else math.inf
+    return found
 
 
 def _ordered(started: Any, default: float) -> dict[str, Any]:

@@ -10,13 +10,13 @@
 - ``auto_order``: AutoLR's order and a scale for it. After the head has learnt alone, steps at the default rate tell how
   far each block moves relative to its weights; Eq. 10 to 16 turn that into proportions, over whose scale is climbed.
 - ``auto_head``: ``auto_ratio`` with a rate of the head that is looked for as well: the head alone learns on stored
-  features for the steps of a run, at ten times the default rate, the root of ten times, and the default rate; the one
-  with the lowest loss of the held-out images is the head's in the rehearsals, and its upper limit in the run.
+  features for the steps of a run, in a climb from ten times the default rate; the rate with the lowest loss of the
+  held-out images is the head's in the rehearsals, and its upper limit in the run.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto
 """Ideas that differ from another contestant in nothing but the rates taken."""
 _HEAD_FACTOR, _SHARE_OF_HEAD = 10.0, 0.16  # as of --method=auto
 _SHARE, _MOST, _TIE = 0.15, 4, 0.01
+_MOST_OF_HEAD = 7
 _FACTOR = math.sqrt(10)
 
 Row = Mapping[str, Any]
@@ -102,7 +103,9 @@ def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict
 
 def _with_head_rate(started: Any, default: float) -> dict[str, Any]:
     search = started.rehearsals
-    losses_of_head = _losses_of_head(started, [default * factor for factor in (_HEAD_FACTOR, _FACTOR, 1.0)])
+    losses_of_head = rate_search.climb(
+        _loss_of_head(started), _HEAD_FACTOR * default, factor=_FACTOR, most=_MOST_OF_HEAD
+    )
     fast = min(losses_of_head, key=losses_of_head.__getitem__)
     begin = started.rates(default, head_learning_rate=fast)
     alone = {name: rate if name == "head" else 0.0 for name, rate in begin.items()}
@@ -122,12 +125,12 @@ def _with_head_rate(started: Any, default: float) -> dict[str, Any]:
     return {**scores, "rate": rate, "head_learning_rate": head, "search": tried, "search_of_head": of_head}
 
 
-def _losses_of_head(started: Any, candidates: list[float]) -> dict[float, float]:
-    """Loss of the held-out images after the head has learnt alone at each rate, on stored features."""
+def _loss_of_head(started: Any) -> Callable[[float], float]:
+    """A rate to the loss of the held-out images after the head has learnt alone at it, on stored features."""
     program, search = started.program, started.rehearsals
     fresh = search.state.params["head"]
     if set(fresh) != {"classifier"}:  # such as that of retrieval
-        return {candidates[0]: 0.0}
+        return lambda rate: abs(math.log(rate) - math.log(_HEAD_FACTOR * 0.01))
     network, normalize = program.method.network, program.normalize
     compute = evaluation.compile_evaluation(
         lambda variables, images: network.embed(variables, normalize(images)), program.replicas
@@ -147,18 +150,19 @@ def _losses_of_head(started: Any, candidates: list[float]) -> dict[float, float]
         updates, state = transform.update(jax.grad(loss)(head, rows), state, head)
         return jax.tree.map(lambda weight, update: weight + rate * update, head, updates), state
 
-    found, total = {}, search.steps_of_run
+    total = search.steps_of_run
     order = np.concatenate([search.plan.order(epoch).ravel() for epoch in range(2 * search.plan.epochs)])
     order = order[~np.isin(order, held)][: total * search.plan.batch_size].reshape(total, -1)
-    for rate in candidates:
+
+    def of_rate(rate: float) -> float:
         head = jax.tree.map(jnp.asarray, fresh["classifier"])
         state = transform.init(head)
         for number, rows in enumerate(order):
             factor = 0.5 * (1 + math.cos(math.pi * number / total))
             head, state = step(head, state, rows, rate * factor)
-        value = float(loss(head, held))
-        found[rate] = value if math.isfinite(value) else math.inf
-    return found
+        return float(loss(head, held))
+
+    return of_rate
 
 
 def _ordered(started: Any, default: float) -> dict[str, Any]:

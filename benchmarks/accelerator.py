@@ -192,10 +192,10 @@ def recall(sizes: Sizes, _: str) -> Iterator[Row]:
     """See ``benchmarks.recall_at_k``."""
     from benchmarks import recall_at_k
 
-    found = recall_at_k.measure(ks=[1, 10, 100], **sizes.recall)
+    seconds = recall_at_k.measure(ks=[1, 10, 100], **sizes.recall)
     size = f"{sizes.recall['images']} × {sizes.recall['features']}"
-    yield Row("recall", f"Recall@K of {size}, first call", "s", [found["first"]])
-    yield Row("recall", f"Recall@K of {size}, second call", "s", [found["second"]])
+    yield Row("recall", f"Recall@K of {size}, first call", "s", [seconds["first"]])
+    yield Row("recall", f"Recall@K of {size}, second call", "s", [seconds["second"]])
 
 
 def trials(sizes: Sizes, _: str) -> Iterator[Row]:
@@ -340,8 +340,8 @@ def main(given: Sequence[str] | None = None) -> int:
     for part, problem in problems.items():
         print(f"{part}: {problem}", file=sys.stderr)
     if arguments.json:
-        told = {"tiny": arguments.tiny, "rows": [row._asdict() for row in rows], "problems": problems}
-        arguments.json.write_text(json.dumps(told, indent=1))
+        report = {"tiny": arguments.tiny, "rows": [row._asdict() for row in rows], "problems": problems}
+        arguments.json.write_text(json.dumps(report, indent=1))
     return 1 if problems else 0
 
 

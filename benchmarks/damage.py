@@ -158,11 +158,11 @@ def feed(
         intact = target.read(_copied(whole, copy))
         for number in numbers:
             damage(_copied(whole, copy), random.Random(f"{seed} {target.name} {number}"))
-            found = verdict(target, copy, intact, *limits)
-            good = found in ("same", "accepted", "refused")
-            counts[found if good else "wrong"] += 1
+            outcome = verdict(target, copy, intact, *limits)
+            good = outcome in ("same", "accepted", "refused")
+            counts[outcome if good else "wrong"] += 1
             if not good:
-                print(f"{target.name}:{number}: {found}", flush=True)
+                print(f"{target.name}:{number}: {outcome}", flush=True)
     return counts
 
 

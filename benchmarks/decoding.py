@@ -71,11 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
             words = [f"--{name}={value}" for name, value in {**values, "way": way, "cache": cache}.items()]
             command = [sys.executable, "-m", "benchmarks.decoding", options.folder, *words]
             ran = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(ran.stdout.splitlines()[-1])
+            figures = json.loads(ran.stdout.splitlines()[-1])
             disk = sum(path.stat().st_size for path in Path(cache).rglob("images.npy")) / 1e6
             kept = "–" if way == "stream" else f"{disk:.0f}"
             print(
-                f"| {way} | {found['seconds']:.1f} | {found['rate']:.0f} | {found['memory']:.0f} | {kept} |",
+                f"| {way} | {figures['seconds']:.1f} | {figures['rate']:.0f} | {figures['memory']:.0f} | {kept} |",
                 flush=True,
             )
 

@@ -50,7 +50,7 @@ def rates(
     sides: Mapping[str, Predict], images: np.ndarray, *, rounds: int, seconds: float
 ) -> dict[str, dict[int, float]]:
     """Images per second of each side and batch size, median of the rounds."""
-    found: dict[str, dict[int, list[float]]] = {name: {size: [] for size in BATCHES} for name in sides}
+    samples: dict[str, dict[int, list[float]]] = {name: {size: [] for size in BATCHES} for name in sides}
     for size in BATCHES:
         batch = np.resize(images, (size, *images.shape[1:]))
         for predict in sides.values():
@@ -61,10 +61,10 @@ def rates(
                 while time.perf_counter() - start < seconds:
                     predict(batch)
                     count += size
-                found[name][size].append(count / (time.perf_counter() - start))
+                samples[name][size].append(count / (time.perf_counter() - start))
     return {
         name: {size: statistics.median(values) for size, values in of_side.items()}
-        for name, of_side in found.items()
+        for name, of_side in samples.items()
     }
 
 
@@ -110,12 +110,12 @@ def main(arguments: list[str] | None = None) -> None:
         print("|---|---:|---:|---:|---:|---:|---:|")
         for name, predict in sides.items():
             precision = name.partition(", ")[2]
-            found = predictions(predict, images)
+            classes = predictions(predict, images)
             size = f"{files[precision].stat().st_size / 1e6:.2f}" if precision else "–"
             took = f"{seconds[precision]:.1f}" if precision else "–"
             print(
                 f"| {name} | {size} | {took} | {speed[name][1]:.0f} | {speed[name][32]:.0f} | "
-                f"{100 * (found == test.labels).mean():.2f} % | {100 * (found == ours).mean():.2f} % |"
+                f"{100 * (classes == test.labels).mean():.2f} % | {100 * (classes == ours).mean():.2f} % |"
             )
 
 

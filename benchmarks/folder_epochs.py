@@ -210,12 +210,12 @@ def _line(name: str, epochs: list[list[Epoch]], images: int) -> str:
     """Medians over the rounds (and later epochs)."""
     first = [run[0] for run in epochs]
     later = [epoch for run in epochs for epoch in run[1:]]
-    told = []
+    cells = []
     for kind in (first, later):
         seconds = statistics.median(epoch.seconds for epoch in kind)
         cpu = statistics.median(epoch.cpu_seconds for epoch in kind)
-        told.append(f"{seconds:.1f} s | {images / seconds:.1f} | {cpu:.1f} s")
-    return f"| {name} | " + " | ".join(told) + " |"
+        cells.append(f"{seconds:.1f} s | {images / seconds:.1f} | {cpu:.1f} s")
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def main(given: list[str] | None = None) -> None:

@@ -56,18 +56,18 @@ def count(devices: int, *, resident: bool, steps_per_dispatch: int = 1, steps: i
         state = after
     jax.block_until_ready(state)
 
-    found: dict[str, int] = collections.Counter()
+    counts: dict[str, int] = collections.Counter()
     put = jax.device_put
 
     def counted(tree: Any, *rest: Any, **options: Any) -> Any:
-        found["transfers"] += 1
-        found["bytes"] += sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+        counts["transfers"] += 1
+        counts["bytes"] += sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
         return put(tree, *rest, **options)
 
     def called(frame: Any, event: str, _: Any) -> None:
         if event == "call":
-            found["python calls"] += 1
-            found["calls"] += frame.f_code.co_filename.startswith(PACKAGE)
+            counts["python calls"] += 1
+            counts["calls"] += frame.f_code.co_filename.startswith(PACKAGE)
 
     jax.device_put = counted
     sys.setprofile(called)
@@ -80,7 +80,7 @@ def count(devices: int, *, resident: bool, steps_per_dispatch: int = 1, steps: i
     expected = 2 * int(examples.images.sum(dtype=np.uint64)) % 2**32
     if int(state) != expected:
         raise RuntimeError(f"the pixels add up to {int(state)}, those given to {expected}")
-    return dict(found)
+    return dict(counts)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -101,10 +101,10 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     for resident in (True, False):
         for devices in arguments.devices:
-            found = count(devices, resident=resident, steps=arguments.steps)
-            told = [f"{found[name] / arguments.steps:.1f}" for name in names]
+            counts = count(devices, resident=resident, steps=arguments.steps)
+            cells = [f"{counts[name] / arguments.steps:.1f}" for name in names]
             print(
-                f"| {'resident' if resident else 'streamed'} | {devices} | " + " | ".join(told) + " |",
+                f"| {'resident' if resident else 'streamed'} | {devices} | " + " | ".join(cells) + " |",
                 flush=True,
             )
 

@@ -154,15 +154,15 @@ def kill_at(process: int, now: Callable[[float], bool]) -> int | None:
 
 def outcome(workdir: Path) -> dict[str, Any]:
     """All numbers that runs below a directory left behind, but for clock times."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for file in sorted(workdir.rglob("*.csv")):
         with file.open(newline="") as lines:
-            found[str(file.relative_to(workdir))] = _without_clock(list(csv.DictReader(lines)))
+            contents[str(file.relative_to(workdir))] = _without_clock(list(csv.DictReader(lines)))
     for file in sorted(workdir.rglob("*.json")):
-        found[str(file.relative_to(workdir))] = _without_clock(json.loads(file.read_text()))
+        contents[str(file.relative_to(workdir))] = _without_clock(json.loads(file.read_text()))
     for file in sorted(workdir.rglob("meta/metadata")):
-        found[str(file.relative_to(workdir))] = _without_clock(json.loads(file.read_text()))
-    return found
+        contents[str(file.relative_to(workdir))] = _without_clock(json.loads(file.read_text()))
+    return contents
 
 
 def _is_clock(name: str) -> bool:

@@ -81,25 +81,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--image_size", type=int, default=32)
-    own, settings = parser.parse_known_args()
-    if own.child:
-        child(*own.child, *settings)
+    options, settings = parser.parse_known_args()
+    if options.child:
+        child(*options.child, *settings)
         return
-    rates = [round(0.001 * 2**number, 6) for number in range(own.trials)]
+    rates = [round(0.001 * 2**number, 6) for number in range(options.trials)]
     print("| method | way | seconds | speed-up | CPU seconds | speed-up |\n|---|---|---|---|---|---|")
-    for method in own.methods.split(","):
+    for method in options.methods.split(","):
         flags = {
             "method": method,
-            "epochs": str(own.epochs),
-            "batch_size": str(own.batch_size),
-            "image_size": str(own.image_size),
+            "epochs": str(options.epochs),
+            "batch_size": str(options.batch_size),
+            "image_size": str(options.image_size),
         }
-        found: dict[str, tuple[float, float]] = {}
-        for way in own.ways.split(","):
-            wall, cpu = found[way] = measure(way, flags, rates)
+        seconds: dict[str, tuple[float, float]] = {}
+        for way in options.ways.split(","):
+            wall, cpu = seconds[way] = measure(way, flags, rates)
             speedups = [""] * 2
-            if "separate" in found:
-                speedups = [f"{a / b:.2f}" for a, b in zip(found["separate"], found[way], strict=True)]
+            if "separate" in seconds:
+                speedups = [f"{a / b:.2f}" for a, b in zip(seconds["separate"], seconds[way], strict=True)]
             print(
                 f"| {method} | {way} | {wall:.0f} | {speedups[0]} | {cpu:.0f} | {speedups[1]} |", flush=True
             )

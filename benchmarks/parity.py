@@ -80,9 +80,9 @@ def compare(
     images = jnp.asarray(seeded_images(len(LABELS), int(numbers["side"])), dtype)
 
     def loss(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        own = {**variables, "params": params}
-        logits = network.apply(own, images)
-        return cross_entropy(logits, jnp.asarray(LABELS)).mean(), (logits, network.embed(own, images))
+        weights = {**variables, "params": params}
+        logits = network.apply(weights, images)
+        return cross_entropy(logits, jnp.asarray(LABELS)).mean(), (logits, network.embed(weights, images))
 
     if gradients:
         by_params, (logits, embedding) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
@@ -96,8 +96,8 @@ def compare(
         return errors
     by_state = models.to_torch_state(network, {**variables, "params": by_params})
     expected = _gradients(numbers, kind)
-    found = {key: fingerprint(key, by_state[key], DIRECTION_SEED) for key in expected}
-    return {**errors, "gradients": _worst(found, expected)}
+    fingerprints = {key: fingerprint(key, by_state[key], DIRECTION_SEED) for key in expected}
+    return {**errors, "gradients": _worst(fingerprints, expected)}
 
 
 def _gradients(numbers: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
@@ -105,11 +105,11 @@ def _gradients(numbers: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarra
     return {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
 
 
-def _worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+def _worst(fingerprints: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     largest = max(norm for norm, _ in expected.values())
     # The bias of keys moves all scores of a query alike: its gradient is zero but for rounding.
     relative = {
-        key: np.abs(found[key] - value).max() / max(value[0], 1e-5 * largest)
+        key: np.abs(fingerprints[key] - value).max() / max(value[0], 1e-5 * largest)
         for key, value in expected.items()
     }
     key = max(relative, key=relative.__getitem__)

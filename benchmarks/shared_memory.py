@@ -90,10 +90,10 @@ def measure(
     numbers: Any = jax.ShapeDtypeStruct((devices, images), jnp.int32)
     mapped = placement.replicas.map(run, (axes, 0), axes, donate=(0,))
     analysis = mapped.lower(state, Batch(pixels, numbers, numbers)).compile().memory_analysis()
-    found = {"arguments": analysis.argument_size_in_bytes, "temporary": analysis.temp_size_in_bytes}
+    sizes = {"arguments": analysis.argument_size_in_bytes, "temporary": analysis.temp_size_in_bytes}
     return {
-        **found,
-        "total": sum(found.values()),
+        **sizes,
+        "total": sum(sizes.values()),
         "parameters": parameter_count(whole.params),
     }
 
@@ -114,7 +114,7 @@ def main() -> None:
     from finetune_jax.devices.replicas import prepare_backend
 
     prepare_backend(virtual_devices=flags.devices)
-    found = measure(
+    figures = measure(
         flags.network,
         image_size=flags.image_size,
         devices=flags.devices,
@@ -122,8 +122,10 @@ def main() -> None:
         in_shares=not flags.whole,
         blocks=flags.blocks,
     )
-    found |= {f"{name}_gb": round(found[name] / _GIGABYTE, 2) for name in ("arguments", "temporary", "total")}
-    print(json.dumps({**vars(flags), **found}))
+    figures |= {
+        f"{name}_gb": round(figures[name] / _GIGABYTE, 2) for name in ("arguments", "temporary", "total")
+    }
+    print(json.dumps({**vars(flags), **figures}))
 
 
 if __name__ == "__main__":

@@ -79,14 +79,14 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
         return compiled
 
     def tell() -> None:
-        found = {"seconds": time.time() - started, "cpu_seconds": time.process_time()}
+        figures = {"seconds": time.time() - started, "cpu_seconds": time.process_time()}
         loaded = counts["/jax/compilation_cache/cache_hits"]
-        found |= {"compiled": counts[PHASES["compiling or loading"]] - loaded, "loaded": loaded}
-        found |= {name: seconds[event] for name, event in PHASES.items()}
+        figures |= {"compiled": counts[PHASES["compiling or loading"]] - loaded, "loaded": loaded}
+        figures |= {name: seconds[event] for name, event in PHASES.items()}
         if profile:
             profiler.disable()
             pstats.Stats(profiler, stream=sys.stderr).sort_stats("cumulative").print_stats(70)
-        print(json.dumps(found), flush=True)
+        print(json.dumps(figures), flush=True)
         # Nothing that follows is of interest, nor is a checkpoint, which the next start would find.
         os._exit(0)
 
@@ -185,9 +185,9 @@ def main() -> None:
         flags += arguments.flags
         print("\n| start | " + " | ".join(names) + " |\n" + "|---" * (1 + len(names)) + "|", flush=True)
         for number in range(arguments.rounds):
-            found = start(flags, profile=arguments.profile and number == arguments.rounds - 1)
-            told = [f"{found[name]:.1f}" if name not in COUNTS else f"{found[name]}" for name in names]
-            print(f"| {number + 1} | " + " | ".join(told) + " |", flush=True)
+            figures = start(flags, profile=arguments.profile and number == arguments.rounds - 1)
+            cells = [f"{figures[name]:.1f}" if name not in COUNTS else f"{figures[name]}" for name in names]
+            print(f"| {number + 1} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,23 +29,25 @@ SIDES = ("ours", "rematerialised", "torch")
 
 def measure(side: str, case: train_step.Case, steps: int, threads: int) -> dict[str, Any]:
     """One side in this process: bytes at the ``start``, ``peak``, ``temporary`` (ours); seconds per step."""
-    own: Any
+    implementation: Any
     if side == "torch":
-        own = train_step.TorchSide(threads)
+        implementation = train_step.TorchSide(threads)
     else:
         import jax
 
         from finetune_jax.devices.replicas import local_replicas, prepare_backend
 
         prepare_backend()
-        own = train_step.OurSide(local_replicas(jax.devices()[:1]), rematerialise=side == "rematerialised")
-    own.version()
+        implementation = train_step.OurSide(
+            local_replicas(jax.devices()[:1]), rematerialise=side == "rematerialised"
+        )
+    implementation.version()
     start = resident_bytes("VmRSS")
-    own.prepare(case)
+    implementation.prepare(case)
     seconds, cpu_seconds = [], []
     for _ in range(steps):
         before = time.process_time()
-        seconds.append(own.run("train"))
+        seconds.append(implementation.run("train"))
         cpu_seconds.append(time.process_time() - before)
     # The first step compiles and touches its memory for the first time.
     result = {
@@ -55,7 +57,7 @@ def measure(side: str, case: train_step.Case, steps: int, threads: int) -> dict[
         "cpu_seconds": statistics.median(cpu_seconds[1:]),
     }
     if side != "torch":
-        result["temporary"] = temporary_bytes(own, case)
+        result["temporary"] = temporary_bytes(implementation, case)
     return result
 
 
@@ -116,11 +118,11 @@ def main(given: list[str] | None = None) -> None:
             env=environment,
             cwd=Path(__file__).parents[1],
         )
-        found = json.loads(child.stdout)
-        temporary = f"{found['temporary'] / 1e9:.2f} GB" if "temporary" in found else ""
+        figures = json.loads(child.stdout)
+        temporary = f"{figures['temporary'] / 1e9:.2f} GB" if "temporary" in figures else ""
         print(
-            f"| {side} | {found['peak'] / 1e9:.2f} GB | {(found['peak'] - found['start']) / 1e9:.2f} GB "
-            f"| {temporary} | {found['seconds']:.2f} | {found['cpu_seconds']:.2f} |",
+            f"| {side} | {figures['peak'] / 1e9:.2f} GB | {(figures['peak'] - figures['start']) / 1e9:.2f} GB "
+            f"| {temporary} | {figures['seconds']:.2f} | {figures['cpu_seconds']:.2f} |",
             flush=True,
         )
 

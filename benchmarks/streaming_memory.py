@@ -38,10 +38,10 @@ class Examples(NamedTuple):
 
 def resident_bytes(entry: str) -> int:
     """``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
-    found = re.search(rf"^{entry}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{entry}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
         raise OSError(f"/proc/self/status has no {entry}")
-    return int(found[1]) * 1024
+    return int(match[1]) * 1024
 
 
 def write_cache(path: Path, images: int, size: int) -> np.ndarray:

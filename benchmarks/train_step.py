@@ -268,11 +268,11 @@ def alternate(sides: Sequence[Side], task: str, rounds: int) -> list[list[float]
         side.run(task)  # compiles
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
-        for side, own in zip(sides, seconds, strict=True):
+        for side, side_seconds in zip(sides, seconds, strict=True):
             time.sleep(SECONDS_BETWEEN_ROUNDS)
             # While the other side ran, the system took back what this one had freed.
             side.run(task)
-            own.append(side.run(task))
+            side_seconds.append(side.run(task))
     return seconds
 
 

@@ -203,12 +203,12 @@ def renewed_targets(variations: ArrayLike) -> jax.Array:
     centre = count // 2
     step = (v.max() - v.min()) / max(count - 1, 1)
 
-    def upwards(below: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
-        target = jnp.where(own >= below, own, below + step)
+    def upwards(below: jax.Array, variation: jax.Array) -> tuple[jax.Array, jax.Array]:
+        target = jnp.where(variation >= below, variation, below + step)
         return target, target
 
-    def downwards(above: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
-        target = jnp.where(own <= above, own, above - step)
+    def downwards(above: jax.Array, variation: jax.Array) -> tuple[jax.Array, jax.Array]:
+        target = jnp.where(variation <= above, variation, above - step)
         return target, target
 
     _, upper = jax.lax.scan(upwards, v[centre], v[centre + 1 :])

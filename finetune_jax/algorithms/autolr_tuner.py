@@ -81,8 +81,8 @@ class Tuner:
         """
         paths = [path for path, _ in _leaves(params)]
         if blocks is None:
-            found = {match[0] for path in paths for name in path if (match := _BLOCK.fullmatch(name))}
-            blocks = block_names(dict.fromkeys(found))
+            names = {match[0] for path in paths for name in path if (match := _BLOCK.fullmatch(name))}
+            blocks = block_names(dict.fromkeys(names))
         self.blocks = tuple(blocks)
         if len(self.blocks) < 2:
             raise ValueError(

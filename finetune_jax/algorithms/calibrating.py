@@ -27,8 +27,8 @@ def temperature_of_classes(logits: np.ndarray, labels: np.ndarray) -> float:
     count, classes = logits.shape
     doubt = 1 / (count + 2)
     others = doubt / max(1, classes - 1)
-    own = logits[np.arange(count), labels]
-    linear = (1 - doubt - others) * own + others * logits.sum(1)
+    label_logits = logits[np.arange(count), labels]
+    linear = (1 - doubt - others) * label_logits + others * logits.sum(1)
 
     def cost(temperature: float) -> float:
         scaled = logits / temperature
@@ -109,7 +109,7 @@ def _least(cost: Callable[[float], float]) -> float:
     """Where a cost of a temperature is least; it is convex in ``1 / T``."""
     from scipy import optimize
 
-    found = optimize.minimize_scalar(
+    minimum = optimize.minimize_scalar(
         lambda inverse: cost(1 / inverse), bounds=(1 / BOUNDS[1], 1 / BOUNDS[0]), method="bounded"
     )
-    return round(float(1 / found.x), 6)
+    return round(float(1 / minimum.x), 6)

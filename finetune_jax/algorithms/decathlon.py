@@ -245,7 +245,7 @@ def parameter_multiple(network: int, of_datasets: Mapping[str, int]) -> float:
         >>> decathlon.parameter_multiple(100, {"imagenet12": 100, "svhn": 50, "dtd": 25})
         1.75
     """
-    return 1 + sum(own for name, own in of_datasets.items() if name != "imagenet12") / network
+    return 1 + sum(parameters for name, parameters in of_datasets.items() if name != "imagenet12") / network
 
 
 def score_of(accuracies: Mapping[str, float]) -> float:

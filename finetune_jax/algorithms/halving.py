@@ -146,9 +146,11 @@ def images_per_class(
         return (passes - JUDGED * (epochs + 2) * judged) / (TRAINED * epochs)
 
     for count in range(candidates, 0, -1):
-        found = affordable(count)
-        if found >= wanted or count <= _FEWEST:
-            return 0 if found >= images else max(_LEAST_PER_CLASS, int(found / classes))
+        affordable_images = affordable(count)
+        if affordable_images >= wanted or count <= _FEWEST:
+            return (
+                0 if affordable_images >= images else max(_LEAST_PER_CLASS, int(affordable_images / classes))
+            )
     return 0
 
 

@@ -44,8 +44,8 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray, *, at_least: float =
 
     Examples:
         >>> chances = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.95, 0.05], [0.3, 0.7]])
-        >>> found = suspects(chances, np.array([0, 0, 1, 1, 1]))
-        >>> found.places.tolist(), found.suggested.tolist()
+        >>> candidates = suspects(chances, np.array([0, 0, 1, 1, 1]))
+        >>> candidates.places.tolist(), candidates.suggested.tolist()
         ([3], [0])
     """
     chances = np.asarray(probabilities, np.float64)
@@ -57,15 +57,17 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray, *, at_least: float =
     if labels.size and not (labels.min() >= 0 and labels.max() < chances.shape[1]):
         raise ValueError(f"labels must be 0 … {chances.shape[1] - 1}")
     counts = np.bincount(labels, minlength=chances.shape[1])
-    own = chances[np.arange(len(labels)), labels]
+    label_probabilities = chances[np.arange(len(labels)), labels]
     # Nothing reaches the threshold of a class without images.
     thresholds = np.full(chances.shape[1], np.inf)
-    sums = np.bincount(labels, weights=own, minlength=chances.shape[1])
+    sums = np.bincount(labels, weights=label_probabilities, minlength=chances.shape[1])
     thresholds[counts > 0] = sums[counts > 0] / counts[counts > 0]
     confident = np.where(chances >= thresholds, chances, -1.0)
     likeliest = confident.argmax(1)
     largest = confident.max(1, initial=-1.0)
-    places = np.flatnonzero((largest >= max(at_least, 0.0)) & (likeliest != labels) & (largest > own))
-    margins = largest[places] - own[places]
+    places = np.flatnonzero(
+        (largest >= max(at_least, 0.0)) & (likeliest != labels) & (largest > label_probabilities)
+    )
+    margins = largest[places] - label_probabilities[places]
     order = np.argsort(-margins, kind="stable")
     return Suspects(places[order], likeliest[places][order], margins[order])

@@ -45,9 +45,9 @@ def logistic(
         return float(-(wanted * logs).sum() / images + penalty / 2 * np.square(kernel).sum()), gradient
 
     start = np.zeros((size + 1) * num_classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
-    kernel = found[:-num_classes].reshape(size, num_classes) / deviation[:, None]
-    bias = found[-num_classes:] - mean @ kernel
+    parameters = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    kernel = parameters[:-num_classes].reshape(size, num_classes) / deviation[:, None]
+    bias = parameters[-num_classes:] - mean @ kernel
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 

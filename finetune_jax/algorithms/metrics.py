@@ -53,8 +53,10 @@ def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     logits, labels = _checked(logits, labels)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
+    label_logits = np.take_along_axis(logits, labels[:, None], axis=1)
+    ahead = (logits > label_logits) | (
+        (logits == label_logits) & (np.arange(logits.shape[1]) < labels[:, None])
+    )
     return float(np.mean(ahead.sum(axis=1) < k))
 
 

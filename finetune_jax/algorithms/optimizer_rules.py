@@ -114,10 +114,10 @@ def with_tensor_factors(state: Any, factors: Mapping[str, float]) -> Any:
         unknown.discard(name)
         return placed_like(factors[name], leaf) if name in factors else leaf
 
-    found = jax.tree_util.tree_map_with_path(changed, state)
+    new_state = jax.tree_util.tree_map_with_path(changed, state)
     if unknown:
         raise KeyError(f"no array {min(unknown)!r} with a factor of its own in the optimiser")
-    return found
+    return new_state
 
 
 def placed_like(value: Any, old: Any) -> Any:
@@ -357,12 +357,12 @@ def slowed(rule: Rule, layers: Collection[str], factor: float, *, one_estimate: 
         return not set(layers).isdisjoint(getattr(entry, "key", None) for entry in path)
 
     def transform(learning_rate: Any, slowing: Any, **hyperparameters: Any) -> optax.GradientTransformation:
-        own = rule.transform(learning_rate, **hyperparameters)
+        base_transform = rule.transform(learning_rate, **hyperparameters)
         if one_estimate:
-            return _followed_by(own, lambda path, leaf: leaf * slowing if is_slow(path) else leaf)
+            return _followed_by(base_transform, lambda path, leaf: leaf * slowing if is_slow(path) else leaf)
         slow = rule.transform(learning_rate * slowing, **hyperparameters)
         return optax.multi_transform(
-            {True: slow, False: own},
+            {True: slow, False: base_transform},
             lambda tree: jax.tree_util.tree_map_with_path(lambda path, _: is_slow(path), tree),
         )
 

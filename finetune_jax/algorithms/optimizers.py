@@ -364,9 +364,9 @@ def evaluation_params(opt_state: Any, params: Mapping[str, Any]) -> dict[str, An
     for name in params:
         masked = inner_states.get(name)
         state = None if masked is None else masked.inner_state.inner_state
-        for own in jax.tree.leaves(state, is_leaf=_is_schedule_free):
-            if _is_schedule_free(own):
-                averaged[name] = jax.tree.map(_average, own.z[name], averaged[name], is_leaf=_is_masked)
+        for node in jax.tree.leaves(state, is_leaf=_is_schedule_free):
+            if _is_schedule_free(node):
+                averaged[name] = jax.tree.map(_average, node.z[name], averaged[name], is_leaf=_is_masked)
     return averaged
 
 

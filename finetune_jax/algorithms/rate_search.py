@@ -97,8 +97,8 @@ def climb(loss: Callable[[float], float], start: float, *, factor: float, most: 
 
     Examples:
         >>> from finetune_jax.algorithms import rate_search
-        >>> found = rate_search.climb(lambda rate: abs(rate - 4.0), 1.0, factor=2.0, most=9)
-        >>> found
+        >>> losses = rate_search.climb(lambda rate: abs(rate - 4.0), 1.0, factor=2.0, most=9)
+        >>> losses
         {1.0: 3.0, 2.0: 2.0, 4.0: 0.0, 8.0: 4.0}
     """
     if not factor > 1:

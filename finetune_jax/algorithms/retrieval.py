@@ -260,11 +260,11 @@ def _nearest_chunks(
     for number in range(chunk_count):
         chunk = queries[number * chunk_size : (number + 1) * chunk_size]
         # No gallery row has index -1, so nothing is left out of a separate gallery.
-        own_indices = np.full(chunk_size, -1, np.int32)
+        excluded_indices = np.full(chunk_size, -1, np.int32)
         if gallery is None:
-            own_indices = np.arange(chunk_size, dtype=np.int32) + number * chunk_size
+            excluded_indices = np.arange(chunk_size, dtype=np.int32) + number * chunk_size
         device = devices[number % len(devices)]
-        inputs = jax.device_put((_padded(chunk, chunk_size), own_indices), device)
+        inputs = jax.device_put((_padded(chunk, chunk_size), excluded_indices), device)
         result = _search(*inputs, galleries[number % len(devices)], len(targets), k=k)
         pending.append((len(chunk), result))
         if len(pending) > len(devices):  # every device has its next chunk before the oldest is waited for
@@ -275,20 +275,20 @@ def _nearest_chunks(
 
 @functools.partial(jax.jit, static_argnames="k")
 def _search(
-    queries: jax.Array, own_indices: jax.Array, gallery: jax.Array, gallery_size: jax.Array, *, k: int
+    queries: jax.Array, excluded_indices: jax.Array, gallery: jax.Array, gallery_size: jax.Array, *, k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Indices and similarities ``[Q, k]`` of the nearest rows of a normalised, tiled gallery.
 
     Args:
       queries: ``[Q, D]``, ``Q`` a multiple of the tile.
-      own_indices: ``[Q]``, the gallery row that a query must not find.
+      excluded_indices: ``[Q]``, the gallery row that a query must not find.
       gallery: ``[T, tile, D]``; rows from ``gallery_size`` on are padding.
       gallery_size: scalar.
       k: at most the number of rows that may be found.
     """
 
     def search_tile(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        rows, own = normalise(inputs[0]), inputs[1]
+        rows, excluded = normalise(inputs[0]), inputs[1]
 
         def merge(
             best: tuple[jax.Array, jax.Array], numbered_tile: tuple[jax.Array, jax.Array]
@@ -301,7 +301,7 @@ def _search(
             )
             similarities = jnp.where(similarities == 0, 0, similarities)  # top_k sorts -0.0 below 0.0
             columns = (number * _GALLERY_TILE + jnp.arange(_GALLERY_TILE, dtype=jnp.int32))[None, :]
-            may_be_found = (columns < gallery_size) & (columns != own[:, None])
+            may_be_found = (columns < gallery_size) & (columns != excluded[:, None])
             similarities = jnp.where(may_be_found, similarities, -jnp.inf)
             # Earlier tiles go in front: top_k gives ties to the lower position, hence to the lower index.
             candidates = jnp.concatenate([best_similarities, similarities], axis=1)
@@ -317,7 +317,7 @@ def _search(
         best, _ = jax.lax.scan(merge, nothing, (jnp.arange(len(gallery), dtype=jnp.int32), gallery))
         return best
 
-    tiled = (queries.reshape(-1, _QUERY_TILE, queries.shape[1]), own_indices.reshape(-1, _QUERY_TILE))
+    tiled = (queries.reshape(-1, _QUERY_TILE, queries.shape[1]), excluded_indices.reshape(-1, _QUERY_TILE))
     indices, similarities = jax.lax.map(search_tile, tiled)
     return indices.reshape(-1, k), similarities.reshape(-1, k)
 

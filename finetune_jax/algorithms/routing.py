@@ -228,10 +228,16 @@ def features(
 
 
 def _one_copy(
-    run: Callable[[Any, jax.Array], jax.Array], own: Any, other: Any, x: jax.Array, decisions: jax.Array
+    run: Callable[[Any, jax.Array], jax.Array],
+    tuned_variables: Any,
+    frozen_variables: Any,
+    x: jax.Array,
+    decisions: jax.Array,
 ) -> jax.Array:
-    """Of a single image ``x [1, …]``; ``run``, ``own`` and ``other`` as of :func:`_copies_of`."""
-    return jax.lax.cond(decisions[0] == 1, lambda x: run(own, x), lambda x: run(other, x), x)
+    """Of a single image ``x [1, …]``; ``run`` and the variables as of :func:`_copies_of`."""
+    return jax.lax.cond(
+        decisions[0] == 1, lambda x: run(tuned_variables, x), lambda x: run(frozen_variables, x), x
+    )
 
 
 _GROUPS = 8
@@ -239,7 +245,11 @@ _LARGE_BATCH = 32  # four images in a group
 
 
 def _in_groups(
-    run: Callable[[Any, jax.Array], jax.Array], own: Any, other: Any, x: jax.Array, decisions: jax.Array
+    run: Callable[[Any, jax.Array], jax.Array],
+    tuned_variables: Any,
+    frozen_variables: Any,
+    x: jax.Array,
+    decisions: jax.Array,
 ) -> jax.Array:
     """Of ``x [B, …]``, sorted into groups of which each takes one copy.
 
@@ -256,7 +266,9 @@ def _in_groups(
 
     def group(of: tuple[jax.Array, jax.Array]) -> jax.Array:
         index, images = of
-        chosen = jax.tree.map(lambda a, b: jnp.where(index < tuned_groups, a, b), own, other)
+        chosen = jax.tree.map(
+            lambda a, b: jnp.where(index < tuned_groups, a, b), tuned_variables, frozen_variables
+        )
         return run(chosen, x[images])
 
     # A loop and not one program per group: as fast, and three times faster to compile.
@@ -275,5 +287,7 @@ def _copies_of(
     def run(variables: Any, x: jax.Array) -> jax.Array:
         return network.run((name,), {kind: {name: tree} for kind, tree in variables.items()}, x)[0]
 
-    own, other = ({kind: trees[name] for kind, trees in copy.items()} for copy in (tuned, frozen))
-    return run, own, other
+    tuned_variables, frozen_variables = (
+        {kind: trees[name] for kind, trees in copy.items()} for copy in (tuned, frozen)
+    )
+    return run, tuned_variables, frozen_variables

@@ -39,22 +39,25 @@ def of_classes(probabilities: np.ndarray, labels: np.ndarray) -> Weighted:
     count = probabilities.shape[1]
     predicted = probabilities.argmax(1)
     right = predicted == labels
-    own = probabilities[np.arange(len(labels)), labels]
-    cost = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
-    ahead = (probabilities > own[:, None]).sum(1)
-    ahead += ((probabilities == own[:, None]) & (np.arange(count) < labels[:, None])).sum(1)
+    label_probabilities = probabilities[np.arange(len(labels)), labels]
+    cost = -np.log(np.maximum(label_probabilities, np.finfo(np.float64).tiny))
+    ahead = (probabilities > label_probabilities[:, None]).sum(1)
+    ahead += ((probabilities == label_probabilities[:, None]) & (np.arange(count) < labels[:, None])).sum(1)
 
     def scores(weights: np.ndarray) -> Scores:
         total = weights.sum(1)
-        actual, said = _per_class(weights, labels, count), _per_class(weights, predicted, count)
+        label_counts, predicted_counts = (
+            _per_class(weights, labels, count),
+            _per_class(weights, predicted, count),
+        )
         hits = _per_class(weights * right, labels, count)
         accuracy = weights @ right / total
-        chance = (actual * said).sum(1) / total**2
+        chance = (label_counts * predicted_counts).sum(1) / total**2
         values = {
             "loss": weights @ cost / total,
             "accuracy": accuracy,
-            "balanced_accuracy": _mean(_share(hits, actual)),
-            "macro_f1": _mean(_share(2 * hits, actual + said)),
+            "balanced_accuracy": _mean(_share(hits, label_counts)),
+            "macro_f1": _mean(_share(2 * hits, label_counts + predicted_counts)),
             "cohen_kappa": _share(accuracy - chance, 1 - chance),
         }
         if count > _TOP:
@@ -99,14 +102,14 @@ def of_labels(probabilities: np.ndarray, targets: np.ndarray, thresholds: ArrayL
     {'loss': 0.612, 'micro_f1': 0.8, 'macro_f1': 0.833, 'exact_match': 0.5}
     """
     truth = np.asarray(targets) > 0.5
-    said = probabilities >= np.asarray(thresholds)
-    hits = truth & said
+    predicted = probabilities >= np.asarray(thresholds)
+    hits = truth & predicted
     tiny = np.finfo(np.float64).tiny
     cost = -np.log(np.maximum(np.where(truth, probabilities, 1 - probabilities), tiny)).mean(1)
-    exact = (truth == said).all(1)
+    exact = (truth == predicted).all(1)
 
     def scores(weights: np.ndarray) -> Scores:
-        right, all_of_them = weights @ hits, weights @ truth + weights @ said
+        right, all_of_them = weights @ hits, weights @ truth + weights @ predicted
         total = weights.sum(1)
         return {
             "loss": weights @ cost / total,
@@ -168,9 +171,9 @@ def of_grades(probabilities: np.ndarray, labels: np.ndarray, values: ArrayLike) 
     predicted = probabilities.argmax(1)
     grades = np.asarray(values, np.float64)
     error = grades[predicted] - grades[labels]
-    said, truth = predicted.astype(np.float64), labels.astype(np.float64)
-    own = probabilities[np.arange(len(labels)), labels]
-    cost = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+    predicted_ranks, truth = predicted.astype(np.float64), labels.astype(np.float64)
+    label_probabilities = probabilities[np.arange(len(labels)), labels]
+    cost = -np.log(np.maximum(label_probabilities, np.finfo(np.float64).tiny))
 
     def scores(weights: np.ndarray) -> Scores:
         total = weights.sum(1)
@@ -178,13 +181,13 @@ def of_grades(probabilities: np.ndarray, labels: np.ndarray, values: ArrayLike) 
         def mean(of: np.ndarray) -> np.ndarray:
             return weights @ of / total
 
-        by_chance = mean(said**2) + mean(truth**2) - 2 * mean(said) * mean(truth)
+        by_chance = mean(predicted_ranks**2) + mean(truth**2) - 2 * mean(predicted_ranks) * mean(truth)
         return {
             "loss": mean(cost),
             "accuracy": mean(predicted == labels),
             "mae": mean(np.abs(error)),
             "rmse": np.sqrt(mean(error**2)),
-            "quadratic_kappa": 1 - _share(mean((said - truth) ** 2), by_chance),
+            "quadratic_kappa": 1 - _share(mean((predicted_ranks - truth) ** 2), by_chance),
         }
 
     return scores
@@ -202,12 +205,12 @@ def of_calibration(confidence: np.ndarray, right: np.ndarray, *, bins: int = 10)
     0.4
     """
     answers = 1 if confidence.ndim == 1 else confidence.shape[1]
-    sure, said = confidence.reshape(-1), np.asarray(right, np.float64).reshape(-1)
+    sure, correct = confidence.reshape(-1), np.asarray(right, np.float64).reshape(-1)
     place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
 
     def scores(weights: np.ndarray) -> Scores:
         each = np.repeat(weights, answers, axis=1)
-        gaps = np.abs(_per_class(each * (sure - said), place, bins)).sum(1)
+        gaps = np.abs(_per_class(each * (sure - correct), place, bins)).sum(1)
         return {"calibration_error": gaps / each.sum(1)}
 
     return scores

@@ -157,11 +157,11 @@ def cross_validated(
     >>> cross_validated(features, labels, np.array([0, 1, 0, 1]), ridge_predictions)
     array([0, 0, 1, 1])
     """
-    found = np.empty_like(labels)
+    predictions = np.empty_like(labels)
     for fold in np.unique(folds):
         held_out = folds == fold
-        found[held_out] = predict(features[~held_out], labels[~held_out], features[held_out])
-    return found
+        predictions[held_out] = predict(features[~held_out], labels[~held_out], features[held_out])
+    return predictions
 
 
 def learning_curve(
@@ -200,8 +200,8 @@ def learning_curve(
         }
         for count in counts:
             chosen = np.concatenate([order[:count] for order in shuffled.values()])
-            found = ridge_predictions(features[chosen], labels[chosen], others)
-            scores[count].append(float(np.mean(found == their_labels)))
+            predictions = ridge_predictions(features[chosen], labels[chosen], others)
+            scores[count].append(float(np.mean(predictions == their_labels)))
     return scores
 
 

@@ -127,13 +127,13 @@ def what_a_photo_gets(task: str, names: Sequence[str]) -> str:
     return f"It is labelled as one of {len(names)} classes."
 
 
-def photo_labels(photo: np.ndarray, seen: str, said: Any, routes: Sequence[Any]) -> str:
+def photo_labels(photo: np.ndarray, seen: str, prediction: Any, routes: Sequence[Any]) -> str:
     """What a photo is taken for.
 
     Args:
         photo: uint8 ``[h, w, 3]``.
         seen: how the network sees it.
-        said: see ``runs.photo.PhotoPrediction``; an empty heading for embeddings.
+        prediction: see ``runs.photo.PhotoPrediction``; an empty heading for embeddings.
         routes: see ``runs.explain.Route``.
     """
     return pages.render(
@@ -143,7 +143,7 @@ def photo_labels(photo: np.ndarray, seen: str, said: Any, routes: Sequence[Any])
         height=photo.shape[0],
         width=photo.shape[1],
         seen=seen,
-        said=said,
+        prediction=prediction,
         routes=routes,
     )
 
@@ -267,11 +267,11 @@ def list_of_distant(
         }
         for (name, lines), photo in zip(shown, photos, strict=True)
     ]
-    told = f"{len(distant)} of {images:,} {split} images have a label too many or too few"
+    summary = f"{len(distant)} of {images:,} {split} images have a label too many or too few"
     if task == "regression":
-        told = f"{images:,} {split} images, those first whose numbers are furthest from the true ones"
+        summary = f"{images:,} {split} images, those first whose numbers are furthest from the true ones"
     pages_there = -(-len(distant) // per_page)
-    return pages.render("app_distant_list.html", cards=cards, told=told, page=page, pages=pages_there)
+    return pages.render("app_distant_list.html", cards=cards, summary=summary, page=page, pages=pages_there)
 
 
 def of_trials(key: str, tabs: Sequence[str]) -> str:
@@ -342,16 +342,18 @@ def _state(
 ) -> dict[str, Any]:
     epochs, finished = int(flags.get("epochs", 0)), row.state == "finished"
     score = row.score_name.partition("_")[2]
-    told = f"{spoken(row.score_name)} {_score(row.score_name, row.score)}" if row.score is not None else ""
+    score_label = (
+        f"{spoken(row.score_name)} {_score(row.score_name, row.score)}" if row.score is not None else ""
+    )
     share = None if finished or not epochs else len(rows) / epochs
     panels = [
         pages.inline(figures.draw_training_curves(rows, None, score, only=name))
         for name in (curves.measured(rows, score) if rows else ())
     ]
     return {
-        "status": f"Finished: {told}"
+        "status": f"Finished: {score_label}"
         if finished
-        else f"{row.state[:1].upper()}{row.state[1:]}" + (f", {told}" if told else ""),
+        else f"{row.state[:1].upper()}{row.state[1:]}" + (f", {score_label}" if score_label else ""),
         "share": share,
         "done": f"{len(rows)} of {epochs} epochs",
         "finished": finished,

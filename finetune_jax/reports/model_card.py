@@ -121,13 +121,13 @@ def _task(summary: Mapping[str, Any]) -> str:
 
 
 def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
-    found = {
+    scores = {
         name: value
         for name, value in summary.items()
         if name.startswith("test_") and isinstance(value, int | float) and not isinstance(value, bool)
     }
-    first = {summary["score"]: found[summary["score"]]}
-    return {**first, **found}
+    first = {summary["score"]: scores[summary["score"]]}
+    return {**first, **scores}
 
 
 def _results(summary: Mapping[str, Any]) -> str:

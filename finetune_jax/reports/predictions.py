@@ -193,8 +193,10 @@ def tested_values_csv(
     """
     columns = [column for name in value_names for column in (name, f"predicted_{name}")]
     rows: list[list[str]] = [["image", *columns]]
-    for name, true, said in zip(names, values, predicted, strict=True):
-        rows.append([name, *[f"{number:.6g}" for pair in zip(true, said, strict=True) for number in pair]])
+    for name, true, prediction in zip(names, values, predicted, strict=True):
+        rows.append(
+            [name, *[f"{number:.6g}" for pair in zip(true, prediction, strict=True) for number in pair]]
+        )
     return tables.csv_text(rows)
 
 

@@ -29,14 +29,14 @@ def remarks(result: RunResult) -> list[str]:
     """
     if result.summary is None:
         return []
-    found = [
+    sentences = [
         _overfitting(result.rows, result.score),
         _small_validation(result),
         _not_above_probe(result.summary),
         *_on_classes(result.test if isinstance(result.test, Classified) else None),
         _thumbnails(result),
     ]
-    return [text for text in found if text]
+    return [text for text in sentences if text]
 
 
 def _overfitting(rows: Rows, score: str) -> str:
@@ -92,11 +92,11 @@ def _on_classes(test: Classified | None) -> list[str]:
     if test is None or not len(test.labels):
         return []
     predicted, labels, count = test.logits.argmax(1), test.labels, len(test.class_names)
-    found = []
+    sentences = []
     commonest = float(np.bincount(labels, minlength=count).max()) / len(labels)
     right = float((predicted == labels).sum())
     if count > 1 and wilson_interval(right, len(labels))[0] <= commonest:
-        found.append(
+        sentences.append(
             f"to name the commonest class every time would be right for {percent(commonest)} of the test images, which "
             "is within the interval of the accuracy: nothing is known to have been learned; try another "
             "--learning_rate, more --epochs or more images"
@@ -105,11 +105,11 @@ def _on_classes(test: Classified | None) -> list[str]:
     if absent.size:
         names = [f"{test.class_names[number]} ({int((labels == number).sum())})" for number in absent]
         more = f" and {len(names) - _CLASSES_NAMED} more" if len(names) > _CLASSES_NAMED else ""
-        found.append(
+        sentences.append(
             f"no test image is taken for {', '.join(names[:_CLASSES_NAMED])}{more} (in brackets: test images of the "
             "class); more images of it, --balanced_sampling or more --epochs may help"
         )
-    return found
+    return sentences
 
 
 def _thumbnails(result: RunResult) -> str:

@@ -282,9 +282,9 @@ def _confused(test: Classified, pairs: Sequence[class_scores.Confusion]) -> list
     predicted, names = chances.argmax(1), list(test.class_names)
     shown = []
     for pair in pairs[:_PAIRS]:
-        true, said = names.index(pair.true), names.index(pair.predicted)
-        places = np.flatnonzero((test.labels == true) & (predicted == said))
-        places = places[np.argsort(-chances[places, said], kind="stable")][:_OF_PAIR]
+        true_class, predicted_class = names.index(pair.true), names.index(pair.predicted)
+        places = np.flatnonzero((test.labels == true_class) & (predicted == predicted_class))
+        places = places[np.argsort(-chances[places, predicted_class], kind="stable")][:_OF_PAIR]
         cards = [
             {
                 "source": pages.image(test.images[place], most=160),

@@ -27,20 +27,22 @@ def per_class(
         thresholds: ``[C]``.
         class_names: ``C`` names.
     """
-    truth, said = targets > 0.5, probabilities >= thresholds
-    hits = (truth & said).sum(0)
+    truth, predicted = targets > 0.5, probabilities >= thresholds
+    hits = (truth & predicted).sum(0)
     rows = {}
     for number, name in enumerate(class_names):
         column = slice(number, number + 1)
         ranking = scores.plain(scores.of_ranking(probabilities[:, column], truth[:, column]), len(truth))
-        there, found = int(truth[:, number].sum()), int(said[:, number].sum())
+        label_count, predicted_count = int(truth[:, number].sum()), int(predicted[:, number].sum())
         rows[name] = {
-            "images": there,
+            "images": label_count,
             "average_precision": ranking["average_precision"],
             "threshold": float(thresholds[number]),
-            "precision": float(hits[number] / found) if found else float("nan"),
-            "recall": float(hits[number] / there) if there else float("nan"),
-            "f1": float(2 * hits[number] / (there + found)) if there + found else 0.0,
+            "precision": float(hits[number] / predicted_count) if predicted_count else float("nan"),
+            "recall": float(hits[number] / label_count) if label_count else float("nan"),
+            "f1": float(2 * hits[number] / (label_count + predicted_count))
+            if label_count + predicted_count
+            else 0.0,
         }
     return rows
 
@@ -143,13 +145,13 @@ def _number_lines(test: Measured, place: int) -> list[tuple[str, str]]:
 
 def _label_lines(test: Labelled, place: int) -> list[tuple[str, str]]:
     truth, chances = test.targets[place] > 0.5, test.probabilities[place]
-    said = chances >= test.thresholds
+    predicted = chances >= test.thresholds
     lines = [
         (
-            "wrong" if truth[i] != said[i] else "right",
-            f"{'✓' if truth[i] == said[i] else '✗'} {test.class_names[i]} {100 * chances[i]:.0f} %"
-            + ("" if truth[i] == said[i] else ", not there" if said[i] else ", missed"),
+            "wrong" if truth[i] != predicted[i] else "right",
+            f"{'✓' if truth[i] == predicted[i] else '✗'} {test.class_names[i]} {100 * chances[i]:.0f} %"
+            + ("" if truth[i] == predicted[i] else ", not there" if predicted[i] else ", missed"),
         )
-        for i in map(int, np.flatnonzero(truth | said))
+        for i in map(int, np.flatnonzero(truth | predicted))
     ]
     return lines[:8]

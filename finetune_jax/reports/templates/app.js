@@ -54,7 +54,7 @@ if (form) {
 
   const show = async (parts) => {
     if (!file) return;
-    const own = ++number;
+    const request = ++number;
     if (file.size > Number(form.dataset.most)) {
       byId("answers").textContent = `The file has more than ${Math.round(form.dataset.most / 1e6)} MB.`;
       return;
@@ -77,14 +77,14 @@ if (form) {
         { method: "POST", body: file, headers: { "X-Finetune-Jax": "1", "Content-Type": "application/octet-stream",
           "X-File-Name": encodeURIComponent(file.name || "photo") } });
       const text = await answer.text();
-      if (own !== number) return;
+      if (request !== number) return;
       place.innerHTML = text;
       if (part === "labels" && !answer.ok) return;
     }
   };
-  const take = (found) => {
-    if (!found) return;
-    file = found;
+  const take = (photo) => {
+    if (!photo) return;
+    file = photo;
     byId("answers").textContent = "";
     show(["labels", "map", "neighbours"]);
   };
@@ -121,11 +121,11 @@ if (split) {
     count();
   };
   const load = async (page) => {
-    const own = ++asked;
+    const request = ++asked;
     part.innerHTML = '<p class="going">Looking at the images…</p>';
     const answer = await ask(`${split.dataset.list}?split=${encodeURIComponent(split.value)}&page=${page}`);
     const text = await answer.text();
-    if (own !== asked) return;
+    if (request !== asked) return;
     part.innerHTML = text;
     for (const card of part.querySelectorAll("[data-number]")) {
       const before = chosen.get(Number(card.dataset.number));

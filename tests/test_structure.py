@@ -306,3 +306,28 @@ def test_the_oldest_libraries_that_are_tested_are_the_oldest_allowed():
         name, _, version = line.partition("==")
         if version and name != "jaxlib":
             assert any(f"{requirement},".startswith(f"{name}>={version},") for requirement in required), line
+
+
+RIDDLES = ("found", "own", "said", "told")
+"""Names of what happened to a thing, which could be any; see CONTRIBUTING.md."""
+
+
+def names_bound_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Lines and names of the variables, arguments, functions and classes of a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+
+
+def test_names_say_what_a_thing_is() -> None:
+    riddles = [
+        f"{module}:{line} {name}"
+        for module, tree in trees().items()
+        for line, name in names_bound_in(tree)
+        if name.strip("_") in RIDDLES
+    ]
+    assert riddles == []

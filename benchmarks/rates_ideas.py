@@ -9,6 +9,7 @@
   the first is what ``--method=auto`` became.
 - ``auto_order``: AutoLR's order and a scale for it. After the head has learnt alone, steps at the default rate tell how
   far each block moves relative to its weights; Eq. 10 to 16 turn that into proportions, over whose scale is climbed.
+- ``auto_now``: ``--method=auto`` as it is, whose head begins anew at a lower rate where it ends worse than it began.
 - ``auto_head``: ``auto_ratio`` with a rate of the head that is looked for as well: the head alone learns on stored
   features for the steps of a run, in a climb from ten times the default rate; the rate with the lowest loss of the
   held-out images is the head's in the rehearsals, and its upper limit in the run.
@@ -31,6 +32,7 @@ from finetune_jax.training.rehearsal import Rehearsals
 IDEAS = (
     "auto_se", "probe_default", "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order",
     "auto_head",
+    "auto_now",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
@@ -57,6 +59,8 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _in_proportion(name, started, default, before or {})
     if name == "auto_order":
         return _ordered(started, default)
+    if name == "auto_now":
+        return _as_it_is(started, default)
     if name == "auto_head":
         return _with_head_rate(started, default)
     if name == "auto_se":
@@ -99,6 +103,15 @@ def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict
     of_search = {field: before[field] for field in ("trained", "judged")}
     scores = started.train(started.rates(rate, head_learning_rate=head))
     return {**scores, "rate": rate, "head_learning_rate": head, **of_search}
+
+
+def _as_it_is(started: Any, default: float) -> dict[str, Any]:
+    begun = dataclasses.replace(started.config, learning_rate=default)
+    found = dict(started.program.method.find(begun, started.rehearsals).settings)
+    rate, head = found["learning_rate"], found["head_learning_rate"]
+    scores = started.train(started.rates(rate, head_learning_rate=head))
+    told = {"rate": rate, "head_learning_rate": head, "search": _tried(started.rehearsals)}
+    return {**scores, **told}
 
 
 def _with_head_rate(started: Any, default: float) -> dict[str, Any]:

@@ -112,6 +112,12 @@ class Rehearsals:
         self.say(f"trial {len(self.log)}: {steps} steps, lowest rate {peak:g}, loss {loss:.4f}")
         return self.log[-1]
 
+    def judge(self) -> float:
+        """Mean loss of the held-out images at the start; infinite where it is not finite."""
+        self.cost.images_judged += len(self.held_out)
+        loss = float(np.mean(self.loss(self.begin()), dtype=np.float64))
+        return loss if math.isfinite(loss) else math.inf
+
     def after(self, rates: Rates, steps: int) -> "Rehearsals":
         """Rehearsals from a later start, with the same log and cost.
 

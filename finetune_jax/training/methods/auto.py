@@ -8,12 +8,14 @@ A fresh head has to be learnt in any case. Within few steps a large rate for all
 even where it destroys the features that the head needs: so judged, rates came out ten times too large where the
 pretrained features were already right. Therefore:
 
-1. The head learns alone, at ten times ``--learning_rate``.
+1. The head learns alone, at ten times ``--learning_rate``. Where it ends with a higher loss than it began with, it
+   begins anew half a decade lower: through a head like that no rehearsal tells anything.
 2. From there a climb over one rate for all other parts, half a decade at a time, the head going on at its own.
 3. The smallest rate whose loss is within one per cent of the lowest is taken, since a run is longer than a rehearsal
    and moves further at the same rate.
 4. Where that is below ``--learning_rate``, the features are nearly right, and a head that learns from scratch at ten
-   times ``--learning_rate`` would disturb them: in the run it learns ten times as fast as the rest, not more.
+   times ``--learning_rate`` would disturb them: in the run it learns ten times as fast as the rest, not more, and
+   never faster than in the rehearsals.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ _FACTOR = math.sqrt(10)
 _HEAD_FACTOR = 10.0
 _SHARE_OF_HEAD, _SHARE = 0.16, 0.48  # of the steps of the run
 _MOST = 4  # rehearsals
+_MOST_HEADS = 5
 _FEWEST_STEPS, _MOST_STEPS = 8, 100
 _TIE = 0.01
 
@@ -54,11 +57,16 @@ class Auto(Standard):
             changed = dataclasses.replace(config, head_learning_rate=head_rate)
             return rate_finder.rates_at(changed, lambda config: self.tuner(config, trained), rate)
 
-        alone = {
-            name: rate if name == "head" or name not in self.trained else 0.0
-            for name, rate in peaks(start).items()
-        }
-        with_head = rehearsals.after(alone, _steps(_SHARE_OF_HEAD * rehearsals.steps_of_run))
+        untrained = rehearsals.judge()
+        for _ in range(_MOST_HEADS):
+            alone = {
+                name: rate if name == "head" or name not in self.trained else 0.0
+                for name, rate in peaks(start).items()
+            }
+            with_head = rehearsals.after(alone, _steps(_SHARE_OF_HEAD * rehearsals.steps_of_run))
+            if with_head.judge() <= untrained:
+                break
+            head_rate = float(f"{head_rate / _FACTOR:.2g}")
         steps = _steps(_SHARE * rehearsals.steps_of_run / _MOST)
         losses = rate_search.climb(
             lambda rate: with_head.run(peaks(rate), steps).loss, start, factor=_FACTOR, most=_MOST
@@ -69,7 +77,7 @@ class Auto(Standard):
                 "--learning_rate to start from, or check the images with finetune-jax check_data"
             )
         rate = float(f"{rate_search.smallest_within(losses, _TIE):.2g}")
-        of_head = float(f"{_HEAD_FACTOR * min(rate, start):.3g}")
+        of_head = min(head_rate, float(f"{_HEAD_FACTOR * min(rate, start):.3g}"))
         reason = (
             f"{rate:g}, and {of_head:g} for the head; the smallest within {100 * _TIE:g} % of the lowest loss in "
             f"{len(losses)} trials of {steps} steps, on {len(rehearsals.held_out)} training images that these left out"

@@ -1,0 +1,74 @@
+"""The search of ``--method=auto`` over losses that are formulas: which rate the head ends with."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_jax.config.recipes import recipe
+from finetune_jax.training import rates
+from finetune_jax.training.methods.auto import Auto
+
+PARTS = ("stem", "block_01", "head")
+
+
+class Bare(Auto):
+    """Without a network."""
+
+    trained = PARTS
+
+    def tuner(self, config: Any, trained: tuple[str, ...]) -> Any:
+        return rates.fixed(config, trained)
+
+
+@dataclasses.dataclass
+class Rehearsals:
+    """The head learns up to the rate ``bearable``, the rest best at ``best``."""
+
+    bearable: float
+    best: float
+    head: float = 0.0
+    asked: list[float] = dataclasses.field(default_factory=list)
+    state = SimpleNamespace(params=dict.fromkeys(PARTS))
+    steps_of_run = 100
+    held_out = np.arange(10)
+
+    def judge(self) -> float:
+        return 2.3 if self.head <= self.bearable * 1.001 else 50.0
+
+    def after(self, alone: dict[str, float], steps: int) -> "Rehearsals":
+        assert alone["stem"] == alone["block_01"] == 0
+        self.asked.append(alone["head"])
+        return dataclasses.replace(self, head=alone["head"])
+
+    def run(self, peaks: dict[str, float], steps: int) -> Any:
+        assert peaks["head"] == self.head
+        return SimpleNamespace(loss=1 + (math.log10(peaks["stem"]) - math.log10(self.best)) ** 2)
+
+
+def found(bearable: float, best: float) -> tuple[list[float], dict[str, Any]]:
+    rehearsals = Rehearsals(bearable, best)
+    search = object.__new__(Bare).find(
+        dataclasses.replace(recipe("standard"), learning_rate=0.01, schedule="constant"), rehearsals
+    )
+    return rehearsals.asked, dict(search.settings)
+
+
+@pytest.mark.parametrize(
+    ("bearable", "best", "heads", "rate", "head"),
+    [
+        (1.0, 0.03, [0.1], 0.032, 0.1),
+        (1.0, 0.001, [0.1], 0.001, 0.01),  # in proportion to the rest
+        (0.0032, 0.03, [0.1, 0.032, 0.01, 0.0032], 0.032, 0.0032),  # what the head can bear
+    ],
+)
+def test_the_head_learns_as_fast_as_it_can_bear_and_ten_times_as_fast_as_the_rest_at_most(
+    bearable, best, heads, rate, head
+):
+    asked, settings = found(bearable, best)
+    assert asked == pytest.approx(heads, rel=0.02)
+    assert settings["learning_rate"] == pytest.approx(rate, rel=0.02)
+    assert settings["head_learning_rate"] == pytest.approx(head, rel=0.02)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_jax.devices import shares
-from finetune_jax.models.layers import stochastic_depth
+from finetune_jax.models.layers import convolution, stochastic_depth
 from finetune_jax.models.layers.basic import Numerics, global_average
 from finetune_jax.models.layers.rematerialisation import Run, after, rematerialised
 from finetune_jax.models.options import Options, TokenGrid
@@ -240,7 +240,9 @@ class Network:
                 kind: variables[kind][name] for kind in ("params", "batch_stats") if variables[kind][name]
             }
             statistics = variables["batch_stats"][name]
-            run: Run = functools.partial(_run_part, self.part(name), name in training)
+            run: Run = functools.partial(
+                _run_part, self.part(name), name in training, convolution.runs_on_cpu()
+            )
             axis = self.numerics.parameter_axis
             if axis is not None:
                 if before is not None and "params" in part_variables:
@@ -327,13 +329,21 @@ def _gathering(run: Run, shapes: Any, axis_name: str) -> Run:
     return function
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _run_part(
-    module: nn.Module, train: bool, variables: Any, x: jax.Array, rngs: dict[str, Any] | None
+    module: nn.Module,
+    train: bool,
+    for_cpu: bool,
+    variables: Any,
+    x: jax.Array,
+    rngs: dict[str, jax.Array] | None,
 ) -> tuple[jax.Array, Any]:
     """Output of a part, and its new batch statistics if it has any and is in training mode.
 
     Jitted by itself, so that it is traced once for all programs and all equal parts; XLA makes the same of it.
+
+    Args:
+        for_cpu: what layers ask for when they are traced, ``convolution.runs_on_cpu()``: a trace holds for one answer.
     """
     if rngs and _DROP_PATH in rngs:
         variables = {**variables, **rngs[_DROP_PATH]}

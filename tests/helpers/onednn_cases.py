@@ -1,15 +1,32 @@
 """Convolutions to try, and their sums over the taps."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 import pytest
 
+from finetune_jax.models.layers import convolution as forms
+from finetune_jax.models.layers import depthwise
 from finetune_jax.models.layers.onednn import library
 from finetune_jax.models.layers.onednn.descriptions import Convolution
 
 needs_library = pytest.mark.skipif(library.load() is None, reason="no wheel of oneDNN for this machine")
 CASE = Convolution((4, 9, 8, 5), (3, 3, 5, 6), 2, ((1, 1), (1, 0)))
 DEPTHWISE = Convolution((3, 6, 8, 24), (3, 3, 1, 24), 1, ((1, 1), (1, 1)), groups=24)
+
+
+@contextlib.contextmanager
+def calls_for_everything() -> Iterator[None]:
+    """Convolutions go to the library however small they are; parts of networks are traced anew, then and afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (forms, depthwise):
+            patch.setattr(module, "PRODUCTS_WORTH_A_CALL", 0)
+        patch.setattr(forms, "PIXELS_WORTH_A_CALL", 0)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
 
 
 def numbers(*shape, seed=0):

@@ -13,11 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from onednn_cases import CASE, DEPTHWISE, assert_close, needs_library, numbers, plain, reference, tensors
+from onednn_cases import (
+    CASE,
+    DEPTHWISE,
+    assert_close,
+    calls_for_everything,
+    needs_library,
+    numbers,
+    plain,
+    reference,
+    tensors,
+)
 
 from finetune_jax import models
-from finetune_jax.models.layers import convolution as forms
-from finetune_jax.models.layers import depthwise
 from finetune_jax.models.layers.basic import BatchNorm, Conv, conv_norm
 from finetune_jax.models.layers.onednn import convolution as onednn
 from finetune_jax.models.layers.onednn import descriptions, library, xla_call
@@ -211,7 +219,7 @@ def test_bfloat16_stays_with_xla_where_the_processor_lacks_it(instructions, monk
 
 @needs_library
 @pytest.mark.parametrize("name", ["resnet26", "resnet50", "mobilenet_v2"])
-def test_networks_predict_the_same_with_and_without_calls(name, monkeypatch):
+def test_networks_predict_the_same_with_and_without_calls(name):
     network = models.create(name, 5, width=0.25)
     x = numbers(2, 32, 32, 3)
     variables = network.init(jax.random.key(0), x)
@@ -222,12 +230,10 @@ def test_networks_predict_the_same_with_and_without_calls(name, monkeypatch):
     )
     without = jax.jit(network.apply)(variables, x)
     assert np.isfinite(without).all()
-    for module in (forms, depthwise):
-        monkeypatch.setattr(module, "PRODUCTS_WORTH_A_CALL", 0)
-    monkeypatch.setattr(forms, "PIXELS_WORTH_A_CALL", 0)
-    predict = jax.jit(lambda variables, x: network.apply(variables, x))
-    assert predict.lower(variables, x).as_text().count(f"@{xla_call.TARGET}(") > 5
-    assert_close(predict(variables, x), np.asarray(without), 1e-5)
+    with calls_for_everything():
+        predict = jax.jit(lambda variables, x: network.apply(variables, x))
+        assert predict.lower(variables, x).as_text().count(f"@{xla_call.TARGET}(") > 5
+        assert_close(predict(variables, x), np.asarray(without), 1e-5)
 
 
 @needs_library

@@ -170,6 +170,11 @@ BY_NAME: Mapping[str, Method] = {
 """``{name: facts}``, in the order in which they are listed for people."""
 
 
+def start_of(name: str) -> Mapping[str, Any]:
+    """What takes the place of the paper's optimiser and rates, ``{}`` for a method that is not listed here."""
+    return BY_NAME[name].start if name in BY_NAME else {}
+
+
 def with_fact(fact: str, value: bool = True) -> tuple[str, ...]:
     """Names of the methods of which a fact (a field of :class:`Method`) has a value, in their order.
 

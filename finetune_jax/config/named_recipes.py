@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_jax.config.choices import WITHOUT_RATE
-from finetune_jax.config.methods import BY_NAME, PLAIN_START
+from finetune_jax.config.methods import PLAIN_START, start_of
 from finetune_jax.config.recipes import RECIPES, changed
 from finetune_jax.config.settings import DEFAULTS, FinetuneConfig
 
@@ -268,7 +268,7 @@ def starting_config(
     settings = dict(NAMED_RECIPES[recipe].settings)
     chosen = method or settings.get("method", "standard")
     if recipe == DEFAULT and version >= _START_SINCE.get(chosen, 5) and _is_measured(typed or {}, optimizer):
-        start = dict(BY_NAME[chosen].start)
+        start = dict(start_of(chosen))
         if start == PLAIN_START and version > 4 and names_transformer(typed or {}):
             start["learning_rate"] = _RATE_OF_TRANSFORMERS
         if optimizer in (None, start.get("optimizer")):
@@ -336,5 +336,5 @@ def unchanged(config: FinetuneConfig) -> FinetuneConfig:
     start = starting_config(method=config.method, optimizer=config.optimizer, typed=typed)
     optimizer = FinetuneConfig().optimizer
     if config.optimizer == optimizer:
-        optimizer = BY_NAME[config.method].start.get("optimizer", optimizer)
+        optimizer = start_of(config.method).get("optimizer", optimizer)
     return changed(start, method=FinetuneConfig().method, optimizer=optimizer)

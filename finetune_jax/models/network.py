@@ -336,7 +336,7 @@ def _run_part(
     for_cpu: bool,
     variables: Any,
     x: jax.Array,
-    rngs: dict[str, jax.Array] | None,
+    rngs: dict[str, Any] | None,
 ) -> tuple[jax.Array, Any]:
     """Output of a part, and its new batch statistics if it has any and is in training mode.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from finetune_jax.config.choices import VALUE_LOSSES
-from finetune_jax.config.methods import BY_NAME, PLAIN_START
+from finetune_jax.config.methods import PLAIN_START, start_of
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.devices.shares import share_shape
 from finetune_jax.runs.chosen_rate import Settings
@@ -50,7 +50,7 @@ def note_on_rate(architecture: str, config: FinetuneConfig) -> list[str]:
         architecture: name of the network.
         config: of the run, its rate still as it was given.
     """
-    moves_everything = BY_NAME[config.method].start == PLAIN_START
+    moves_everything = start_of(config.method) == PLAIN_START
     too_fast = config.optimizer == "adamw" and config.learning_rate == PLAIN_START["learning_rate"]
     if not (architecture.startswith("vit") and moves_everything and too_fast and config.pretrained != "none"):
         return []

@@ -30,6 +30,12 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take long come first, in whatever order they are: at the end one process would wait for another."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 class CompileCounter:
     """Counts the programs that XLA compiles, or takes from the cache, while it is active."""
 

@@ -9,6 +9,7 @@ Run as a program it is the process that is forked; it serves the one that starte
 """
 
 import array
+import atexit
 import contextlib
 import dataclasses
 import importlib
@@ -36,7 +37,7 @@ HEAVY = (
 )
 READ_AT_IMPORT = ("JAX_", "PYTHON", "TF_")
 """How the variables begin that count when libraries are imported: for others there is another server."""
-_servers: dict[tuple[tuple[str, str], ...], socket.socket] = {}
+_servers: dict[tuple[tuple[str, str], ...], tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
 
 class Process:
@@ -51,9 +52,14 @@ class Process:
 
     def __init__(self, status: int, stdout: TextIO, stderr: TextIO) -> None:
         self._status = os.fdopen(status, "r")
+        self.stdout, self.stderr = stdout, stderr
         self.pid = int(self._status.readline())
         self.returncode: int | None = None
-        self.stdout, self.stderr = stdout, stderr
+
+    def __del__(self) -> None:
+        """What nobody read is closed without a word, as of a process that was killed."""
+        for stream in (self._status, self.stdout, self.stderr):
+            stream.close()
 
     def poll(self) -> int | None:
         """Its exit status, if it has ended."""
@@ -149,15 +155,22 @@ def _server(environment: Mapping[str, str]) -> socket.socket:
     key = tuple(sorted(counts.items()))
     if key not in _servers:
         ours, theirs = socket.socketpair()
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
             cwd=Path(__file__).parents[2],
             env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **counts},
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        _servers[key] = ours
-    return _servers[key]
+        _servers[key] = ours, process
+    return _servers[key][0]
+
+
+@atexit.register
+def _stop_servers() -> None:
+    for client, process in _servers.values():
+        client.close()
+        process.wait()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,6 +170,7 @@ def _server(environment: Mapping[str, str]) -> socket.socket:
 def _stop_servers() -> None:
     for client, process in _servers.values():
         client.close()
+        process.kill()  # it has nothing to lose, and some other process may hold the connection open
         process.wait()
 
 

@@ -133,11 +133,13 @@ class ResidentFeed:
             # The number of steps is a runtime value, so that the shorter last dispatch is the same program.
             return jax.lax.fori_loop(0, count, one, state)
 
-        mapped = _settling(replicas, dispatch, axes, (None, None, None, None, 0, 0, None))
+        mapped = _releasing_memory_after_first_call(
+            replicas, dispatch, axes, (None, None, None, None, 0, 0, None)
+        )
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
             local_order = replicas.local_columns(order)
-            slots = replicas.split(_slots(replicas, order))
+            slots = replicas.split(_positions_in_batch(replicas, order))
             examples = (self._images, self._labels, self._aspects, self._weights)
             # Only the last dispatch may be a shorter one; a copy for every device each time would cost the host.
             counts = {
@@ -179,10 +181,10 @@ class StreamedFeed:
         """See :class:`Feed`."""
         replicas = self._replicas
 
-        mapped = _settling(replicas, step, axes, (0,))
+        mapped = _releasing_memory_after_first_call(replicas, step, axes, (0,))
 
         def run(state: State, order: np.ndarray) -> Iterator[tuple[State, int]]:
-            slots = replicas.split(_slots(replicas, order))
+            slots = replicas.split(_positions_in_batch(replicas, order))
             local_order = replicas.local_columns(order)
             with host_memory.without_garbage_collection():
                 for number, (images, labels) in enumerate(self._read(order)):
@@ -249,7 +251,7 @@ class _Rows:
         return out
 
 
-def _settling(
+def _releasing_memory_after_first_call(
     replicas: Replicas, function: Callable[..., State], axes: Axes, in_axes: Sequence[int | None]
 ) -> Callable[..., State]:
     """``function`` mapped, its first argument donated; memory is put in order after the first call.
@@ -280,5 +282,5 @@ def _settling(
     return call
 
 
-def _slots(replicas: Replicas, order: np.ndarray) -> np.ndarray:
+def _positions_in_batch(replicas: Replicas, order: np.ndarray) -> np.ndarray:
     return replicas.local_columns(np.arange(order.shape[1], dtype=np.int32)[None])[0]

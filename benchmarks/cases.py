@@ -48,8 +48,8 @@ def changes_of(base: Any) -> dict[str, Any]:
     """What sets the config of a case apart from the defaults, and its epochs and batch size in any case."""
     from finetune_jax.config.settings import DEFAULTS
 
-    own = {key: value for key, value in vars(base).items() if value != DEFAULTS[key]}
-    return {**own, "epochs": base.epochs, "batch_size": base.batch_size}
+    changes = {key: value for key, value in vars(base).items() if value != DEFAULTS[key]}
+    return {**changes, "epochs": base.epochs, "batch_size": base.batch_size}
 
 
 def cells(texts: Sequence[str], epochs: int, workdir: str) -> Iterator[tuple[str, Any, Any]]:

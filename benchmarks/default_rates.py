@@ -132,7 +132,7 @@ def train(
     kept = runs.root / "scores.json"
     scores = json.loads(kept.read_text()) if kept.exists() else {}
     missing = [candidate for candidate in candidates if len(scores.get(candidate.name, [])) < len(seeds)]
-    own = cases.changes_of(base)
+    changes = cases.changes_of(base)
     # Candidates of one program are trained together, which compiles once.
     for _, together in itertools.groupby(missing, lambda candidate: _program(candidate.settings)):
         group = list(together)
@@ -140,7 +140,7 @@ def train(
             starting_config(optimizer=candidate.settings.get("optimizer", "sgd")) for candidate in group
         ]
         configs = [
-            changed(start, **{**own, **candidate.settings, "learning_rate": candidate.rate})
+            changed(start, **{**changes, **candidate.settings, "learning_rate": candidate.rate})
             for start, candidate in zip(starts, group, strict=True)
         ]
         folders = [

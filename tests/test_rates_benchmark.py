@@ -3,9 +3,11 @@
 import json
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from benchmarks import rates, rates_table
+from benchmarks import rates, rates_ideas, rates_table
 
 
 def line(contestant, seed, test, trained=1000, **more):
@@ -136,3 +138,19 @@ def test_a_grid_is_widened_while_its_best_lies_at_an_edge_and_no_line_is_trained
     run(until=float("inf"))
     assert len(asked) == 9
     assert file.read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize(("above", "taken"), [(0.9, 0.001), (1.1, 0.01)])
+def test_a_smaller_rate_is_as_good_up_to_one_standard_error_of_the_paired_differences(above, taken):
+    rng = np.random.default_rng(0)
+    # Images differ far more than rates, which unpaired errors would not see through.
+    best, noise = rng.uniform(0, 5, 200), rng.normal(0, 0.1, 200)
+    noise = noise - noise.mean()
+    error = stats.sem(noise)
+    losses = {0.1: np.zeros(0), 0.01: best, 0.001: best + noise + above * error, 0.03: best + 1}
+    assert rates_ideas.smallest_within_error(losses) == taken
+
+
+def test_where_training_diverged_at_every_rate_none_is_taken():
+    with pytest.raises(ValueError, match="diverged at every rate"):
+        rates_ideas.smallest_within_error({0.1: np.zeros(0), 1.0: np.zeros(0)})

@@ -150,35 +150,3 @@ def smallest_within(losses: Mapping[float, float], share: float) -> float:
     if not math.isfinite(lowest):
         raise ValueError("training diverged at every rate")
     return min(rate for rate, loss in losses.items() if loss <= (1 + share) * lowest)
-
-
-def smallest_within_error(losses: Mapping[float, np.ndarray]) -> float:
-    """The smallest rate whose mean loss is no more than one standard error above the lowest.
-
-    The rule of Breiman et al., "Classification and Regression Trees" (1984), with the standard error of the
-    differences to the best rate, image by image, in which what makes an image hard for all rates cancels.
-
-    Args:
-        losses: ``{rate: losses of the same images [N]}``; empty where training diverged.
-
-    Raises:
-        ValueError: it diverged at every rate.
-
-    Examples:
-        >>> import numpy as np
-        >>> from finetune_jax.algorithms import rate_search
-        >>> losses = {0.1: np.array([1.0, 1.3, 0.8]), 1.0: np.array([0.9, 1.0, 1.0]), 10.0: np.zeros(0)}
-        >>> rate_search.smallest_within_error(losses)
-        0.1
-    """
-    finite = {rate: of_images for rate, of_images in losses.items() if of_images.size}
-    if not finite:
-        raise ValueError("training diverged at every rate")
-    best = finite[min(finite, key=lambda rate: float(finite[rate].mean()))]
-
-    def near(of_images: np.ndarray) -> bool:
-        differences = of_images - best
-        error = differences.std(ddof=1) / math.sqrt(differences.size) if differences.size > 1 else 0.0
-        return bool(differences.mean() <= error)
-
-    return min(rate for rate, of_images in finite.items() if near(of_images))

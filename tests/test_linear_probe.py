@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from finetune_jax.algorithms import linear_probe
+from benchmarks import linear_probe
 
 
 @pytest.fixture(scope="module")

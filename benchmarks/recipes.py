@@ -10,10 +10,11 @@ Protocol, fixed before the first run. Every contestant fine-tunes the same netwo
 edge; the score is the validation accuracy of the best epoch with the first of ``--seeds``. At that rate it trains
 with every seed, and the epoch that is best on validation is tested once. Nothing is chosen by a test score.
 Contestants: see :data:`CONTESTANTS`; those that average trained networks take the runs of plain SGD. A mean that
-differs from plain SGD's by no more than the larger of two standard deviations over the seeds is called a tie.
+differs from plain SGD's by no more than the larger of two standard deviations over the seeds is called a tie. LP-FT
+trains the head alone for two epochs, but never for more than half of them, and needs two at least.
 
-The same command goes on after a stop. ``results.json`` of each case keeps everything that was tried; the tables are
-printed as Markdown after every case.
+The same command goes on after a stop, and with other ``--contestants`` the same case. ``results.json`` of each case
+keeps everything that was tried; the tables are printed as Markdown after every case.
 """
 
 import dataclasses
@@ -71,6 +72,19 @@ CONTESTANTS = (
     Contestant("WiSE-FT", {}, -4, "between"),
     Contestant("soup of three rates", {}, -4, "soup"),
 )
+
+
+def settings_in(contestant: Contestant, epochs: int) -> Mapping[str, Any]:
+    """The settings of a contestant in a training of some epochs.
+
+    >>> lp_ft = Contestant("LP-FT", {"head_epochs": 2}, -4)
+    >>> settings_in(lp_ft, 5), settings_in(lp_ft, 2)
+    ({'head_epochs': 2}, {'head_epochs': 1})
+    """
+    settings = dict(contestant.settings)
+    if "head_epochs" in settings:
+        settings["head_epochs"] = min(settings["head_epochs"], max(epochs // 2, 1))
+    return settings
 
 
 def rate_at(place: int) -> float:
@@ -138,7 +152,7 @@ class Comparison:
         outcomes = [self._outcomes(contestant, [best], seed)[0] for seed in self._seeds]
         return {
             "name": contestant.name,
-            "settings": dict(contestant.settings),
+            "settings": dict(settings_in(contestant, self._base.epochs)),
             "rate": rate_at(best),
             "tried": {f"{rate_at(place):g}": score for place, score in tried.items()},
             "outcomes": outcomes,
@@ -155,8 +169,9 @@ class Comparison:
     def _train(self, contestant: Contestant, places: Sequence[int], seed: int) -> list[dict[str, Any] | None]:
         from finetune_jax.config.recipes import changed
 
+        settings = settings_in(contestant, self._base.epochs)
         configs = [
-            changed(self._base, **{**contestant.settings, "learning_rate": rate_at(place), "seed": seed})
+            changed(self._base, **{**settings, "learning_rate": rate_at(place), "seed": seed})
             for place in places
         ]
         names = [self._run_name(contestant, place, seed) for place in places]
@@ -237,6 +252,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def in_order(results: Mapping[str, Any]) -> list[Any]:
+    """Results by the name of their contestants, as a list in the order of :data:`CONTESTANTS`."""
+    return [results[contestant.name] for contestant in CONTESTANTS if contestant.name in results]
+
+
 def _tests(result: Mapping[str, Any]) -> list[float]:
     return [math.nan if outcome is None else 100 * outcome["test"] for outcome in result["outcomes"]]
 
@@ -254,14 +274,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.case, cases.cells(given.case, given.epochs, given.workdir), strict=True
     ):
         comparison = Comparison(base, runs, given.seeds)
-        results = []
+        kept = runs.root / "results.json"
+        results = {result["name"]: result for result in json.loads(kept.read_text())} if kept.exists() else {}
         for contestant in CONTESTANTS:
             if contestant is not PLAIN and contestant.name not in given.contestants:
                 continue
-            results.append(comparison.result(contestant))
-            runs.write("results.json", json.dumps(results, indent=1))
-            print(f"{name}: {contestant.name} {_tests(results[-1])}", file=sys.stderr, flush=True)
-        print(f"\n{text}\n\n{table(results)}\n", flush=True)
+            results[contestant.name] = comparison.result(contestant)
+            runs.write("results.json", json.dumps(in_order(results), indent=1))
+            print(
+                f"{name}: {contestant.name} {_tests(results[contestant.name])}", file=sys.stderr, flush=True
+            )
+        print(f"\n{text}\n\n{table(in_order(results))}\n", flush=True)
 
 
 if __name__ == "__main__":

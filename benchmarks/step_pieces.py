@@ -6,7 +6,8 @@
 The step is that of a network on a batch that is already on the device: mirror images, forward, backward, SGD. Each
 piece runs alone, on the same batch, gradients or weights; of an optimiser it is what it takes more than SGD. Times are
 the medians of ``--rounds`` calls, in CPU time with ``--cpu_seconds``, which other work on the machine disturbs less.
-XLA may fuse a piece into the step and make it cheaper than alone.
+XLA may fuse a piece into the step and make it cheaper than alone. TPGM is what ``--method=tpgm`` does after every
+step, with validation images in batches of the same size.
 """
 
 import argparse
@@ -14,12 +15,19 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 CLASSES = 100
 Call = Callable[[], Any]
+
+
+class LabelledImages(NamedTuple):
+    """uint8 ``images [N, H, W, 3]`` and int32 ``labels [N]``."""
+
+    images: np.ndarray
+    labels: np.ndarray
 
 
 class Case:
@@ -135,6 +143,47 @@ class Case:
 
         return one
 
+    def tpgm(self) -> Call:
+        """A turn of TPGM: radii learn from a batch of validation images, and weights go back into their balls."""
+        import jax
+
+        from finetune_jax.algorithms import optimizers
+        from finetune_jax.config.settings import FinetuneConfig
+        from finetune_jax.data import feeds
+        from finetune_jax.devices.replicas import Replicas
+        from finetune_jax.models.normalization import normalizer
+        from finetune_jax.training.methods.method import Around, Base
+        from finetune_jax.training.methods.tpgm import TPGM
+        from finetune_jax.training.state import create_state
+
+        config = FinetuneConfig(method="tpgm", batch_size=self.batch)
+        method = TPGM.create(config, Base(self.network, self.variables, jax.random.key(3)))
+        replicas = Replicas(jax.local_devices()[:1])
+        examples = LabelledImages(np.asarray(self.bytes), np.asarray(self.labels))
+        around = Around(
+            config=config,
+            task="classification",
+            replicas=replicas,
+            normalize=normalizer((0.5,) * 3, (0.25,) * 3),
+            validation=feeds.create_feed(examples, replicas, resident=True, steps_per_dispatch=1),
+            images=self.batch,
+            steps_per_epoch=1,
+        )
+        after_nothing = method.steps(lambda state, order: iter([(state, len(order))]), around)
+        parts = method.trained
+        optimizer = optimizers.per_block_sgd(dict.fromkeys(parts), dict.fromkeys(parts, 0.001))
+        current = create_state(method.variables, parts, optimizer, key=jax.random.key(2))
+        moved = jax.tree.map(lambda leaf: leaf + 1e-3, current.params)
+        current = replicas.replicate(jax.tree.map(np.array, current.replace(params=moved)))
+        order = np.arange(self.batch, dtype=np.int32)[None]
+
+        def one() -> Any:
+            nonlocal current
+            ((current, _),) = after_nothing(current, order)
+            return jax.tree.leaves(current.params)
+
+        return one
+
 
 def pieces(case: Case) -> Mapping[str, Callable[[], Call]]:
     """``{name: makes its call}``."""
@@ -184,6 +233,7 @@ def pieces(case: Case) -> Mapping[str, Callable[[], Call]]:
         ),
         "L2-SP": lambda: case.of_gradients(pull),
         "FTP": ball,
+        "TPGM": case.tpgm,
     }
     names = [name for name in optimizer_rules.NAMES if name != "sgd"]
     rules = {

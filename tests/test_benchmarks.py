@@ -272,6 +272,6 @@ def test_a_default_changes_where_it_is_better_on_the_mean_and_never_further_behi
 
 def test_pieces_of_a_step_are_measured_by_name(capsys):
     tiny = ["--network=resnet26_policy", "--image_size=8", "--batch=4", "--rounds=1"]
-    step_pieces.main([*tiny, "--pieces", "erasing", "lion"])
+    step_pieces.main([*tiny, "--pieces", "erasing", "TPGM", "lion"])
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[4:]]
-    assert rows == ["| erasing", "| lion"]
+    assert rows == ["| erasing", "| TPGM", "| lion"]

@@ -11,7 +11,8 @@ edge; the score is the validation accuracy of the best epoch with the first of `
 with every seed, and the epoch that is best on validation is tested once. Nothing is chosen by a test score.
 Contestants: see :data:`CONTESTANTS`; those that average trained networks take the runs of plain SGD. A mean that
 differs from plain SGD's by no more than the larger of two standard deviations over the seeds is called a tie. LP-FT
-trains the head alone for two epochs, but never for more than half of them, and needs two at least.
+trains the head alone for two epochs, but never for more than half of them, and needs two at least; warm-up takes half
+an epoch, but never more than a quarter of all.
 
 The same command goes on after a stop, and with other ``--contestants`` the same case. ``results.json`` of each case
 keeps everything that was tried; the tables are printed as Markdown after every case.
@@ -77,14 +78,14 @@ CONTESTANTS = (
 def settings_in(contestant: Contestant, epochs: int) -> Mapping[str, Any]:
     """The settings of a contestant in a training of some epochs.
 
-    >>> lp_ft = Contestant("LP-FT", {"head_epochs": 2}, -4)
+    >>> lp_ft = Contestant("LP-FT", {"head_epochs": 2, "warmup_epochs": 0.5}, -4)
     >>> settings_in(lp_ft, 5), settings_in(lp_ft, 2)
-    ({'head_epochs': 2}, {'head_epochs': 1})
+    ({'head_epochs': 2, 'warmup_epochs': 0.5}, {'head_epochs': 1, 'warmup_epochs': 0.5})
     """
-    settings = dict(contestant.settings)
-    if "head_epochs" in settings:
-        settings["head_epochs"] = min(settings["head_epochs"], max(epochs // 2, 1))
-    return settings
+    most = {"head_epochs": max(epochs // 2, 1), "warmup_epochs": epochs / 4}
+    return {
+        name: min(value, most[name]) if name in most else value for name, value in contestant.settings.items()
+    }
 
 
 def rate_at(place: int) -> float:

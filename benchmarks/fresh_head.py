@@ -60,12 +60,12 @@ def cells(names: list[str]) -> Iterator[Cell]:
 
 def unpack(source: Path, folder: Path) -> Path:
     """The first images of each class of ``SPLIT/CLASS/NAME``, a folder or a zip; those that are there stay."""
-    wanted = {"train": PER_CLASS + 4, "test": TESTED_PER_CLASS}
+    most_per_class = {"train": PER_CLASS + 4, "test": TESTED_PER_CLASS}
     taken: dict[str, int] = {}
     names, read = _opened(source)
     for name in sorted(names):
         parts = Path(name).parts
-        if len(parts) != 3 or taken.get(key := "/".join(parts[:2]), 0) >= wanted.get(parts[0], 0):
+        if len(parts) != 3 or taken.get(key := "/".join(parts[:2]), 0) >= most_per_class.get(parts[0], 0):
             continue
         taken[key] = taken.get(key, 0) + 1
         target = folder / "/".join(parts[:2]) / Path(parts[2]).name
@@ -106,16 +106,16 @@ def table(results: dict[Cell, tuple[float, float]], names: list[str]) -> str:
     for data, arm in itertools.product(names, ARMS):
 
         def of(arm: str, rate: float, data: str = data, which: int = 1) -> list[float]:
-            found = (results.get(Cell(data, arm, rate, seed)) for seed in SEEDS)
-            return [100 * scores[which] for scores in found if scores is not None]
+            of_seeds = (results.get(Cell(data, arm, rate, seed)) for seed in SEEDS)
+            return [100 * scores[which] for scores in of_seeds if scores is not None]
 
-        plain, own = of("factor 1", RATES[0]), of(arm, RATES[0])
-        differences = [a - b for a, b in zip(own, plain, strict=False)]
+        plain, of_arm = of("factor 1", RATES[0]), of(arm, RATES[0])
+        differences = [a - b for a, b in zip(of_arm, plain, strict=False)]
         validated = {rate: of(arm, rate, which=0) for rate in RATES if of(arm, rate)}
-        if not own:
+        if not of_arm:
             continue
         best = max(validated, key=lambda rate: statistics.mean(validated[rate]))
-        cells = [data, arm, spread(own), spread(differences), f"{best:g}", spread(of(arm, best))]
+        cells = [data, arm, spread(of_arm), spread(differences), f"{best:g}", spread(of(arm, best))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -81,9 +81,9 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     lines = [f"| method | start | {' | '.join(scores)} |", "|---" * (len(scores) + 2) + "|"]
     for method in METHODS:
         for start in starts_of(method):
-            found = [cell.get(method, {}).get(start) for cell in scores.values()]
-            if any(score is not None for score in found):
-                shown = " | ".join("" if score is None else f"{100 * score:.1f}" for score in found)
+            of_cells = [cell.get(method, {}).get(start) for cell in scores.values()]
+            if any(score is not None for score in of_cells):
+                shown = " | ".join("" if score is None else f"{100 * score:.1f}" for score in of_cells)
                 lines.append(f"| `{method}` | {start} | {shown} |")
     return "\n".join(lines)
 
@@ -124,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and print the table."""
     parser = cases.parser(__doc__, seeds=[1])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    given = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     scores = {
-        name: train(base, runs, given.methods, given.seeds[0])
-        for name, base, runs in cases.cells(given.case, given.epochs, given.workdir)
+        name: train(base, runs, flags.methods, flags.seeds[0])
+        for name, base, runs in cases.cells(flags.case, flags.epochs, flags.workdir)
     }
     print(table(scores), flush=True)
 

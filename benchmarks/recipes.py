@@ -270,15 +270,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, and print the tables."""
     parser = cases.parser(__doc__, seeds=[1, 2, 3])
     parser.add_argument("--contestants", nargs="+", default=[contestant.name for contestant in CONTESTANTS])
-    given = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     for text, (name, base, runs) in zip(
-        given.case, cases.cells(given.case, given.epochs, given.workdir), strict=True
+        flags.case, cases.cells(flags.case, flags.epochs, flags.workdir), strict=True
     ):
-        comparison = Comparison(base, runs, given.seeds)
+        comparison = Comparison(base, runs, flags.seeds)
         kept = runs.root / "results.json"
         results = {result["name"]: result for result in json.loads(kept.read_text())} if kept.exists() else {}
         for contestant in CONTESTANTS:
-            if contestant is not PLAIN and contestant.name not in given.contestants:
+            if contestant is not PLAIN and contestant.name not in flags.contestants:
                 continue
             results[contestant.name] = comparison.result(contestant)
             runs.write("results.json", json.dumps(in_order(results), indent=1))

@@ -13,6 +13,9 @@
 - ``auto_head``: ``auto_ratio`` with a rate of the head that is looked for as well: the head alone learns on stored
   features for the steps of a run, in a climb from ten times the default rate; the rate with the lowest loss of the
   held-out images is the head's in the rehearsals, and its upper limit in the run.
+- ``probe_seen``: the head starts as logistic regression on the features that training sees (:mod:`rates_probe`); from
+  there a climb over one rate for all parts, head included, in rehearsals as long as those of ``auto``.
+- ``auto_probe``: ``auto_ratio``, and where the head that learns alone ends worse than it began, ``probe_seen``.
 """
 
 import dataclasses
@@ -25,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import linear_probe
+from benchmarks import linear_probe, rates_probe
 from finetune_jax.algorithms import autolr, rate_search
 from finetune_jax.training import evaluation, rates
 from finetune_jax.training.rehearsal import Rehearsals
@@ -34,12 +37,14 @@ IDEAS = (
     "auto_se", "probe_default", "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order",
     "auto_head",
     "auto_now",
+    "probe_seen",
+    "auto_probe",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
 _HEAD_FACTOR, _SHARE_OF_HEAD = 10.0, 0.16  # as of --method=auto
 _SHARE, _MOST, _TIE = 0.15, 4, 0.01
-_MOST_OF_HEAD = 7
+_MOST_OF_HEAD, _SHARE_OF_REHEARSAL = 7, 0.12
 _FACTOR = math.sqrt(10)
 
 Row = Mapping[str, Any]
@@ -62,6 +67,10 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _ordered(started, default)
     if name == "auto_now":
         return _as_it_is(started, default)
+    if name == "probe_seen":
+        return _from_seen_probe(started, default)
+    if name == "auto_probe":
+        return _from_seen_probe_if_needed(started, default)
     if name == "auto_head":
         return _with_head_rate(started, default)
     if name == "auto_se":
@@ -113,6 +122,34 @@ def _as_it_is(started: Any, default: float) -> dict[str, Any]:
     scores = started.train(started.rates(rate, head_learning_rate=head))
     told = {"rate": rate, "head_learning_rate": head, "search": _tried(started.rehearsals)}
     return {**scores, **told}
+
+
+def _from_seen_probe(started: Any, default: float) -> dict[str, Any]:
+    search = started.rehearsals
+    probe = rates_probe.in_training(started)
+    steps = max(8, int(_SHARE_OF_REHEARSAL * search.steps_of_run))
+    losses = rate_search.climb(
+        lambda rate: probe.begun.run(started.rates(rate), steps).loss, default, factor=_FACTOR, most=_MOST
+    )
+    rate = _rounded(rate_search.smallest_within(losses, _TIE))
+    started.whole = rates_probe.with_head(started.whole, probe.head)
+    of_probe = {"penalty": probe.penalty, "loss_of_probe": round(probe.loss, 5)}
+    return {**started.train(started.rates(rate)), "rate": rate, **of_probe, "search": _tried(search)}
+
+
+def _from_seen_probe_if_needed(started: Any, default: float) -> dict[str, Any]:
+    search = started.rehearsals
+    untrained = search.judge()
+    fast = started.rates(default, head_learning_rate=_HEAD_FACTOR * default)
+    alone = {name: rate if name == "head" else 0.0 for name, rate in fast.items()}
+    steps = max(8, int(_SHARE_OF_HEAD * search.steps_of_run))
+    with_head = search.after(alone, steps).judge()
+    of_head = {"loss_untrained": round(untrained, 5), "loss_of_head": round(with_head, 5)}
+    if with_head <= untrained:
+        # The search of --method=auto takes the same steps of the head anew; they count once.
+        started.rehearsals = dataclasses.replace(search, log=[], cost=type(search.cost)())
+        return {**_as_it_is(started, default), **of_head}
+    return {**_from_seen_probe(started, default), **of_head}
 
 
 def _with_head_rate(started: Any, default: float) -> dict[str, Any]:

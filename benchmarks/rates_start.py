@@ -1,17 +1,24 @@
 """Starts of the runs of :mod:`benchmarks.rates`: a network, its weights and its images, and trainings from there."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 _HEAD_ALONE = 0.2  # of the steps of head_first
 
 
 class Cell:
-    """One network, optimiser and data set."""
+    """One network, optimiser and data set.
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    Args:
+        settings: fields of ``FinetuneConfig``.
+        still: batch norms keep the statistics that they were pretrained with.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], *, still: bool = False) -> None:
         import jax
 
         from finetune_jax.config.settings import FinetuneConfig
@@ -22,7 +29,8 @@ class Cell:
         self.origin = start.load_origin(self.flags)
         # Built as of a standard run: nothing is searched, and the step is the same.
         standard = dataclasses.replace(self.flags, method="standard")
-        self.program, self.settings = finetune.prepare(standard, local_replicas(jax.devices()[:1]))
+        with still_norms() if still else contextlib.nullcontext():
+            self.program, self.settings = finetune.prepare(standard, local_replicas(jax.devices()[:1]))
         self.scores: dict[str, float] = {}
 
     def of_seed(self, seed: int) -> "Started":
@@ -45,6 +53,24 @@ class Cell:
             self.program, key=key, images=images, method=method, variables=begun.variables
         )
         return Started(self, program, dataclasses.replace(self.settings, flags=self.flags, config=config))
+
+
+@contextlib.contextmanager
+def still_norms() -> Iterator[None]:
+    """In it, ``--method=standard`` trains with the statistics of its batch norms as they are."""
+    from finetune_jax.training import objectives
+    from finetune_jax.training.methods import plain, registry
+
+    class Still(plain.Standard):
+        @classmethod
+        def create(cls, config: Any, base: Any) -> Any:
+            network = base.network
+            free = [name for name in network.part_names if not base.variables["batch_stats"].get(name)]
+            forward = objectives.forward(network, tuple(free))
+            return cls(network, network, base.variables, network.part_names, forward)
+
+    with mock.patch.dict(registry.METHODS, {"standard": Still}):
+        yield
 
 
 class Started:

@@ -45,14 +45,14 @@ def logistic(
     deviation = np.where(deviation > 0, deviation, 1.0)
     x = (features - mean) / deviation
     images, size = x.shape
-    wanted = np.eye(num_classes)[labels]
+    targets = np.eye(num_classes)[labels]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         kernel, bias = flat[:-num_classes].reshape(size, num_classes), flat[-num_classes:]
         logs = log_softmax(x @ kernel + bias, axis=1)
-        errors = (np.exp(logs) - wanted) / images
+        errors = (np.exp(logs) - targets) / images
         gradient = np.concatenate([(x.T @ errors + penalty * kernel).ravel(), errors.sum(axis=0)])
-        return float(-(wanted * logs).sum() / images + penalty / 2 * np.square(kernel).sum()), gradient
+        return float(-(targets * logs).sum() / images + penalty / 2 * np.square(kernel).sum()), gradient
 
     start = np.zeros((size + 1) * num_classes)
     parameters = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
@@ -119,9 +119,9 @@ def chosen(
     """
     from scipy.special import log_softmax
 
-    found = []
+    fits = []
     for penalty in _COARSE:
         head = logistic(features, labels, num_classes, penalty, in_proportion=in_proportion)
         logs = log_softmax(other_features @ head[0] + head[1], axis=1)
-        found.append((float(-logs[np.arange(len(other_labels)), other_labels].mean()), penalty, head))
-    return min(found, key=lambda of_penalty: of_penalty[0])
+        fits.append((float(-logs[np.arange(len(other_labels)), other_labels].mean()), penalty, head))
+    return min(fits, key=lambda of_penalty: of_penalty[0])

@@ -53,13 +53,13 @@ OF_OPTIMIZER: Mapping[str, Mapping[str, Any]] = {
     "dadapt": {"optimizer": "dadapt_adamw"},
     "mechanic": {"optimizer": "mechanize"},
 }
-OWN_GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+GRIDS_OF_SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "decay_grid": ("layer_decay", (0.65, 0.75, 0.9)),
     "slice_grid": ("discriminative_ratio", (3.0, 10.0, 30.0)),
 }
 CONTESTANTS = (
     "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
-    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "similarity", *OWN_GRIDS, *rates_ideas.IDEAS,
+    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "similarity", *GRIDS_OF_SETTINGS, *rates_ideas.IDEAS,
     "autolr", "autolr_rms", "autolr_relative",
 )  # fmt: skip
 
@@ -77,8 +77,8 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
             return {**same, "contestant": name, "same_as": "single"}
     elif name == "similarity":
         rate = started.recommended()
-    elif name in OWN_GRIDS:
-        setting, _ = OWN_GRIDS[name]
+    elif name in GRIDS_OF_SETTINGS:
+        setting, _ = GRIDS_OF_SETTINGS[name]
         chosen = max((row for row in log.rows if row["contestant"] == name), key=_validation)
         rate, settings = chosen["rate"], {setting: chosen[setting]}
     elif name in rates_ideas.IDEAS:
@@ -97,8 +97,8 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
         settings = {"rate_factors": tuple(f"{part}={factor:g}" for part, factor in factors.items())}
     elif name == "auto":
         begun = dataclasses.replace(config, learning_rate=DEFAULT[config.optimizer])
-        found = dict(started.program.method.find(begun, search).settings)
-        rate, settings = found["learning_rate"], {"head_learning_rate": 10 * DEFAULT[config.optimizer]}
+        choice = dict(started.program.method.find(begun, search).settings)
+        rate, settings = choice["learning_rate"], {"head_learning_rate": 10 * DEFAULT[config.optimizer]}
     elif name == "fast_head":
         rate = DEFAULT[config.optimizer]
         settings = {"head_learning_rate": 10 * rate}
@@ -174,9 +174,9 @@ def run_cell(
     rows = [row for row in log.rows if row["contestant"] == "grid"]
     best = max(rows, key=_validation)["rate"]
     for name in contestants:
-        for settings in _own_grid(name, best, grid):
-            own = [row for row in log.rows if row["contestant"] == name and row["seed"] == CHOOSING]
-            if not any(settings.items() <= row.items() for row in own):
+        for settings in _grid_of_setting(name, best, grid):
+            chosen_before = [row for row in log.rows if row["contestant"] == name and row["seed"] == CHOOSING]
+            if not any(settings.items() <= row.items() for row in chosen_before):
                 timed(name, CHOOSING, functools.partial(_at, settings=settings))
         for seed in seeds if name != "grid" else ():
             if log.get(name, seed) is None:
@@ -188,10 +188,10 @@ def _validation(row: Mapping[str, Any]) -> float:
     return -1.0 if score is None or math.isnan(score) else float(score)
 
 
-def _own_grid(name: str, best: float, grid: list[float]) -> list[dict[str, float]]:
-    if name not in OWN_GRIDS:
+def _grid_of_setting(name: str, best: float, grid: list[float]) -> list[dict[str, float]]:
+    if name not in GRIDS_OF_SETTINGS:
         return []
-    setting, values = OWN_GRIDS[name]
+    setting, values = GRIDS_OF_SETTINGS[name]
     next_higher = min((rate for rate in grid if rate > best), default=float(f"{3 * best:.1g}"))
     return [{"rate": rate, setting: value} for value in values for rate in (best, next_higher)]
 
@@ -216,13 +216,13 @@ def main() -> int:
     )
     parser.add_argument("--table", action="store_true", help="print what there is, and write costs.svg")
     parser.add_argument("settings", nargs="*", help="FinetuneConfig fields, NAME=VALUE")
-    given = parser.parse_args()
-    until = time.monotonic() + 60 * given.minutes
-    given.workdir.mkdir(parents=True, exist_ok=True)
-    if given.table:
-        cells = {file.stem: Log(file).rows for file in sorted(given.workdir.glob("*.jsonl"))}
+    arguments = parser.parse_args()
+    until = time.monotonic() + 60 * arguments.minutes
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    if arguments.table:
+        cells = {file.stem: Log(file).rows for file in sorted(arguments.workdir.glob("*.jsonl"))}
         print(summary(cells), table(cells), sep="\n\n")
-        (given.workdir / "costs.svg").write_bytes(figure(cells))
+        (arguments.workdir / "costs.svg").write_bytes(figure(cells))
         return 0
     from finetune_jax.config.declaration import declared
     from finetune_jax.config.settings import FinetuneConfig
@@ -230,17 +230,17 @@ def main() -> int:
 
     prepare_backend()
     known = declared(FinetuneConfig)
-    pairs = dict(pair.split("=", 1) for pair in given.settings)
+    pairs = dict(pair.split("=", 1) for pair in arguments.settings)
     settings = {name: type(known[name].default)(value) for name, value in pairs.items()}
-    (given.workdir / f"{given.cell}.json").write_text(json.dumps(settings) + "\n")
-    seeds = tuple(map(int, given.seeds.split(",")))
-    log = Log(given.workdir / f"{given.cell}.jsonl")
+    (arguments.workdir / f"{arguments.cell}.json").write_text(json.dumps(settings) + "\n")
+    seeds = tuple(map(int, arguments.seeds.split(",")))
+    log = Log(arguments.workdir / f"{arguments.cell}.jsonl")
 
     def cell(changes: Mapping[str, Any]) -> Cell:
         return Cell({**settings, **({"method": "standard"} if changes else {}), **changes})
 
     try:
-        run_cell(cell, log, given.contestants.split(","), seeds, until)
+        run_cell(cell, log, arguments.contestants.split(","), seeds, until)
     except Late:
         return 3
     return 0

@@ -97,12 +97,12 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
 def _one_error(started: Any, default: float, before: Row | None) -> dict[str, Any]:
     search = started.rehearsals
     begun = dataclasses.replace(started.config, learning_rate=default)
-    found = dict(started.program.method.find(begun, search).settings)
+    choice = dict(started.program.method.find(begun, search).settings)
     rate, head = _within_error(search), _HEAD_FACTOR * default
-    told = {"rate": rate, "head_learning_rate": head, "search": _tried(search)}
-    if before is not None and before["rate"] == rate == found["learning_rate"]:
-        return {**before, "contestant": "auto_se", **told, "same_as": "auto"}
-    return {**started.train(started.rates(rate, head_learning_rate=head)), **told}
+    of_search = {"rate": rate, "head_learning_rate": head, "search": _tried(search)}
+    if before is not None and before["rate"] == rate == choice["learning_rate"]:
+        return {**before, "contestant": "auto_se", **of_search, "same_as": "auto"}
+    return {**started.train(started.rates(rate, head_learning_rate=head)), **of_search}
 
 
 def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict[str, Any]:
@@ -117,11 +117,11 @@ def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict
 
 def _as_it_is(started: Any, default: float) -> dict[str, Any]:
     begun = dataclasses.replace(started.config, learning_rate=default)
-    found = dict(started.program.method.find(begun, started.rehearsals).settings)
-    rate, head = found["learning_rate"], found["head_learning_rate"]
+    choice = dict(started.program.method.find(begun, started.rehearsals).settings)
+    rate, head = choice["learning_rate"], choice["head_learning_rate"]
     scores = started.train(started.rates(rate, head_learning_rate=head))
-    told = {"rate": rate, "head_learning_rate": head, "search": _tried(started.rehearsals)}
-    return {**scores, **told}
+    of_search = {"rate": rate, "head_learning_rate": head, "search": _tried(started.rehearsals)}
+    return {**scores, **of_search}
 
 
 def _from_seen_probe(started: Any, default: float) -> dict[str, Any]:
@@ -228,8 +228,8 @@ def _ordered(started: Any, default: float) -> dict[str, Any]:
     variations = autolr.weight_variation(
         with_head.state.params, moved.state.params, blocks=blocks, measure="relative"
     )
-    wanted = autolr.initial_targets(variations)
-    factors = np.asarray(autolr.renewed_learning_rates(np.ones(len(blocks)), wanted, variations))
+    targets = autolr.initial_targets(variations)
+    factors = np.asarray(autolr.renewed_learning_rates(np.ones(len(blocks)), targets, variations))
     factors = factors / np.exp(np.log(factors).mean())
     of_parts = {"stem": factors[0] / 2, **dict(zip(blocks, factors, strict=True))}
     settings = {"rate_factors": tuple(f"{name}={value:.3g}" for name, value in of_parts.items())}

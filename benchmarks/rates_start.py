@@ -146,10 +146,10 @@ class Started:
             return self.scores
         self.rehearsals.cost.images_judged += len(features["train"])
         for split in ("validation", "test"):
-            found = transferability.ridge_predictions(
+            predictions = transferability.ridge_predictions(
                 features["train"], splits["train"].labels, features[split]
             )
-            self.scores[split] = float((found == splits[split].labels).mean())
+            self.scores[split] = float((predictions == splits[split].labels).mean())
         return self.scores
 
     def recommended(self) -> float:
@@ -157,9 +157,9 @@ class Started:
         from finetune_jax.runs import chosen_rate
 
         flags = dataclasses.replace(self.settings.flags, method="standard", learning_rate="auto")
-        found = chosen_rate.chosen_settings(flags, self.program.images, self.origin, None)
+        recommended = chosen_rate.chosen_settings(flags, self.program.images, self.origin, None)
         self.rehearsals.cost.images_judged += len(self.program.images.splits["train"].labels)
-        return float(found.config.learning_rate)
+        return float(recommended.config.learning_rate)
 
     def train_tuned(self, method: str, **settings: Any) -> dict[str, float]:
         """Scores of a run with the tuner of a method, whose trials count among the images of ``whole``."""

@@ -100,31 +100,34 @@ def results(rows: Sequence[Row]) -> list[Result]:
     """
     grid = [row for row in rows if row["contestant"] == "grid"]
     of_run = _cost(grid[0])
-    found = []
+    of_contestants = []
     for name in CONTESTANTS:
-        own = [row for row in rows if row["contestant"] == name and row["seed"] != CHOOSING]
-        if not own:
+        reported = [row for row in rows if row["contestant"] == name and row["seed"] != CHOOSING]
+        if not reported:
             continue
         searched = [row for row in rows if row["contestant"] == name and row["seed"] == CHOOSING]
-        cost, seconds = statistics.fmean(map(_cost, own)), statistics.fmean(row["seconds"] for row in own)
+        cost, seconds = (
+            statistics.fmean(map(_cost, reported)),
+            statistics.fmean(row["seconds"] for row in reported),
+        )
         if name == "single":  # the best of the grid has been trained in it
             cost = seconds = 0.0
         if name == "single" or name in AT_BEST_RATE:
             searched += grid
         cost, seconds = cost + sum(map(_cost, searched)), seconds + sum(row["seconds"] for row in searched)
-        scores = [_score(row["test"]) for row in own]
-        rates = [row["rate"] for row in own if "rate" in row]
-        found.append(Result(name, scores, rates, cost / of_run, seconds))
-    if not found or found[0].name != "single":
-        return found
-    single = found[0]
+        scores = [_score(row["test"]) for row in reported]
+        rates = [row["rate"] for row in reported if "rate" in row]
+        of_contestants.append(Result(name, scores, rates, cost / of_run, seconds))
+    if not of_contestants or of_contestants[0].name != "single":
+        return of_contestants
+    single = of_contestants[0]
     return [
         dataclasses.replace(
             result,
             regret=single.mean - result.mean,
             tie=single.mean - result.mean <= max(single.spread, result.spread),
         )
-        for result in found
+        for result in of_contestants
     ]
 
 
@@ -138,17 +141,17 @@ def table(cells: Mapping[str, Sequence[Row]]) -> str:
     lines = []
     for name, rows in cells.items():
         lines += ["", f"### {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for found in results(rows):
-            plain = found.name == "single"
+        for result in results(rows):
+            plain = result.name == "single"
             entries = [
-                found.name,
-                ", ".join(f"{rate:.2g}" for rate in dict.fromkeys(found.rates)),
-                f"{100 * found.mean:.2f} ± {100 * found.spread:.2f} ({len(found.scores)})",
-                "" if plain else f"{100 * found.regret:.2f}".replace("-", "−"),
-                "" if plain else "tie" if found.tie else "behind",
-                f"{found.runs:.2f}",
-                f"{found.seconds:.0f}",
-                "kept" if found.keeps else "",
+                result.name,
+                ", ".join(f"{rate:.2g}" for rate in dict.fromkeys(result.rates)),
+                f"{100 * result.mean:.2f} ± {100 * result.spread:.2f} ({len(result.scores)})",
+                "" if plain else f"{100 * result.regret:.2f}".replace("-", "−"),
+                "" if plain else "tie" if result.tie else "behind",
+                f"{result.runs:.2f}",
+                f"{result.seconds:.0f}",
+                "kept" if result.keeps else "",
             ]
             lines.append(f"| {' | '.join(entries)} |")
         tried = sorted((row["rate"], row["validation"]) for row in rows if row["contestant"] == "grid")
@@ -167,7 +170,7 @@ def summary(cells: Mapping[str, Sequence[Row]]) -> str:
     Args:
         cells: ``{name: rows}``, each with runs of ``single``.
     """
-    of_cells = [{found.name: found for found in results(rows)} for rows in cells.values()]
+    of_cells = [{result.name: result for result in results(rows)} for rows in cells.values()]
     everywhere = [name for name in CONTESTANTS if all(name in cell for cell in of_cells)]
     head = (
         "contestant",
@@ -181,24 +184,24 @@ def summary(cells: Mapping[str, Sequence[Row]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     entries = []
     for name in CONTESTANTS:
-        own = [cell[name] for cell in of_cells if name in cell]
-        if not own:
+        of_name = [cell[name] for cell in of_cells if name in cell]
+        if not of_name:
             continue
         rank = math.inf
         if name in everywhere:
             rank = statistics.fmean(
                 _rank(cell[name].mean, [cell[other].mean for other in everywhere]) for cell in of_cells
             )
-        worst = max(found.regret for found in own)
-        costs = sorted(found.runs for found in own)
+        worst = max(result.regret for result in of_name)
+        costs = sorted(result.runs for result in of_name)
         texts = [
             name,
-            str(len(own)),
+            str(len(of_name)),
             f"{rank:.1f}" if math.isfinite(rank) else "",
             "" if name == "single" else f"{100 * worst:.1f}".replace("-", "−"),
-            "" if name == "single" else f"{sum(found.tie for found in own)} of {len(own)}",
+            "" if name == "single" else f"{sum(result.tie for result in of_name)} of {len(of_name)}",
             f"{costs[0]:.2f}" if costs[-1] - costs[0] < 0.005 else f"{costs[0]:.2f} to {costs[-1]:.2f}",
-            f"{sum(found.keeps for found in own)} of {len(own)}",
+            f"{sum(result.keeps for result in of_name)} of {len(of_name)}",
         ]
         entries.append((rank, worst, f"| {' | '.join(texts)} |"))
     return "\n".join([*lines, *(text for _, _, text in sorted(entries, key=lambda entry: entry[:2]))])
@@ -219,14 +222,14 @@ def figure(cells: Mapping[str, Sequence[Row]]) -> bytes:
     for axis, (title, rows) in zip(axes.flat, cells.items(), strict=False):
         contestants = results(rows)
         axis.axvspan(_CHEAPEST, PROMISED, color=canvas.GREY, alpha=0.1, lw=0)
-        for found in contestants:
-            color, mark = mark_of(found.name)
-            if found.name == "single":
-                axis.axhline(100 * found.mean, color=canvas.GREY, lw=1, ls=":")
-            shown[found.name] = axis.errorbar(
-                max(found.runs, _CHEAPEST),
-                100 * found.mean,
-                100 * found.spread,
+        for result in contestants:
+            color, mark = mark_of(result.name)
+            if result.name == "single":
+                axis.axhline(100 * result.mean, color=canvas.GREY, lw=1, ls=":")
+            shown[result.name] = axis.errorbar(
+                max(result.runs, _CHEAPEST),
+                100 * result.mean,
+                100 * result.spread,
                 color=color,
                 fmt=mark,
                 capsize=2,

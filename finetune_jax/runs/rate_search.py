@@ -67,8 +67,11 @@ def searched(
             "images_trained": rehearsals.cost.images_trained,
             "images_judged": rehearsals.cost.images_judged,
             "seconds": round(time.monotonic() - began, 3),
+            **({"notes": list(choice.notes)} if choice.notes else {}),
         }
         reason = choice.reason
+        for note in choice.notes:
+            rehearsals.say(f"warning: {note}")
     values = {
         name: tuple(value) if isinstance(value, list) else value for name, value in search["settings"].items()
     }

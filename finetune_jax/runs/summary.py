@@ -53,7 +53,7 @@ def summarise(
         "classes": len(images.class_names),
         "images": {split: len(arrays.labels) for split, arrays in images.splits.items()},
         **recorded_data.resolved(images.source),
-        "notes": [*images.source.notes, *reason, *findings.notes],
+        "notes": [*images.source.notes, *reason, *settings.search.get("notes", ()), *findings.notes],
         "score": f"test_{program.task.score}",
         "selected_on": config.select_on,
         "best_epoch": int(best["epoch"]),

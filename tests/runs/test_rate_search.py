@@ -19,6 +19,8 @@ from finetune_jax.files.run_directory import RunDirectory
 from finetune_jax.models.card import read_best
 from finetune_jax.runs import finetune, rate_search
 from finetune_jax.training import loop
+from finetune_jax.training.methods.auto import Auto
+from finetune_jax.training.methods.method import RateChoice
 
 ONE = Replicas((jax.devices()[0],))
 SEARCHES = {
@@ -291,6 +293,24 @@ def test_auto_snr_holds_blocks_still_whose_gradients_were_noise_after_the_epoch_
         finetune.run(again, ONE, after_epoch=cut)
     finetune.run(again, ONE)
     assert same(config.workdir, again.workdir)
+
+
+def test_what_a_search_warns_of_is_printed_once_and_stays_with_the_run(base, tmp_path, monkeypatch, capsys):
+    rates = {"learning_rate": 0.01, "head_learning_rate": 0.1}
+    choice = RateChoice(rates, "0.01", ("The head learnt nothing.",))
+    monkeypatch.setattr(Auto, "find", lambda method, config, rehearsals: choice)
+    config = dataclasses.replace(base, method="auto", epochs=1, workdir=str(tmp_path / "run"))
+
+    def cut(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(config, ONE, after_epoch=cut)
+    assert capsys.readouterr().err.splitlines().count("warning: The head learnt nothing.") == 1
+    summary = finetune.run(config, ONE)
+    assert summary["notes"].count("The head learnt nothing.") == 1
+    assert summary["search"]["notes"] == ["The head learnt nothing."]
+    assert "The head learnt nothing." in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_loss_that_is_never_finite_is_said_before_anything_is_written(base, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from finetune_jax.config.recipes import recipe
 from finetune_jax.training import rates
 from finetune_jax.training.methods.auto import Auto
+from finetune_jax.training.methods.method import RateChoice
 
 PARTS = ("stem", "block_01", "head")
 
@@ -49,12 +50,15 @@ class Rehearsals:
         return SimpleNamespace(loss=1 + (math.log10(peaks["stem"]) - math.log10(self.best)) ** 2)
 
 
-def found(bearable: float, best: float) -> tuple[list[float], dict[str, Any]]:
-    rehearsals = Rehearsals(bearable, best)
-    search = object.__new__(Bare).find(
+def chosen(rehearsals: Rehearsals) -> RateChoice:
+    return object.__new__(Bare).find(
         dataclasses.replace(recipe("standard"), learning_rate=0.01, schedule="constant"), rehearsals
     )
-    return rehearsals.asked, dict(search.settings)
+
+
+def found(bearable: float, best: float) -> tuple[list[float], dict[str, Any]]:
+    rehearsals = Rehearsals(bearable, best)
+    return rehearsals.asked, dict(chosen(rehearsals).settings)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,16 @@ def test_the_head_learns_as_fast_as_it_can_bear_and_ten_times_as_fast_as_the_res
     assert asked == pytest.approx(heads, rel=0.02)
     assert settings["learning_rate"] == pytest.approx(rate, rel=0.02)
     assert settings["head_learning_rate"] == pytest.approx(head, rel=0.02)
+
+
+def test_a_head_that_learns_at_no_rate_is_told_of():
+    rehearsals = Rehearsals(bearable=1e-5, best=0.03)
+    (note,) = chosen(rehearsals).notes
+    assert len(rehearsals.asked) == 5
+    assert "at all of 5 rates, from 0.1 down to 0.001," in note
+    assert "feature_extractor" in note
+
+
+@pytest.mark.parametrize("bearable", [1.0, 0.001])  # the last of the five rates is enough
+def test_a_head_that_learns_at_some_rate_is_no_news(bearable):
+    assert chosen(Rehearsals(bearable, best=0.03)).notes == ()

@@ -57,16 +57,17 @@ class Auto(Standard):
             changed = dataclasses.replace(config, head_learning_rate=head_rate)
             return rate_finder.rates_at(changed, lambda config: self.tuner(config, trained), rate)
 
-        untrained = rehearsals.judge()
-        for _ in range(_MOST_HEADS):
+        untrained, head_rates, learned = rehearsals.judge(), list[float](), False
+        while not learned and len(head_rates) < _MOST_HEADS:
+            if head_rates:
+                head_rate = float(f"{head_rate / _FACTOR:.2g}")
+            head_rates.append(head_rate)
             alone = {
                 name: rate if name == "head" or name not in self.trained else 0.0
                 for name, rate in peaks(start).items()
             }
             with_head = rehearsals.after(alone, _steps(_SHARE_OF_HEAD * rehearsals.steps_of_run))
-            if with_head.judge() <= untrained:
-                break
-            head_rate = float(f"{head_rate / _FACTOR:.2g}")
+            learned = with_head.judge() <= untrained
         steps = _steps(_SHARE * rehearsals.steps_of_run / _MOST)
         losses = rate_search.climb(
             lambda rate: with_head.run(peaks(rate), steps).loss, start, factor=_FACTOR, most=_MOST
@@ -82,7 +83,17 @@ class Auto(Standard):
             f"{rate:g}, and {of_head:g} for the head; the smallest within {100 * _TIE:g} % of the lowest loss in "
             f"{len(losses)} trials of {steps} steps, on {len(rehearsals.held_out)} training images that these left out"
         )
-        return RateChoice({"learning_rate": rate, "head_learning_rate": of_head}, reason)
+        notes = () if learned else (_nothing_learned(head_rates, start),)
+        return RateChoice({"learning_rate": rate, "head_learning_rate": of_head}, reason, notes)
+
+
+def _nothing_learned(head_rates: list[float], start: float) -> str:
+    return (
+        f"--method=auto: the head alone ended worse than it began at all of {len(head_rates)} rates, from "
+        f"{head_rates[0]:g} down to {head_rates[-1]:g}, so the rates were compared through a head that had learnt "
+        "nothing. Look at the linear probe and at --method=feature_extractor first, or begin with a lower "
+        f"--learning_rate than {start:g}."
+    )
 
 
 def _steps(steps: float) -> int:

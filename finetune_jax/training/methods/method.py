@@ -128,10 +128,12 @@ class RateChoice(NamedTuple):
     Attributes:
         settings: of the run, ``{setting: value}``; with them ``--method=standard`` trains the same run.
         reason: for people, without a full stop.
+        notes: sentences that the reader of the result must know.
     """
 
     settings: Mapping[str, Any]
     reason: str
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@
 - ``probe_seen``: the head starts as logistic regression on the features that training sees (:mod:`rates_probe`); from
   there a climb over one rate for all parts, head included, in rehearsals as long as those of ``auto``.
 - ``auto_probe``: ``auto_ratio``, and where the head that learns alone ends worse than it began, ``probe_seen``.
+- ``auto_still``: the same, but there the batch norms keep the statistics that they were pretrained with, so that the
+  head may start as the probe of evaluation; one rate for all parts is climbed from a tenth of the default rate.
 """
 
 import dataclasses
@@ -39,6 +41,7 @@ IDEAS = (
     "auto_now",
     "probe_seen",
     "auto_probe",
+    "auto_still",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
@@ -69,8 +72,9 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _as_it_is(started, default)
     if name == "probe_seen":
         return _from_seen_probe(started, default)
-    if name == "auto_probe":
-        return _from_seen_probe_if_needed(started, default)
+    if name in ("auto_probe", "auto_still"):
+        otherwise = _from_seen_probe if name == "auto_probe" else _with_still_norms
+        return _unless_the_head_learns(started, default, otherwise)
     if name == "auto_head":
         return _with_head_rate(started, default)
     if name == "auto_se":
@@ -137,7 +141,23 @@ def _from_seen_probe(started: Any, default: float) -> dict[str, Any]:
     return {**started.train(started.rates(rate)), "rate": rate, **of_probe, "search": _tried(search)}
 
 
-def _from_seen_probe_if_needed(started: Any, default: float) -> dict[str, Any]:
+def _with_still_norms(started: Any, default: float) -> dict[str, Any]:
+    still = started.cell.still.of_seed(started.config.seed)
+    search = still.rehearsals = dataclasses.replace(still.rehearsals, cost=started.rehearsals.cost)
+    probe = rates_probe.in_evaluation(still, search, in_proportion=True)
+    steps = max(8, int(_SHARE_OF_REHEARSAL * search.steps_of_run))
+    losses = rate_search.climb(
+        lambda rate: probe.begun.run(still.rates(rate), steps).loss, default / 10, factor=_FACTOR, most=_MOST
+    )
+    rate = _rounded(rate_search.smallest_within(losses, _TIE))
+    still.whole = dataclasses.replace(rates_probe.with_head(still.whole, probe.head), cost=started.whole.cost)
+    of_probe = {"penalty": probe.penalty, "loss_of_probe": round(probe.loss, 5)}
+    return {**still.train(still.rates(rate)), "rate": rate, **of_probe, "search": _tried(probe.begun)}
+
+
+def _unless_the_head_learns(
+    started: Any, default: float, otherwise: Callable[[Any, float], dict[str, Any]]
+) -> dict[str, Any]:
     search = started.rehearsals
     untrained = search.judge()
     fast = started.rates(default, head_learning_rate=_HEAD_FACTOR * default)
@@ -149,7 +169,7 @@ def _from_seen_probe_if_needed(started: Any, default: float) -> dict[str, Any]:
         # The search of --method=auto takes the same steps of the head anew; they count once.
         started.rehearsals = dataclasses.replace(search, log=[], cost=type(search.cost)())
         return {**_as_it_is(started, default), **of_head}
-    return {**_from_seen_probe(started, default), **of_head}
+    return {**otherwise(started, default), **of_head}
 
 
 def _with_head_rate(started: Any, default: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ class Cell:
     """
 
     def __init__(self, settings: Mapping[str, Any], *, still: bool = False) -> None:
+        self.fields = settings
         import jax
 
         from finetune_jax.config.settings import FinetuneConfig
@@ -32,6 +34,11 @@ class Cell:
         with still_norms() if still else contextlib.nullcontext():
             self.program, self.settings = finetune.prepare(standard, local_replicas(jax.devices()[:1]))
         self.scores: dict[str, float] = {}
+
+    @functools.cached_property
+    def still(self) -> "Cell":
+        """The same with batch norms that keep their statistics."""
+        return Cell(self.fields, still=True)
 
     def of_seed(self, seed: int) -> "Started":
         """The start of runs with a seed."""
@@ -80,6 +87,7 @@ class Started:
         from finetune_jax.runs import rate_search
         from finetune_jax.training.rehearsal import Cost
 
+        self.cell = cell
         self.program, self.settings, self.config = program, settings, settings.config
         self.origin = cell.origin
         self.rehearsals = rate_search.rehearsals_of(program, settings)

@@ -17,7 +17,7 @@ CONTESTANTS = (
     "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr", "autolr_rms", "autolr_relative",
     "dog", "dadapt", "mechanic", "similarity", "decay_grid", "slice_grid", "auto_se", "probe_default", "probe_auto",
     "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order", "auto_head", "auto_now",
-    "probe_seen", "auto_probe",
+    "probe_seen", "auto_probe", "auto_still",
 )  # fmt: skip
 _MARKS = "osD^vP"
 _CHEAPEST = 0.06  # runs, on the axis of the figure

@@ -182,11 +182,19 @@ class FinetuneConfig(
         group=RUN,
         before=False,
     )
+    report: bool = setting(
+        True,
+        "Write report.html and its figures, about a second for each run; tables, metrics and the summary always are.",
+        group=RUN,
+        local=True,
+        aliases=("write_report",),
+    )
     figures: tuple[str, ...] = setting(
         ("png",),
         "Formats in which figures are written beside the page: png, svg, pdf.",
         group=RUN,
         local=True,
+        only_with={"report": (True,)},
         aliases=("figure_format", "figure_formats"),
     )
     checkpoint_steps: int = setting(

@@ -47,21 +47,26 @@ def files(result: RunResult) -> dict[str, bytes]:
         classifier, and the files of the method.
     """
     pictures = _Pictures.of(result)
-    test = result.test
-    classes = None if not isinstance(test, Classified) else _scores_of_classes(test)
-    page = pages.render("run.html", **_page(result, pictures, classes))
+    page = pages.render("run.html", **_page(result, pictures)).encode()
     if result.summary is None:
-        return {"report.html": page.encode()}
+        return {"report.html": page}
     beside = [picture for picture in pictures.all if picture.name != "reliability"]
-    written: Files = {
-        **result.files,
-        **({} if classes is None else {"classes.csv": class_scores.classes_csv(classes)}),
-        **({"classes.csv": value_page.classes_csv(test)} if isinstance(test, Labelled) else {}),
-        **pictures_as_files(beside, result.formats),
-        "report.html": page,
-    }
+    return {**tables_of(result), **_encoded(pictures_as_files(beside, result.formats)), "report.html": page}
+
+
+def tables_of(result: RunResult) -> dict[str, bytes]:
+    """What programs read of a run that has ended: ``classes.csv`` of a classifier, and the files of the method."""
+    test, classes = result.test, {}
+    if isinstance(test, Classified):
+        classes = {"classes.csv": class_scores.classes_csv(_scores_of_classes(test))}
+    elif isinstance(test, Labelled):
+        classes = {"classes.csv": value_page.classes_csv(test)}
+    return _encoded({**result.files, **classes})
+
+
+def _encoded(files: Files) -> dict[str, bytes]:
     return {
-        name: content if isinstance(content, bytes) else content.encode() for name, content in written.items()
+        name: content if isinstance(content, bytes) else content.encode() for name, content in files.items()
     }
 
 
@@ -87,7 +92,9 @@ class _Pictures:
             )
             for name in measured
         ]
-        whole = figures.draw_training_curves(result.rows, best, result.score) if measured else None
+        whole = None
+        if measured and result.summary is not None:
+            whole = figures.draw_training_curves(result.rows, best, result.score)
         return cls(
             training=None if whole is None else Picture("training", "", whole),
             panels=drawn,
@@ -145,9 +152,7 @@ def _scores_of_classes(test: Classified) -> list[class_scores.ClassScore]:
     return class_scores.by_recall(matrix, test.class_names)
 
 
-def _page(
-    result: RunResult, pictures: _Pictures, classes: list[class_scores.ClassScore] | None
-) -> dict[str, Any]:
+def _page(result: RunResult, pictures: _Pictures) -> dict[str, Any]:
     """What the template fills in."""
     summary, flags = result.summary, result.flags
     by_name = {picture.name: (picture.caption, pages.inline(picture.figure)) for picture in pictures.test}
@@ -176,16 +181,12 @@ def _page(
         "batch": [] if result.training_images is None else _batch(result.training_images),
         "mistakes": [] if test is None or chosen is None else _cards(test, chosen.mistakes),
         "unsure": [] if test is None or chosen is None else _cards(test, chosen.unsure),
-        "classes": classes,
+        "classes": None if test is None else _scores_of_classes(test),
         "confusions": confusions,
         "confused": confused,
         "labels": value_page.class_table(values) if isinstance(values, Labelled) else None,
         "worst": [] if values is None else value_page.worst(values),
-        "scatters": [
-            (picture.caption, pages.inline(picture.figure))
-            for picture in pictures.test
-            if picture.name.startswith("scatter")
-        ],
+        "scatters": [captioned for name, captioned in by_name.items() if name.startswith("scatter")],
         "groups": mappings_table("group", groups) if groups else None,
         "confusion": by_name.get("confusion"),
         "reliability": by_name.get("reliability"),

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from finetune_jax.config.declaration import declared
-from finetune_jax.config.settings import FinetuneConfig
+from finetune_jax.config.settings import DEFAULTS, FinetuneConfig
 from finetune_jax.data import in_memory, split_rules
 from finetune_jax.data.in_memory import Held, Part
 from finetune_jax.errors import UserError
@@ -41,6 +41,8 @@ class _ImageEstimator(BaseEstimator):
         config = in_python.config_of({**values, "task": task}, self.recipe)
         held = _without_test(in_python.hold(config, Part(images, labels, weights=weights)), config)
         config = dataclasses.replace(config, dataset=held.source.name)
+        if not self.workdir:  # nobody could read it
+            config = dataclasses.replace(config, report=False, figures=DEFAULTS["figures"])
         with tempfile.TemporaryDirectory(prefix="finetune_jax") as folder:
             fitted = in_python.run(config, self.workdir or Path(folder, "run"), held)
             self._card, self._variables = read_best(fitted.directory)

@@ -57,7 +57,7 @@ def after_each_epoch(
 
     Where epochs are so short that pages would take more than a twentieth of the time, some have none.
     """
-    if not program.replicas.is_primary:
+    if not (program.replicas.is_primary and settings.flags.report):
         return after_epoch or (lambda row: None)
     began: list[RunResult] = []
     next_page = 0.0

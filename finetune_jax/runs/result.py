@@ -93,7 +93,8 @@ def finish(
                 print(f"remark: {remark}", file=sys.stderr)
         if printed_lines is not None:
             printed_lines.update(summary["remarks"])
-        for name, content in run_page.files(result).items():
+        written = run_page.files(result) if settings.flags.report else run_page.tables_of(result)
+        for name, content in written.items():
             directory.write_file(name, content)
         directory.note(tables.result_line(summary))
         directory.write_summary(summary)

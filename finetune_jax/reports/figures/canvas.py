@@ -4,10 +4,11 @@ Colours are those of Okabe and Ito ("Color Universal Design", 2008), which peopl
 apart; where colour means right or wrong, a line style or a mark says it too.
 """
 
+import contextlib
 import io
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -43,9 +44,10 @@ _ONE_AT_A_TIME = threading.Lock()
 """Settings of Matplotlib, also those within a context, are of the whole process, and not of a thread."""
 
 _WIDE_RANGE = 30  # largest to smallest value
+_DOTS_PER_INCH = 120
 _SAVE_AS: dict[str, dict[str, Any]] = {
     # Without dates and versions: the same figure always gives the same bytes.
-    "png": {"dpi": 120, "metadata": {"Software": None}},
+    "png": {"dpi": _DOTS_PER_INCH, "metadata": {"Software": None}},
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
 }
@@ -91,8 +93,26 @@ def encode(
     ):
         # Letters that stay text are the reader's business.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(file, format=format, transparent=transparent, **_SAVE_AS[format])
+        with _laid_out(figure):
+            figure.savefig(file, format=format, transparent=transparent, **_SAVE_AS[format])
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _laid_out(figure: "Figure") -> Iterator[None]:
+    """A figure whose axes have their places, and no engine: to save it, the engine draws everything once more."""
+    engine, dots = figure.get_layout_engine(), figure.get_dpi()
+    if engine is None:
+        yield
+        return
+    figure.set_dpi(_DOTS_PER_INCH)
+    engine.execute(figure)
+    figure.set_dpi(dots)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def number(value: float, unit: str = "") -> str:

@@ -18,7 +18,7 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.models.network import Network
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.runs.program import Program
-from finetune_jax.training.evaluation import Evaluation, compile_evaluation
+from finetune_jax.training.evaluation import Evaluation, batch_size_for, compile_evaluation
 from finetune_jax.training.rehearsal import Chosen
 
 MOST = 5000
@@ -108,8 +108,15 @@ def _chosen(count: int, seed: int) -> np.ndarray:
 
 def _features(program: Program, split: str, chosen: np.ndarray | None = None) -> np.ndarray:
     start, card = program.start, program.card
+    counts = {name: min(len(arrays.labels), MOST) for name, arrays in program.images.splits.items()}
     compute = _compiled(
-        start.network, card.mean, card.std, program.replicas, program.images.image_size, program.task.name
+        start.network,
+        card.mean,
+        card.std,
+        program.replicas,
+        program.images.image_size,
+        program.task.name,
+        batch_size_for(*counts.values()),
     )
     feed: Any = program.images.feeds[split]
     count = len(program.images.splits[split].labels)
@@ -126,6 +133,7 @@ def _compiled(
     replicas: Replicas,
     size: int,
     task: str,
+    batch_size: int,
 ) -> Evaluation:
     """Features ``[N, D]``; for retrieval summed over the image and its mirror, as trained networks are tested."""
     normalize = normalizer(mean, std)
@@ -138,4 +146,4 @@ def _compiled(
             return network.embed(variables, seen)
         return network.embed(variables, seen) + network.embed(variables, jnp.flip(seen, 2))
 
-    return compile_evaluation(features, replicas)
+    return compile_evaluation(features, replicas, batch_size)

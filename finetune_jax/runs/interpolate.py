@@ -281,7 +281,10 @@ class _Judge:
             network, normalize, training, len(images.labels), replicas
         )
         part = evaluation.embedder if self._retrieves else evaluation.classifier
-        self._predict = evaluation.compile_evaluation(part(network, normalize), replicas)
+        counts = [len(labels) for parts in self._sets.values() for _, labels in parts]
+        self._predict = evaluation.compile_evaluation(
+            part(network, normalize), replicas, evaluation.batch_size_for(*counts)
+        )
 
     @property
     def validation(self) -> tuple[Any, np.ndarray]:

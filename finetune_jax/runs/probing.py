@@ -258,7 +258,8 @@ def _milliseconds(
 ) -> float:
     """Per image of a whole batch, of a program that has been compiled."""
     # A batch that is not full is filled up, and takes as long.
-    rows = np.resize(np.arange(len(arrays.labels)), evaluation.BATCH_SIZE)
+    count = len(arrays.labels)
+    rows = np.resize(np.arange(count), evaluation.batch_size_for(count))
     batch = dataclasses.replace(
         arrays,
         images=np.asarray(arrays.images[rows]),

@@ -18,8 +18,9 @@ from finetune_jax.devices.replicas import AXIS, Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.models.network import Model
 
-BATCH_SIZE = 256
-"""Images of a batch in evaluation, over all devices."""
+BATCH_SIZES = (32, 64, 128, 256)
+"""Images of a batch in evaluation, over all devices: one of these."""
+_MOST_FILLING = 0.1
 
 # How many batches of outputs may wait on the devices; those of a whole data set could fill their memory.
 _BATCHES_AHEAD = 16
@@ -28,10 +29,28 @@ Evaluation = Callable[[Any, Feed, int], np.ndarray]
 """``(variables on the devices, feed, number of examples) → outputs [N, …]`` on the host of every process."""
 
 
+def batch_size_for(*counts: int) -> int:
+    """Images of a batch for splits of so many examples, which one program evaluates.
+
+    Last batches are filled up, and filled places cost what examples do: a batch of 256 for 20 validation images would
+    take longer than the epoch of a small data set.
+
+    Returns:
+        The largest of :data:`BATCH_SIZES` that computes at most a tenth more than the best of them.
+
+    Examples:
+        >>> batch_size_for(20), batch_size_for(36, 1438), batch_size_for(10_000)
+        (32, 64, 256)
+    """
+    computed = {size: sum(-(-count // size) * size for count in counts) for size in BATCH_SIZES}
+    least = min(computed.values())
+    return max(size for size, places in computed.items() if places <= (1 + _MOST_FILLING) * least)
+
+
 def compile_evaluation(
     function: Callable[[Any, jax.Array], jax.Array],
     replicas: Replicas,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     axes: Callable[[Any], Any] = lambda variables: None,
 ) -> Evaluation:
     """``function(variables, images uint8 [B, H, W, C]) → [B, …]`` over the examples of a feed.
@@ -41,7 +60,7 @@ def compile_evaluation(
     Args:
         function: of one replica.
         replicas: where.
-        batch_size: images of a batch over all devices.
+        batch_size: images of a batch over all devices; None is :func:`batch_size_for` the examples of each call.
         axes: variables on the devices to what ``Replicas.map`` takes for them, None where all are replicated.
     """
     batches = compile_batches(function, replicas, batch_size, axes)
@@ -50,7 +69,7 @@ def compile_evaluation(
         outputs = np.concatenate(list(batches(variables, feed, count)))
         if feed.rows is None:
             return outputs
-        order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
+        order, is_example = _order_of_shards(feed.rows, replicas, batch_size or batch_size_for(count))
         in_order = np.empty((count, *outputs.shape[1:]), outputs.dtype)
         in_order[order[is_example]] = outputs[is_example.reshape(-1)]
         return in_order
@@ -61,7 +80,7 @@ def compile_evaluation(
 def compile_batches(
     function: Callable[[Any, jax.Array], jax.Array],
     replicas: Replicas,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     axes: Callable[[Any], Any] = lambda variables: None,
 ) -> Callable[[Any, Feed, int], Iterator[np.ndarray]]:
     """:func:`compile_evaluation` batch by batch, for outputs that need not be held at once.
@@ -80,11 +99,12 @@ def compile_batches(
         if mapped is None:
             mapped = replicas.map(gathered, (axes(variables), 0))
         waiting: collections.deque[jax.Array] = collections.deque()
+        images_at_once = batch_size or batch_size_for(count)
         if feed.rows is None:
-            order = evaluation_order(count, -(-batch_size // replicas.count) * replicas.count)
+            order = evaluation_order(count, -(-images_at_once // replicas.count) * replicas.count)
             left = count
         else:
-            order, _ = _order_of_shards(feed.rows, replicas, batch_size)
+            order, _ = _order_of_shards(feed.rows, replicas, images_at_once)
             left = order.size
         for images in feed.batches(order):
             waiting.append(mapped(variables, images))
@@ -113,7 +133,7 @@ def compile_counts(
     function: Callable[[Any, jax.Array], jax.Array],
     replicas: Replicas,
     num_classes: int,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     axes: Callable[[Any], Any] = lambda variables: None,
 ) -> Counts:
     """What accuracies and the loss are made of, counted on the devices: no output leaves them.
@@ -122,7 +142,7 @@ def compile_counts(
         function: of one replica, variables and uint8 images to logits ``[B, C]``.
         replicas: where.
         num_classes: C.
-        batch_size: images of a batch over all devices.
+        batch_size: images of a batch over all devices; None is :func:`batch_size_for` the examples.
         axes: see :func:`compile_evaluation`.
     """
 
@@ -142,7 +162,7 @@ def compile_counts(
         assert feed.rows is not None
         if mapped is None:
             mapped = replicas.map(counted, (axes(variables), 0, 0, 0))
-        order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
+        order, is_example = _order_of_shards(feed.rows, replicas, batch_size or batch_size_for(len(labels)))
         local_order, real = replicas.local_columns(order), replicas.local_columns(is_example)
         counts = []
         for row, is_real, images in zip(local_order, real, feed.batches(order), strict=True):

@@ -17,6 +17,7 @@ from finetune_jax.data import in_memory
 from finetune_jax.data.decode import Decoding
 from finetune_jax.data.in_memory import Part
 from finetune_jax.errors import UserError
+from finetune_jax.reports import run_page
 
 LABELS = np.array(["dark", "light"])[np.arange(64) % 2]
 IMAGES = (
@@ -26,8 +27,8 @@ IMAGES = (
 SETTINGS = {
     "method": "feature_extractor",
     "image_size": 16,
-    "epochs": 4,
-    "batch_size": 12,
+    "epochs": 2,
+    "batch_size": 6,
     "learning_rate": 0.1,
 }
 CHECKS_FOR_IMAGES = (
@@ -120,9 +121,7 @@ def test_images_of_several_classes_and_numbers_are_learned_and_measured(tmp_path
     assert found["task"] == "multilabel"
     assert set(found["per_class"]) == {"any", "pale"}
     assert (several.directory / "predictions-test.csv").read_text().startswith("image,label,prediction,")
-    numbers = finetune_jax.fit(
-        IMAGES, 0.5 + light, workdir=tmp_path / "numbers", **{**SETTINGS, "epochs": 10}
-    )
+    numbers = finetune_jax.fit(IMAGES, 0.5 + light, workdir=tmp_path / "numbers", **{**SETTINGS, "epochs": 5})
     said = np.array(finetune_jax.predict(numbers, IMAGES))
     assert said[light == 1].mean() > said[light == 0].mean()
     result = finetune_jax.evaluate(numbers, IMAGES, 0.5 + light)
@@ -164,7 +163,9 @@ def test_an_estimator_passes_a_check_of_scikit_learn(name, check):
 
 def test_cross_validation_predicts_every_image_once_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 8}, cache_dir=str(tmp_path / "cache"))
+    # A report that is deleted with the run would be half of its time.
+    monkeypatch.setattr(run_page, "files", None)
+    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 4}, cache_dir=str(tmp_path / "cache"))
     predicted = cross_val_predict(classifier, IMAGES, LABELS, cv=2)
     assert (predicted == LABELS).mean() > 0.9
     assert [path.name for path in Path(tmp_path).iterdir()] == ["cache"]
@@ -190,7 +191,7 @@ def test_images_that_weigh_nothing_teach_nothing(tmp_path):
     wrong = np.arange(64) % 4 < 2
     labels = np.where(wrong, LABELS[::-1], LABELS)
     assert (labels == LABELS).mean() == 0.5
-    settings = {**SETTINGS, "epochs": 8, "validation_fraction": 0.0, "select_on": "last"}
+    settings = {**SETTINGS, "epochs": 4, "validation_fraction": 0.0, "select_on": "last"}
     classifier = finetune_jax.ImageClassifier(**settings, cache_dir=str(tmp_path))
     right = classifier.fit(IMAGES, labels, sample_weight=~wrong).predict(IMAGES) == LABELS
     assert right.mean() > 0.9
@@ -210,7 +211,7 @@ def cross_validated(estimator, labels):
 
 def test_rows_of_labels_are_classified_and_cross_validated(tmp_path):
     rows = np.stack([np.ones(64, int), np.arange(64) % 2, 1 - np.arange(64) % 2], 1)
-    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 8}, cache_dir=str(tmp_path))
+    classifier = finetune_jax.ImageClassifier(**{**SETTINGS, "epochs": 4}, cache_dir=str(tmp_path))
     fitted, score, predicted = cross_validated(classifier, rows)
     assert score == np.mean((predicted == rows[32:]).all(1))
     assert (predicted == rows[32:]).mean() > 0.9
@@ -228,7 +229,7 @@ def test_rows_of_labels_are_classified_and_cross_validated(tmp_path):
 
 def test_numbers_are_predicted_in_their_own_units_and_cross_validated(tmp_path):
     light = IMAGES.mean((1, 2, 3), dtype=np.float64) / 1000
-    settings = {**SETTINGS, "epochs": 10, "learning_rate": 0.02}
+    settings = {**SETTINGS, "epochs": 5, "learning_rate": 0.02}
     regressor = finetune_jax.ImageRegressor(**settings, cache_dir=str(tmp_path))
     fitted, score, predicted = cross_validated(regressor, light)
     assert predicted.shape == (32,)

@@ -1,7 +1,9 @@
 """The report of a real run: rewritten while it trains, with its photos and its command when it has ended."""
 
+import csv
 import dataclasses
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,10 +21,9 @@ DRAWS_FIGURES = True
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """``report.html`` after each epoch and at the end, and the directory, of a run of two epochs."""
+def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
-    config = FinetuneConfig(
+    return FinetuneConfig(
         dataset=f"folder:{write_photos(root / 'photos')}",
         cache_dir=str(root / "cache"),
         workdir=str(root / "run"),
@@ -32,10 +33,16 @@ def pages(tmp_path_factory):
         method="feature_extractor",
         prune_depth=8,
     )
+
+
+@pytest.fixture(scope="module")
+def pages(config):
+    """``report.html`` after each epoch and at the end, and the directory, of a run of two epochs."""
     seen = []
-    page = root / "run" / "report.html"
+    directory = Path(config.workdir)
+    page = directory / "report.html"
     finetune.run(config, Replicas((jax.devices()[0],)), lambda row: seen.append(page.read_text()))
-    return [*seen, page.read_text()], root / "run"
+    return [*seen, page.read_text()], directory
 
 
 def test_the_first_epoch_has_a_page_that_refreshes_itself_and_the_last_one_does_not(pages):
@@ -46,6 +53,25 @@ def test_the_first_epoch_has_a_page_that_refreshes_itself_and_the_last_one_does_
     assert "Recall per class" not in first
     assert "refresh" not in last.split("<style>")[0]
     assert "Test accuracy" in last
+
+
+def test_without_a_report_the_run_is_the_same_and_its_tables_are_there(pages, config, tmp_path):
+    bare = dataclasses.replace(config, report=False, workdir=str(tmp_path / "bare"))
+    epochs = []
+    finetune.run(bare, Replicas((jax.devices()[0],)), lambda row: epochs.append(row["epoch"]))
+    assert epochs == [1, 2]
+    with_page, without = ({path.name for path in place.iterdir()} for place in (pages[1], tmp_path / "bare"))
+    assert with_page - without == {"report.html", "training.png", "confusion.png"}
+    assert without < with_page
+    for name in ("metrics.csv", "classes.csv", "predictions-test.csv"):
+        assert _without_seconds(tmp_path / "bare" / name) == _without_seconds(pages[1] / name)
+
+
+def _without_seconds(path):
+    return [
+        {name: value for name, value in row.items() if "second" not in name}
+        for row in csv.DictReader(path.open())
+    ]
 
 
 def test_figures_lie_beside_the_page(pages):
@@ -106,6 +132,10 @@ def test_pages_do_not_take_more_than_a_share_of_the_time(monkeypatch):
         class replicas:
             is_primary = True
 
+    class Flags:
+        class flags:
+            report = True
+
     class Directory:
         def read_metrics(self):
             return []
@@ -113,7 +143,7 @@ def test_pages_do_not_take_more_than_a_share_of_the_time(monkeypatch):
         read_passes = read_metrics
 
     rows = []
-    callback = report.after_each_epoch(Primary(), None, Directory(), rows.append)
+    callback = report.after_each_epoch(Primary(), Flags(), Directory(), rows.append)
     for epoch in range(40):
         clock[0] += 1.0
         callback({"epoch": epoch})

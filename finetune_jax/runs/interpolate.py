@@ -263,12 +263,11 @@ class _Judge:
         self.score_name = self._config.retrieval_score if self._retrieves else fit_task.SCORES[card.task]
         network, normalize = card.network(), normalizer(card.mean, card.std)
         config = data_config_of(run)
-        silent = not replicas.is_primary
-        source, _ = data_of_run(run, config, silent=silent, anew=False)
+        source, _ = data_of_run(run, config, silent=not replicas.is_primary, anew=False)
         sets = {"validation": (config, source, "validation"), "test": (config, source, "test")}
         for name in others:
             other = of_data_set(config, name)
-            sets[name] = (other, datasets.load_source(other, silent=silent), "test")
+            sets[name] = (other, datasets.load_source(other, silent=not replicas.is_primary), "test")
         self._sets = {
             name: self._images(*where)
             for name, where in sets.items()
@@ -281,10 +280,8 @@ class _Judge:
             network, normalize, training, len(images.labels), replicas
         )
         part = evaluation.embedder if self._retrieves else evaluation.classifier
-        counts = [len(labels) for parts in self._sets.values() for _, labels in parts]
-        self._predict = evaluation.compile_evaluation(
-            part(network, normalize), replicas, evaluation.batch_size_for(*counts)
-        )
+        batch_size = evaluation.batch_size_for(*(len(y) for parts in self._sets.values() for _, y in parts))
+        self._predict = evaluation.compile_evaluation(part(network, normalize), replicas, batch_size)
 
     @property
     def validation(self) -> tuple[Any, np.ndarray]:

@@ -202,6 +202,7 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         estimate = norm_statistics.compile_averages_estimate(
             forgetful.forward, objective.prepare, images.feeds["train"], replicas
         )
+    outputs, axes = task.outputs(method.measured, normalize), placement.variable_axes
     evaluated = [len(arrays.labels) for name, arrays in images.splits.items() if name != "train"]
     batch_size = evaluation.batch_size_for(*evaluated)
     return Program(
@@ -217,16 +218,8 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         objective=objective,
         train_step=train_step,
         training=images.feeds["train"].compile_training(train_step, placement.axes),
-        predict=evaluation.compile_evaluation(
-            task.outputs(method.measured, normalize), replicas, batch_size, placement.variable_axes
-        ),
-        count=evaluation.compile_counts(
-            task.outputs(method.measured, normalize),
-            replicas,
-            num_classes,
-            batch_size,
-            placement.variable_axes,
-        )
+        predict=evaluation.compile_evaluation(outputs, replicas, batch_size, axes),
+        count=evaluation.compile_counts(outputs, replicas, num_classes, batch_size, axes)
         if images.division is not None and task.name == "classification"
         else None,
         card=Card(

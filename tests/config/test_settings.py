@@ -123,7 +123,8 @@ def test_every_condition_names_settings_and_values_that_exist(config_class):
         for condition in (known.only_with, *known.value_only_with.values()):
             for other, needed in condition.items():
                 switch = declared(FinetuneConfig)[other]
-                assert set(needed) <= {*(switch.choices or ()), *switch.words}, known.name
+                values = (True, False) if switch.type is bool else switch.choices or ()
+                assert set(needed) <= {*values, *switch.words}, known.name
         assert set(known.value_only_with) <= set(known.choices or ()), known.name
 
 

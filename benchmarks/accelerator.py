@@ -294,7 +294,7 @@ def cells(row: Row) -> str:
     return f"| {row.part} | {row.what} | {statistics.median(row.values):{form}}{spread} | {row.unit} |"
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a Markdown table, and return 1 if a part went wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -305,7 +305,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the results, values of all rounds included")
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing, to try the script")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(words)
     from finetune_jax.devices.replicas import prepare_backend
 
     prepare_backend()

@@ -175,15 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", default=[family for family, _, _ in _FAMILIES])
     names = [candidate.name for candidate in CANDIDATES]
     parser.add_argument("--candidates", nargs="+", choices=names, default=names)
-    given = parser.parse_args(arguments)
+    values = parser.parse_args(arguments)
     candidates = [
         candidate
         for candidate in CANDIDATES
-        if candidate.family in given.families and candidate.name in given.candidates
+        if candidate.family in values.families and candidate.name in values.candidates
     ]
     scores = {
-        name: train(base, runs, candidates, given.seeds)
-        for name, base, runs in cases.cells(given.case, given.epochs, given.workdir)
+        name: train(base, runs, candidates, values.seeds)
+        for name, base, runs in cases.cells(values.case, values.epochs, values.workdir)
     }
     print(table(scores))
     if TODAY in (behind := regrets(scores)):

@@ -218,7 +218,7 @@ def _line(name: str, epochs: list[list[Epoch]], images: int) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -235,7 +235,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side, in turn")
     parser.add_argument("--torch", default="none", help="interpreter that has PyTorch; none leaves it out")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(words)
     if arguments.epochs < 2:
         parser.error("--epochs starts at 2: there is no later one otherwise")
     if arguments.worker:

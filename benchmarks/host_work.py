@@ -83,14 +83,14 @@ def count(devices: int, *, resident: bool, steps_per_dispatch: int = 1, steps: i
     return dict(counts)
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Count and print a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=32)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(words)
 
     from finetune_jax.devices.replicas import prepare_backend
 

@@ -78,7 +78,7 @@ def temporary_bytes(side: train_step.OurSide, case: train_step.Case) -> int:
     return program.memory_analysis().temp_size_in_bytes
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -91,7 +91,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="of each side; 0 is one per core")
     parser.add_argument("--torch", default="none", help="interpreter that has PyTorch; none leaves it out")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(words)
     if arguments.steps < 2:
         parser.error("--steps starts at 2: the first is not timed")
     threads = arguments.threads or len(os.sched_getaffinity(0))

@@ -139,7 +139,7 @@ def images_per_class(
     >>> [images_per_class(8, seconds_left=float(seconds), **settings) for seconds in (200, 600, 3600, 36000)]
     [5, 25, 150, 0]
     """
-    wanted = min(images, _PER_CLASS * classes)
+    enough = min(images, _PER_CLASS * classes)
 
     def affordable(count: int) -> float:
         passes = 1000 * (FIRST_SHARE * seconds_left / count - _TO_START) / milliseconds
@@ -147,7 +147,7 @@ def images_per_class(
 
     for count in range(candidates, 0, -1):
         affordable_images = affordable(count)
-        if affordable_images >= wanted or count <= _FEWEST:
+        if affordable_images >= enough or count <= _FEWEST:
             return (
                 0 if affordable_images >= images else max(_LEAST_PER_CLASS, int(affordable_images / classes))
             )

@@ -358,8 +358,8 @@ def _checked_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the queries and of what is searched."""
     if (gallery is None) != (gallery_labels is None):
-        given, missing = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
-        raise ValueError(f"gallery and gallery_labels go together, got {given} without {missing}")
+        present, missing = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
+        raise ValueError(f"gallery and gallery_labels go together, got {present} without {missing}")
     query_labels = np.asarray(query_labels)
     if query_labels.shape != np.shape(queries)[:1]:
         raise ValueError(

@@ -128,7 +128,7 @@ def _work(base: FinetuneConfig, runs: Any, budget: float, counts: Sequence[int],
     from finetune_jax.studies.recommend import Work
 
     listed = flags.FLAGS.origins
-    origins = [name for given in listed for name in (probing.at_hand() if given == "all" else (given,))]
+    origins = [name for word in listed for name in (probing.at_hand() if word == "all" else (word,))]
     if not origins:
         raise UserError("--origins is empty; leave it out, or name weights")
     source = functools.cache(lambda: datasets.load_source(base))

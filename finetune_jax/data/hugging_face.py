@@ -51,15 +51,15 @@ def read(dataset: str, *, open_classes: bool, reading: Reading, asked: Wanted) -
     splits: dict[str, Records] = {}
     class_names: list[str] | None = None
     notes = []
-    for given, part in parts.items():
-        split = records.split_of(given, open_classes)
+    for name_of_part, part in parts.items():
+        split = records.split_of(name_of_part, open_classes)
         image, labels = _columns(part, datasets, shown, asked)
         if len(labels) == 1 and (named := _names(part.features[labels[0]], datasets)):
             class_names = named
         if split in splits:
-            notes.append(f"{readable(given)}: not used, as there is another {split} split")
+            notes.append(f"{readable(name_of_part)}: not used, as there is another {split} split")
             continue
-        splits[split] = _records(part, image, labels, given, class_names, datasets)
+        splits[split] = _records(part, image, labels, name_of_part, class_names, datasets)
     return records.source(
         dataset, splits, reading, asked, class_names=class_names, open_classes=open_classes, notes=notes
     )
@@ -92,7 +92,12 @@ def _names(feature: Any, datasets: Any) -> list[str] | None:
 
 
 def _records(
-    part: Any, image: str, labels: tuple[str, ...], given: str, class_names: list[str] | None, datasets: Any
+    part: Any,
+    image: str,
+    labels: tuple[str, ...],
+    name_of_part: str,
+    class_names: list[str] | None,
+    datasets: Any,
 ) -> Records:
     encoded = part.cast_column(image, datasets.Image(decode=False))
 
@@ -116,6 +121,6 @@ def _records(
     columns = [list(encoded[name]) for name in labels]
     of_images = columns[0] if len(labels) == 1 else list(zip(*columns, strict=True))
     # Its own fingerprint follows everything that was done to the table.
-    stamp = fingerprint_of("datasets", str(getattr(part, "_fingerprint", "")), given)
-    names = [f"{given}[{index}]" for index in range(len(of_images))]
+    stamp = fingerprint_of("datasets", str(getattr(part, "_fingerprint", "")), name_of_part)
+    names = [f"{name_of_part}[{index}]" for index in range(len(of_images))]
     return Records(names, [label(values) for values in of_images], load, stamp)

@@ -77,8 +77,8 @@ def hold(
                 raise UserError(f"{split}: {len(labels)} images and {len(groups)} groups are given")
             examples = examples.grouped(groups)
         if any(other.weights is not None for other in parts.values()):
-            given = np.ones(len(labels)) if part.weights is None else part.weights
-            examples = examples.with_weights(image_weights.of_program(given, len(labels), split))
+            of_images = np.ones(len(labels)) if part.weights is None else part.weights
+            examples = examples.with_weights(image_weights.of_program(of_images, len(labels), split))
         splits[split] = examples
     weights = splits["train"].weights
     notes = () if weights is None else (image_weights.note(weights),)

@@ -25,25 +25,25 @@ class Labels(NamedTuple):
     targets: Mapping[str, np.ndarray] | None
 
 
-def understand(given: Mapping[str, Any], task: str = "auto") -> Labels:
+def understand(splits: Mapping[str, Any], task: str = "auto") -> Labels:
     """Labels by split, of the kinds that there are.
 
     ``auto`` takes rows of 0 and 1, and lists of names, for ``multilabel``, numbers with fractions and other rows of
     numbers for ``regression``, and everything else for classes.
 
     Args:
-        given: by split, ``train`` among them: N names or numbers, ``[N, C]`` numbers, or N lists of names.
+        splits: by split, ``train`` among them: N names or numbers, ``[N, C]`` numbers, or N lists of names.
         task: as of ``--task``.
 
     Raises:
         UserError: a label is missing, or labels do not go with the task.
     """
-    lists = all(_are_lists(labels) for labels in given.values())
+    lists = all(_are_lists(labels) for labels in splits.values())
     if lists and task in ("auto", "multilabel"):
-        return _of_lists({split: [list(map(str, row)) for row in labels] for split, labels in given.items()})
+        return _of_lists({split: [list(map(str, row)) for row in labels] for split, labels in splits.items()})
     if lists:
         raise UserError(f"task={task} takes one label per image, and lists of them are given")
-    arrays = {split: np.asarray(labels) for split, labels in given.items()}
+    arrays = {split: np.asarray(labels) for split, labels in splits.items()}
     if any(array.ndim not in (1, 2) for array in arrays.values()):
         raise UserError("labels must be N names or numbers, rows [N, C] of numbers, or N lists of names")
     if task == "auto":
@@ -87,11 +87,11 @@ def _task_of(arrays: Mapping[str, np.ndarray]) -> str:
     return "regression" if rows or fractions else "classification"
 
 
-def _of_lists(given: Mapping[str, Sequence[Sequence[str]]]) -> Labels:
-    classes = sorted_names({name for row in given["train"] for name in row})
+def _of_lists(splits: Mapping[str, Sequence[Sequence[str]]]) -> Labels:
+    classes = sorted_names({name for row in splits["train"] for name in row})
     places = {name: place for place, name in enumerate(classes)}
     targets = {}
-    for split, rows in given.items():
+    for split, rows in splits.items():
         targets[split] = np.zeros((len(rows), len(classes)), np.float32)
         for number, row in enumerate(rows):
             unknown = [name for name in row if name not in places]

@@ -24,10 +24,10 @@ def stratified_split(
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"fraction must lie in [0, 1), not {fraction}")
     counts = np.bincount(labels)
-    wanted = round(fraction * len(labels))
+    total = round(fraction * len(labels))
     if fraction > 0.0:
-        wanted = max(wanted, 1)
-    shares = _shares(counts, fraction, wanted)
+        total = max(total, 1)
+    shares = _shares(counts, fraction, total)
     # One random number for each example, whatever its class: the classes do not disturb each other.
     order = np.lexsort((rng.random(len(labels)), labels))
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -36,13 +36,13 @@ def stratified_split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _shares(counts: np.ndarray, fraction: float, wanted: int) -> np.ndarray:
+def _shares(counts: np.ndarray, fraction: float, total: int) -> np.ndarray:
     """How many examples each class gives: largest remainders, never the last example of a class."""
     most = np.maximum(counts - 1, 0)
     exact = fraction * counts
     shares = np.minimum(np.floor(exact).astype(np.int64), most)
     by_remainder = np.argsort(-(exact - shares), kind="stable")
-    missing = wanted - int(shares.sum())
+    missing = total - int(shares.sum())
     while missing > 0 and (shares < most).any():
         for label in by_remainder:
             if missing > 0 and shares[label] < most[label]:

@@ -260,7 +260,7 @@ def _parquet_rows(path: Path, shown: str) -> Iterator[list[str]]:
 
 
 def _columns(
-    header: Sequence[str], given: Sequence[str], group_by: str, shown: str, *, labelled: bool = True
+    header: Sequence[str], texts: Sequence[str], group_by: str, shown: str, *, labelled: bool = True
 ) -> tuple[Columns, tuple[str, ...]]:
     """The column of each role, and a note on what was guessed; without ``labelled`` there may be no labels."""
     there = f"the table has the columns {readable(', '.join(header))}"
@@ -269,7 +269,7 @@ def _columns(
         raise UserError(f"--dataset=csv:{shown}: two columns are called {readable(twice[0])}; {there}")
     roles: dict[str, str] = {}
     patterns: list[str] = []
-    for text in given:
+    for text in texts:
         role, separator, column = text.partition("=")
         if role not in ROLES or not separator:
             raise UserError(
@@ -310,7 +310,7 @@ def _columns(
                 f"give --columns={role}=COLUMN"
             )
     if len({*roles.values(), *labels}) < len(roles) + len(labels):
-        raise UserError(f"--columns={','.join(given)}: one column has two roles; {there}")
+        raise UserError(f"--columns={','.join(texts)}: one column has two roles; {there}")
     note = "columns guessed by their names: " + ", ".join(f"{role}={name}" for role, name in guessed.items())
     used = Columns(roles["image"], tuple(labels), *map(roles.get, ("split", "group", "weight")))
     unused = [name for name in header if name.lower() in image_weights.USUAL_NAMES]

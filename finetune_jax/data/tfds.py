@@ -88,14 +88,14 @@ def _of_other_labels(
 ) -> Source:
     """The source of labels that are not one class per image by a feature of classes."""
     values = {id(part): of_split for part, of_split in read_splits.values()}
-    given = {split: [fields.label(value) for value in values[id(part)]] for split, part in splits.items()}
+    labels = {split: [fields.label(value) for value in values[id(part)]] for split, part in splits.items()}
     understood = record_labels.understand(
-        given, asked, dataset=dataset, class_names=fields.class_names or None
+        labels, asked, dataset=dataset, class_names=fields.class_names or None
     )
     if understood is None:
         classes = {
             split: record_labels.classes(of_split, split, dataset, asked.task)
-            for split, of_split in given.items()
+            for split, of_split in labels.items()
         }
         names = records.sorted_names({name for of_split in classes.values() for name in of_split})
         places = {name: place for place, name in enumerate(names)}

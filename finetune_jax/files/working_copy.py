@@ -132,16 +132,16 @@ class WorkingCopy:
         """
         with self._alone, stores.explained(self.flag):
             shutil.rmtree(self.folder, ignore_errors=True)
-            wanted: Files = {}
+            entries: Files = {}
             for name, entry in self._store.listed().items():
                 if WRITTEN_ONCE.isdisjoint(PurePosixPath(name).parts[:-1]) or name.endswith(".json"):
-                    wanted[name] = entry
+                    entries[name] = entry
                     continue
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     file.truncate(entry.size)  # takes no room
-            self._bring(wanted, keep_others=True)
+            self._bring(entries, keep_others=True)
 
     def fetch_file(self) -> None:
         """Bring a single object here.

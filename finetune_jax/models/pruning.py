@@ -117,9 +117,9 @@ def fit_head(
         head_variables = head.init(jax.random.key(0), jnp.zeros(inputs.shape, jnp.float32), False)
         return head_variables.get("batch_stats", {}), head_variables.get("params", {})
 
-    wanted = jax.eval_shape(statistics_and_parameters)
-    given = (variables["batch_stats"]["head"], variables["params"]["head"])
-    if _shapes(given) == _shapes(wanted):
+    fitting = jax.eval_shape(statistics_and_parameters)
+    present = (variables["batch_stats"]["head"], variables["params"]["head"])
+    if _shapes(present) == _shapes(fitting):
         return {kind: dict(collection) for kind, collection in variables.items()}
     fresh = {
         "params": network.init_head(key),

@@ -216,11 +216,11 @@ def _keywords() -> inspect.Signature:
     """The parameters of the constructor one by one, which scikit-learn reads."""
     self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     defaults = {"recipe": None, "workdir": None, **dict.fromkeys(_SETTINGS)}
-    given = [
+    parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in defaults.items()
     ]
-    return inspect.Signature([self_parameter, *given])
+    return inspect.Signature([self_parameter, *parameters])
 
 
 _ImageEstimator.__init__.__signature__ = _keywords()  # type: ignore[attr-defined]

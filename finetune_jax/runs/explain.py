@@ -121,20 +121,22 @@ class Explainer:
         chosen = [route.block for route in self.routes(image[0]) if route.tuned]
         return self._routed.compact(self._variables, chosen)
 
-    def _function(self, blocks: tuple[str, ...], given: bool) -> Any:
-        key = (blocks, given)
+    def _function(self, blocks: tuple[str, ...], of_number: bool) -> Any:
+        key = (blocks, of_number)
         if key not in self._compiled:
-            self._compiled[key] = jax.jit(functools.partial(self._explain, blocks, given))
+            self._compiled[key] = jax.jit(functools.partial(self._explain, blocks, of_number))
         return self._compiled[key]
 
     def _explain(
-        self, blocks: tuple[str, ...], given: bool, variables: Any, images: jax.Array, number: jax.Array
+        self, blocks: tuple[str, ...], of_number: bool, variables: Any, images: jax.Array, number: jax.Array
     ) -> dict[str, jax.Array]:
         # A retrieval network's classifier knows other classes than those of the images.
         score: grad_cam.Score = grad_cam.embedding_norm
         if self.card.head == "classifier":
             score = (
-                grad_cam.logit_of(number) if given else _SCORES.get(self.card.task, grad_cam.predicted_logit)
+                grad_cam.logit_of(number)
+                if of_number
+                else _SCORES.get(self.card.task, grad_cam.predicted_logit)
             )
         return grad_cam.grad_cams(self._network, variables, self._normalize(images), blocks, score)
 

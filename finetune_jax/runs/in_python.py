@@ -158,8 +158,8 @@ def hold(
     test: tuple[Any, Any] | None = None,
 ) -> Held:
     """Images in memory as a data set; arguments and errors as of :func:`fit`."""
-    given = {"train": train, "validation": validation, "test": test}
-    parts = {split: Part(*part) for split, part in given.items() if part is not None}
+    arguments = {"train": train, "validation": validation, "test": test}
+    parts = {split: Part(*part) for split, part in arguments.items() if part is not None}
     return in_memory.hold(
         parts,
         decoding=datasets.decoding(config),

@@ -63,12 +63,12 @@ class Labelling:
         """
         task = predictor.card.task
         if task == "regression":
-            for flag, given in (
+            for flag, value in (
                 ("threshold", threshold),
                 ("top", top or None),
                 ("uncertainty", uncertainty or None),
             ):
-                if given is not None:
+                if value is not None:
                     raise UserError(f"--{flag} is for labels, and the run predicts numbers; leave it out")
         self._predictor, self._format = predictor, format
         self._several = task == "multilabel" and not top

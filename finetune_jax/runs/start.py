@@ -101,25 +101,25 @@ def _pool_of_adapter(folder: str) -> str:
 
 def _for_channels(config: Any, origin: pretrained.Pretrained) -> pretrained.Pretrained:
     """The origin with its first kernel for the channels of the run."""
-    wanted = config.channels
+    count = config.channels
     if origin.network.channels != 3:
         raise UserError(
-            f"--channels={wanted} contradicts --pretrained={config.pretrained}, which takes "
+            f"--channels={count} contradicts --pretrained={config.pretrained}, which takes "
             f"{origin.network.channels}"
         )
-    if config.normalization == "pretrained" and wanted > 3 and jax.process_index() == 0:
+    if config.normalization == "pretrained" and count > 3 and jax.process_index() == 0:
         print(
             "note: mean and deviation of the weights' three channels are repeated; --normalization=dataset takes those "
             "of your images",
             file=sys.stderr,
         )
-    network, variables = channels.adapted(origin.network, origin.variables, wanted)
+    network, variables = channels.adapted(origin.network, origin.variables, count)
     return dataclasses.replace(
         origin,
         network=network,
         variables=variables,
-        mean=channels.numbers(origin.mean, wanted),
-        std=channels.numbers(origin.std, wanted),
+        mean=channels.numbers(origin.mean, count),
+        std=channels.numbers(origin.std, count),
     )
 
 

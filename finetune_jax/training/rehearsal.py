@@ -175,12 +175,12 @@ class Rehearsals:
     def _rows(self, first: int, steps: int) -> np.ndarray:
         """Batches of the run's own order without the held-out images, from the step ``first`` on, ``[steps, B]``."""
         width = self.plan.order(0).shape[1]
-        wanted, chosen, epoch = (first + steps) * width, list[np.ndarray](), 0
-        while sum(map(len, chosen)) < wanted:
+        end, chosen, epoch = (first + steps) * width, list[np.ndarray](), 0
+        while sum(map(len, chosen)) < end:
             order = self.plan.order(epoch).ravel()
             chosen.append(order[~np.isin(order, self.held_out)])
             epoch += 1
-        return np.concatenate(chosen)[first * width : wanted].reshape(steps, width)
+        return np.concatenate(chosen)[first * width : end].reshape(steps, width)
 
 
 def held_out(count: int, seed: int) -> np.ndarray:

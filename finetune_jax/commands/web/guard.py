@@ -63,14 +63,14 @@ class Guard:
         """Whether a request brings the token, in its address or in the cookie."""
         if not self.token:
             return True
-        given = [query.get("token", "")]
+        tokens = [query.get("token", "")]
         try:
             cookie = SimpleCookie(headers.get("Cookie") or "")
         except CookieError:
             cookie = SimpleCookie()
         if COOKIE in cookie:
-            given.append(cookie[COOKIE].value)
-        return any(hmac.compare_digest(text.encode(), self.token.encode()) for text in given)
+            tokens.append(cookie[COOKIE].value)
+        return any(hmac.compare_digest(text.encode(), self.token.encode()) for text in tokens)
 
     def cookie(self) -> str:
         """The ``Set-Cookie`` header that keeps the token out of addresses from then on."""

@@ -160,8 +160,8 @@ def _covering(rows: _Axis, columns: _Axis, x: jax.Array, kernel: jax.Array) -> j
         axis=3,
     )
     count, outputs = len(x), (rows.outputs, columns.outputs, kernel.shape[3])
-    seen, given = math.prod(x.shape[1:]), math.prod(outputs)
-    return _product(x.reshape(count, seen), matrix.reshape(seen, given)).reshape(count, *outputs)
+    pixels, features = math.prod(x.shape[1:]), math.prod(outputs)
+    return _product(x.reshape(count, pixels), matrix.reshape(pixels, features)).reshape(count, *outputs)
 
 
 def _strided(rows: _Axis, columns: _Axis, x: jax.Array, kernel: jax.Array) -> jax.Array:

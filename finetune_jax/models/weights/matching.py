@@ -235,13 +235,13 @@ def _with_three_channels(state: State, layout: torch_state.Layout) -> tuple[dict
     """
     changed = dict(state)
     for name in layout.stem:
-        wanted = layout.shapes[name]
+        shape = layout.shapes[name]
         value = state.get(name)
         if (
             value is not None
-            and len(wanted) == 4
-            and wanted[1] == 3
-            and value.shape == (wanted[0], 1, *wanted[2:])
+            and len(shape) == 4
+            and shape[1] == 3
+            and value.shape == (shape[0], 1, *shape[2:])
         ):
             changed[name] = np.repeat(np.asarray(value, np.float32), 3, axis=1) / np.float32(3)
             return changed, [f"its first layer ({name}) takes one channel; its weights are spread over three"]

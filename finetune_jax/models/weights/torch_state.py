@@ -273,8 +273,12 @@ def _select_copy(state: Mapping[str, np.ndarray], copy: str) -> dict[str, np.nda
 def _has_another_head_size(place: _Place, state: Mapping[str, np.ndarray]) -> bool:
     if place.part != "head" or place.layer != _CLASSIFIER or place.torch_name not in state:
         return False
-    state_shape, wanted = tuple(state[place.torch_name].shape), place.torch_shape
-    return len(state_shape) == len(wanted) and state_shape[0] != wanted[0] and state_shape[1:] == wanted[1:]
+    state_shape, network_shape = tuple(state[place.torch_name].shape), place.torch_shape
+    return (
+        len(state_shape) == len(network_shape)
+        and state_shape[0] != network_shape[0]
+        and state_shape[1:] == network_shape[1:]
+    )
 
 
 def _absent_classifier(

@@ -127,8 +127,8 @@ class _Steps:
 
 def images_at_once(attention: Attention, threads: int) -> int:
     """As few images as give every thread a head, of those that divide the batch."""
-    wanted = min(math.ceil(threads / attention.heads), attention.images)
-    return next(n for n in range(wanted, attention.images + 1) if attention.images % n == 0)
+    fewest = min(math.ceil(threads / attention.heads), attention.images)
+    return next(n for n in range(fewest, attention.images + 1) if attention.images % n == 0)
 
 
 def primitive(engine: Engine, kind: AttentionKind, attention: Attention) -> Callable[..., None]:
@@ -179,9 +179,9 @@ def _gradient(engine: Engine, attention: Attention, of: _Steps) -> Callable[...,
         slopes = scratch + spare
         for number in range(attention.images // of.images):
             at, into = joint + number * sizes[0], result + number * sizes[0]
-            given, shares = gradient + number * sizes[1], kept + number * sizes[2]
-            by_value(scratch, shares, given, into + 2 * third)
-            by_shares(scratch, given, at + 2 * third, slopes)
+            slope, shares = gradient + number * sizes[1], kept + number * sizes[2]
+            by_value(scratch, shares, slope, into + 2 * third)
+            by_shares(scratch, slope, at + 2 * third, slopes)
             by_scores(scratch, slopes, slopes, shares)
             by_query(scratch, slopes, at + third, into)
             by_key(scratch, slopes, at, into + third)

@@ -137,13 +137,15 @@ class Engine:
         finally:
             self.functions.omp_set_num_threads(ctypes.c_int(usual))
 
-    def reordering(self, source: Handle, target: Handle, taken: Handle, given: Handle) -> Callable[[], None]:
-        """From the memory ``taken`` of one layout to ``given`` of another."""
+    def reordering(
+        self, source: Handle, target: Handle, source_memory: Handle, target_memory: Handle
+    ) -> Callable[[], None]:
+        """From the memory of one layout to that of another."""
         description = self.create(
             "reorder_primitive_desc_create", source, self.engine, target, self.engine, None
         )
         return self.execution(
-            self.create("primitive_create", description), ((SOURCE, taken), (RESULT, given))
+            self.create("primitive_create", description), ((SOURCE, source_memory), (RESULT, target_memory))
         )
 
     def execution(self, primitive: Handle, arguments: Sequence[tuple[int, Handle]]) -> Callable[[], None]:

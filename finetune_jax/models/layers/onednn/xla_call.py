@@ -141,10 +141,10 @@ def _handle(pointer: Any) -> int | None:
     try:
         text = frame.attributes.values[0].contents
         run = _primitive(ctypes.string_at(text.start, text.length))
-        given, made = frame.arguments, frame.results
+        inputs, results = frame.arguments, frame.results
         buffers = [
-            *(given.values[i] for i in range(given.count)),
-            *(made.values[i] for i in range(made.count)),
+            *(inputs.values[i] for i in range(inputs.count)),
+            *(results.values[i] for i in range(results.count)),
         ]
         addresses = [buffer.contents.data for buffer in buffers]
         caller = _caller()

@@ -17,7 +17,7 @@
   there a climb over one rate for all parts, head included, in rehearsals as long as those of ``auto``.
 - ``auto_probe``: ``auto_ratio``, and where the head that learns alone ends worse than it began, ``probe_seen``.
 - ``auto_still``: the same, but there the batch norms keep the statistics that they were pretrained with, so that the
-  head may start as the probe of evaluation; one rate for all parts is climbed from a tenth of the default rate.
+  head may start as the probe of evaluation; one rate for all parts is climbed from a thirtieth of the default rate.
 """
 
 import dataclasses
@@ -147,7 +147,10 @@ def _with_still_norms(started: Any, default: float) -> dict[str, Any]:
     probe = rates_probe.in_evaluation(still, search, in_proportion=True)
     steps = max(8, int(_SHARE_OF_REHEARSAL * search.steps_of_run))
     losses = rate_search.climb(
-        lambda rate: probe.begun.run(still.rates(rate), steps).loss, default / 10, factor=_FACTOR, most=_MOST
+        lambda rate: probe.begun.run(still.rates(rate), steps).loss,
+        default / _FACTOR**3,
+        factor=_FACTOR,
+        most=3,
     )
     rate = _rounded(rate_search.smallest_within(losses, _TIE))
     still.whole = dataclasses.replace(rates_probe.with_head(still.whole, probe.head), cost=started.whole.cost)

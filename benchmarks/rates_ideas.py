@@ -9,7 +9,8 @@
   the first is what ``--method=auto`` became.
 - ``auto_order``: AutoLR's order and a scale for it. After the head has learnt alone, steps at the default rate tell how
   far each block moves relative to its weights; Eq. 10 to 16 turn that into proportions, over whose scale is climbed.
-- ``auto_now``: ``--method=auto`` as it is, whose head begins anew at a lower rate where it ends worse than it began.
+- ``auto_now``: ``--method=auto`` as it was before ``auto_still``; its head begins anew at a lower rate where it ends
+  worse than it began.
 - ``auto_head``: ``auto_ratio`` with a rate of the head that is looked for as well: the head alone learns on stored
   features for the steps of a run, in a climb from ten times the default rate; the rate with the lowest loss of the
   held-out images is the head's in the rehearsals, and its upper limit in the run.
@@ -18,6 +19,7 @@
 - ``auto_probe``: ``auto_ratio``, and where the head that learns alone ends worse than it began, ``probe_seen``.
 - ``auto_still``: the same, but there the batch norms keep the statistics that they were pretrained with, so that the
   head may start as the probe of evaluation; one rate for all parts is climbed from a thirtieth of the default rate.
+  This is what ``--method=auto`` does now.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ import optax
 
 from benchmarks import linear_probe, rates_probe
 from finetune_jax.algorithms import autolr, rate_search
+from finetune_jax.algorithms.linear_probe import logistic
 from finetune_jax.training import evaluation, rates
 from finetune_jax.training.rehearsal import Rehearsals
 
@@ -327,7 +330,7 @@ def _start_from_probe(started: Any) -> float:
     others = np.delete(np.arange(len(labels)), held)
 
     def with_head(rehearsals: Rehearsals, chosen: np.ndarray) -> Rehearsals:
-        kernel, bias = linear_probe.logistic(features[chosen], labels[chosen], count, penalty)
+        kernel, bias = logistic(features[chosen], labels[chosen], count, penalty)
         state = rehearsals.state
         head = dict(state.params["head"])
         fresh = head["classifier"]

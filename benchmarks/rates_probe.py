@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import linear_probe
 from benchmarks.rates_start import Started
+from finetune_jax.algorithms import linear_probe
 from finetune_jax.data.batch import Batch
 from finetune_jax.training import evaluation
 from finetune_jax.training.objectives import random_streams

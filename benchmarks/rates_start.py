@@ -90,7 +90,8 @@ class Started:
         self.cell = cell
         self.program, self.settings, self.config = program, settings, settings.config
         self.origin = cell.origin
-        self.rehearsals = rate_search.rehearsals_of(program, settings)
+        # Starts from a probe are contestants of their own.
+        self.rehearsals = dataclasses.replace(rate_search.rehearsals_of(program, settings), from_probe=None)
         self.whole = dataclasses.replace(
             self.rehearsals, held_out=self.rehearsals.held_out[:0], loss=self._measure, log=[], cost=Cost()
         )

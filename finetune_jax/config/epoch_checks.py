@@ -44,6 +44,12 @@ def head_comes_first(values: Mapping[str, Any]) -> None:
             f"--head_epochs={values['head_epochs']} leaves none of --epochs={values['epochs']} for the other parts; "
             "use --method=feature_extractor to train the head alone"
         )
+    if values.get("from_probe") and values.get("keep_head"):
+        raise UserError("--from_probe contradicts --keep_head, which brings a head; leave one of them out")
+    if values.get("from_probe") and values.get("pretrained") == "none":
+        raise UserError(
+            "--from_probe has no meaning with --pretrained=none, which has no features to learn from"
+        )
     if values.get("keep_head") and (values["pretrained"] == "none" or method == "scratch"):
         without = "--pretrained=none" if values["pretrained"] == "none" else "--method=scratch"
         raise UserError(f"--keep_head contradicts {without}, which brings no head")

@@ -112,6 +112,13 @@ class NetworkConfig:
         group=NETWORK,
         aliases=("remat", "grad_checkpointing", "gradient_checkpointing"),
     )
+    from_probe: bool = setting(
+        False,
+        "Start from a linear probe: the head as logistic regression on the pretrained features, and batch norms that "
+        "keep their pretrained statistics.",
+        group=METHOD,
+        only_with={"method": ("standard",)},
+    )
     frozen_norm: str = setting(
         "eval",
         "Batch norm of frozen parts: running statistics, unchanged (eval), batch statistics (train), or batch "

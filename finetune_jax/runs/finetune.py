@@ -17,7 +17,7 @@ from finetune_jax.config.settings import RUNTIME_SETTINGS, FinetuneConfig
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import Diverged, Pruned, UserError
 from finetune_jax.files.run_directory import RunDirectory
-from finetune_jax.runs import about, rate_search, recorded_data, report, same_run
+from finetune_jax.runs import about, probe_start, rate_search, recorded_data, report, same_run
 from finetune_jax.runs import images as run_images
 from finetune_jax.runs import program as programs
 from finetune_jax.runs import start as run_start
@@ -203,7 +203,12 @@ def prepare(
     key = jax.random.fold_in(programs.run_key(config), programs.HEAD_STREAM)
     start = run_start.begin(config, origin, images.class_names, task, key, images.image_size)
     program = programs.build(config, task, images, start, replicas)
-    return program, rate_search.searched(program, settings, chosen_before, directory)
+    if config.from_probe:
+        program = probe_start.built(program, config)
+    settings = rate_search.searched(program, settings, chosen_before, directory)
+    if settings.config.from_probe and not config.from_probe:
+        program = probe_start.built(program, settings.config)
+    return program, settings
 
 
 def _train(prepared: Prepared, began: float, printed_lines: set[str] | None = None) -> dict[str, Any]:

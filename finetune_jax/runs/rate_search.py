@@ -14,7 +14,7 @@ import numpy as np
 from finetune_jax.config.choices import FIND, FINDS_RATES, RANGE_TESTS
 from finetune_jax.config.recipes import changed
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.runs import about
+from finetune_jax.runs import about, probe_start
 from finetune_jax.runs import program as programs
 from finetune_jax.runs.chosen_rate import Settings, settings_of
 from finetune_jax.runs.program import Program
@@ -116,7 +116,7 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
         rows = outputs[:, None], labels[held][:, None], None if weights is None else weights[:, None]
         return np.asarray(jax.vmap(of_images)(*rows))
 
-    return Rehearsals(
+    rehearsals = Rehearsals(
         state=jax.device_get(programs.initial_state(program, config)),
         training=program.training,
         loss=loss,
@@ -125,6 +125,18 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
         held_out=held,
         say=say,
     )
+    if probe_start.obstacle(program):
+        return rehearsals
+
+    def from_probe() -> Rehearsals:
+        changed_settings = dataclasses.replace(settings, config=dataclasses.replace(config, from_probe=True))
+        say("a linear probe of the pretrained features becomes the head")
+        other = probe_start.built(program, changed_settings.config)
+        rehearsals.cost.images_judged += min(len(labels), probe_start.MOST + len(held))
+        again = rehearsals_of(other, changed_settings, say)
+        return dataclasses.replace(again, cost=rehearsals.cost, log=rehearsals.log)
+
+    return dataclasses.replace(rehearsals, from_probe=from_probe)
 
 
 def loss_is_a_mean(config: FinetuneConfig) -> bool:

@@ -71,6 +71,8 @@ class Rehearsals:
         say: called with a line of text for each rehearsal.
         cost: of the rehearsals so far.
         log: the rehearsals so far.
+        from_probe: gives rehearsals of the same run from a linear probe (``--from_probe``), with the same log and cost;
+            None where it cannot start from one.
     """
 
     state: TrainState
@@ -82,6 +84,7 @@ class Rehearsals:
     say: Callable[[str], None] = lambda line: None
     cost: Cost = dataclasses.field(default_factory=Cost)
     log: list[Rehearsed] = dataclasses.field(default_factory=list)
+    from_probe: "Callable[[], Rehearsals] | None" = None
 
     @property
     def steps_of_run(self) -> int:

@@ -27,6 +27,7 @@ SEARCHES = {
     "find": {"learning_rate": "find"},
     "find_blocks": {"learning_rate": "find_blocks"},
     "auto": {"method": "auto"},
+    "auto_from_probe": {"method": "auto", "learning_rate": 3.0},  # far too fast for the fresh head
 }
 
 
@@ -77,7 +78,17 @@ def test_the_search_says_what_it_tried_and_what_that_cost(searched):
     assert recorded["search"] == search
     assert any(recorded["reason"] in note for note in summary["notes"])
     steps = sum(rehearsal["steps"] for rehearsal in search["rehearsals"])
-    if config.method == "auto":
+    if search["settings"].get("from_probe"):
+        assert config.learning_rate == 3.0
+        assert search["images_trained"] == 12 * (steps + 8)  # the head alone before
+        # A quarter of 46 training images; the start, the head, and for the probe all 46.
+        assert search["images_judged"] == 11 * (len(search["rehearsals"]) + 2) + 46
+        rates = [set(tried["rates"].values()) for tried in search["rehearsals"]]
+        assert all(len(of_parts) == 1 for of_parts in rates)
+        assert rates[0].pop() == pytest.approx(3 / 10**1.5)
+        assert "from a linear probe" in recorded["reason"]
+    elif config.method == "auto":
+        assert config.learning_rate != 3.0
         assert search["images_trained"] == 12 * (steps + 8)  # the head alone before
         # A quarter of 46 training images, and twice to see that the head has learnt.
         assert search["images_judged"] == 11 * (len(search["rehearsals"]) + 2)

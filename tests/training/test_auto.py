@@ -35,6 +35,7 @@ class Rehearsals:
     asked: list[float] = dataclasses.field(default_factory=list)
     state = SimpleNamespace(params=dict.fromkeys(PARTS))
     steps_of_run = 100
+    from_probe: Any = None
     held_out = np.arange(10)
 
     def judge(self) -> float:
@@ -89,3 +90,31 @@ def test_a_head_that_learns_at_no_rate_is_told_of():
 @pytest.mark.parametrize("bearable", [1.0, 0.001])  # the last of the five rates is enough
 def test_a_head_that_learns_at_some_rate_is_no_news(bearable):
     assert chosen(Rehearsals(bearable, best=0.03)).notes == ()
+
+
+@dataclasses.dataclass
+class FromProbe(Rehearsals):
+    """All parts learn best at ``best``, the head with them."""
+
+    tried: list[float] = dataclasses.field(default_factory=list)
+
+    def run(self, peaks: dict[str, float], steps: int) -> Any:
+        assert set(peaks) == set(PARTS)
+        (rate,) = set(peaks.values())
+        self.tried.append(rate)
+        return SimpleNamespace(loss=1 + (math.log10(rate) - math.log10(self.best)) ** 2)
+
+
+def test_where_the_head_learns_nothing_the_run_starts_from_a_probe():
+    probe = FromProbe(bearable=0, best=0.001)
+    fresh = Rehearsals(bearable=0.03, best=0.03, from_probe=lambda: probe)
+    choice = chosen(fresh)
+    assert fresh.asked == [0.1], "no slower heads"
+    assert probe.tried == pytest.approx([0.01 / 10**1.5, 0.001, 0.01 / 10**0.5], rel=0.01)
+    assert choice.settings == {"learning_rate": 0.001, "from_probe": True}
+    assert choice.notes == ()
+
+
+def test_a_head_that_learns_needs_no_probe():
+    settings = chosen(Rehearsals(bearable=1.0, best=0.03, from_probe=lambda: 1 / 0)).settings
+    assert "from_probe" not in settings

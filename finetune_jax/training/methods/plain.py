@@ -31,6 +31,9 @@ class Standard(Method):
         network = base.network
         trained = cls.trained_parts(config, network)
         in_training_mode = network.part_names if config.frozen_norm == "train" else trained
+        if config.from_probe:
+            statistics = base.variables["batch_stats"]
+            in_training_mode = tuple(name for name in trained if not statistics.get(name))
         return cls(network, network, base.variables, trained, objectives.forward(network, in_training_mode))
 
 

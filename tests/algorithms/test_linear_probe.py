@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import linear_probe
+from benchmarks.linear_probe import chosen_penalty
+from finetune_jax.algorithms import linear_probe
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,23 @@ def test_noise_wants_a_larger_penalty_than_features_that_tell_the_classes(data):
     held = np.arange(0, 120, 4)
     noise = np.random.default_rng(1).normal(size=(120, 40))
     clear = np.eye(3)[labels]
-    assert linear_probe.chosen_penalty(clear, labels, 3, held) < linear_probe.chosen_penalty(
-        noise, labels, 3, held
+    assert chosen_penalty(clear, labels, 3, held) < chosen_penalty(noise, labels, 3, held)
+    others = np.delete(np.arange(120), held)
+
+    def chosen(features):
+        return linear_probe.chosen(features[others], labels[others], 3, features[held], labels[held])
+
+    (loss, penalty, head), (_, of_noise, _) = chosen(clear), chosen(noise)
+    assert penalty < of_noise
+    assert loss == pytest.approx(log_loss(labels[held], softmax(clear[held] @ head[0] + head[1], axis=1)))
+
+
+def test_in_proportion_all_features_are_divided_by_one_number(data):
+    features, labels = data
+    kernel, bias = linear_probe.logistic(features, labels, 3, penalty=0.05, in_proportion=True)
+    scaled = (features - features.mean(axis=0)) / np.sqrt(features.var(axis=0).mean())
+    expected = LogisticRegression(C=1 / (0.05 * 120), tol=1e-10, max_iter=5000).fit(scaled, labels)
+    logits, oracle = features @ kernel + bias, expected.decision_function(scaled)
+    np.testing.assert_allclose(
+        logits - logits.mean(axis=1, keepdims=True), oracle - oracle.mean(axis=1, keepdims=True), atol=5e-3
     )

@@ -1,6 +1,7 @@
 """Runs from a linear probe: which head they start with, and that batch norms stay as they are."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -58,7 +59,7 @@ def test_the_head_is_logistic_regression_on_what_its_classifier_sees(program):
 
 def test_training_leaves_the_statistics_of_batch_norms_as_pretrained(program, config):
     finetune.run(config, ONE)
-    _, variables = read_best(config.workdir)
+    _, variables = read_best(Path(config.workdir))
     for name, statistics in program.start.variables["batch_stats"].items():
         for before, after in zip(
             jax.tree.leaves(statistics), jax.tree.leaves(variables["batch_stats"][name]), strict=True

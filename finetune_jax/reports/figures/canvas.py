@@ -44,10 +44,9 @@ _ONE_AT_A_TIME = threading.Lock()
 """Settings of Matplotlib, also those within a context, are of the whole process, and not of a thread."""
 
 _WIDE_RANGE = 30  # largest to smallest value
-_DOTS_PER_INCH = 120
 _SAVE_AS: dict[str, dict[str, Any]] = {
     # Without dates and versions: the same figure always gives the same bytes.
-    "png": {"dpi": _DOTS_PER_INCH, "metadata": {"Software": None}},
+    "png": {"dpi": 120, "metadata": {"Software": None}},
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
 }
@@ -93,21 +92,30 @@ def encode(
     ):
         # Letters that stay text are the reader's business.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        with _laid_out(figure):
+        with _laid_out(figure, format):
             figure.savefig(file, format=format, transparent=transparent, **_SAVE_AS[format])
     return file.getvalue()
 
 
 @contextlib.contextmanager
-def _laid_out(figure: "Figure") -> Iterator[None]:
-    """A figure whose axes have their places, and no engine: to save it, the engine draws everything once more."""
-    engine, dots = figure.get_layout_engine(), figure.get_dpi()
+def _laid_out(figure: "Figure", format: Format) -> Iterator[None]:
+    """The figure with its parts in their places, and without what places them.
+
+    Matplotlib places them by drawing the whole figure to nowhere, which takes as long as drawing it.
+    """
+    from matplotlib.backend_bases import get_registered_canvas_class
+
+    engine, canvas, dpi = figure.get_layout_engine(), figure.canvas, figure.dpi
     if engine is None:
         yield
         return
-    figure.set_dpi(_DOTS_PER_INCH)
-    engine.execute(figure)
-    figure.set_dpi(dots)
+    get_registered_canvas_class(format)(figure)  # letters are as wide as the format has them
+    figure.dpi = _SAVE_AS[format].get("dpi", dpi)
+    try:
+        engine.execute(figure)
+    finally:
+        figure.set_canvas(canvas)
+        figure.dpi = dpi
     figure.set_layout_engine(None)
     try:
         yield

@@ -19,6 +19,7 @@ import argparse
 import collections
 import csv
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -42,6 +43,16 @@ SMALL = [
     "--decode_workers=1",
 ]
 START = ["--dataset=digits", "--image_size=8", "--batch_size=128", "--width=0.125", "--decode_workers=1"]
+EVERY_START = (
+    "finetune_jax.runs.finetune",
+    "finetune_jax.studies.sweeps.trial_queue",
+    "jinja2",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "scipy.optimize",
+    "sklearn.datasets",
+    "tensorboardX",
+)
 KILLS_PER_RUN = 4
 # What is there in the moments that are watched for: a part of a name below the workdir.
 WATCHED = {"in a write": ".orbax-checkpoint-tmp", "in a deletion": ".deleted-", "in the report": ".png"}
@@ -233,8 +244,9 @@ def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.
     source = source_digest()
     chance = random.Random(seed)
     counts: collections.Counter[str] = collections.Counter()
-    write_weights(root / "weights.npz")
     chosen = [case for case in cases(root / "weights.npz") if case.name in names]
+    if any(f"--pretrained={root / 'weights.npz'}" in case.flags for case in chosen):
+        write_weights(root / "weights.npz")
     expected, longest = {}, {}
     for case in chosen:
         for turn in ("first", "second"):  # the second finds compiled programs, as all later ones do
@@ -294,8 +306,8 @@ def main() -> int:
     os.chdir(ROOT)
     os.environ["JAX_PLATFORMS"] = "cpu"
     # Everything that every start needs; it starts no backend and no threads.
-    import finetune_jax.runs.finetune
-    import finetune_jax.studies.sweeps.trial_queue  # noqa: F401
+    for name in EVERY_START:
+        importlib.import_module(name)
 
     with tempfile.TemporaryDirectory(prefix="kills-") as root:
         counts = measure(options.kills, options.seed, options.cases.split(","), Path(root))

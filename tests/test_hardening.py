@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_processes import FAST_COMPILATION
 
 from benchmarks import damage, damage_target, damage_targets
 
@@ -44,7 +45,12 @@ def test_what_is_wrong_is_noticed(tmp_path: Path) -> None:
 def test_runs_that_are_killed_end_like_undisturbed_ones() -> None:
     command = [sys.executable, "-m", "benchmarks.kills", "--kills=3", "--seed=3", "--cases=standard"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=1200, env={**os.environ, "XLA_FLAGS": ""}
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={**os.environ, "XLA_FLAGS": FAST_COMPILATION},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills" in done.stdout

@@ -32,8 +32,12 @@ HEAVY = (
     "finetune_jax.runs.predict",
     "finetune_jax.runs.evaluate",
     "finetune_jax.studies.runs",
+    "jinja2",
     "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
     "orbax.checkpoint",
+    "scipy.optimize",
+    "tensorboardX",
 )
 READ_AT_IMPORT = ("JAX_", "PYTHON", "TF_")
 """How the variables begin that count when libraries are imported: for others there is another server."""

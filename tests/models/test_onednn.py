@@ -24,6 +24,7 @@ from onednn_cases import (
     reference,
     tensors,
 )
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.models.layers.basic import BatchNorm, Conv, conv_norm
@@ -222,12 +223,9 @@ def test_bfloat16_stays_with_xla_where_the_processor_lacks_it(instructions, monk
 def test_networks_predict_the_same_with_and_without_calls(name):
     network = models.create(name, 5, width=0.25)
     x = numbers(2, 32, 32, 3)
-    variables = network.init(jax.random.key(0), x)
-    keys = iter(jax.random.split(jax.random.key(1), 999))
-    # Running statistics, factors and offsets that norms do not start with.
-    variables = jax.tree.map(
-        lambda v: v + 0.2 * jax.random.uniform(next(keys), v.shape) * (v.ndim == 1), variables
-    )
+    variables = random_variables(
+        network
+    )  # also statistics, factors and offsets, which norms do not start with
     without = jax.jit(network.apply)(variables, x)
     assert np.isfinite(without).all()
     with calls_for_everything():

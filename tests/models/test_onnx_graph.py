@@ -47,6 +47,8 @@ def scaled(images):
 )
 def test_a_network_computes_the_same(name, size):
     network = models.create(name, num_classes=3, width=0.25)
+    if name == "densenet121":  # a dense block, a transition, and the beginning of the next of four
+        network = pruning.truncate(network, len(network.blocks) - 9)
     variables = random_variables(network)
     model = assert_same(lambda images: network.apply(variables, scaled(images), train=False), (size, size, 3))
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)

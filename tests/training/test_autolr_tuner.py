@@ -241,11 +241,24 @@ def total_steps() -> int:
     return len(restated()[0]) * STEPS
 
 
-@pytest.mark.parametrize("checkpoint_steps", [0, 3])
-def test_a_kill_at_any_step_of_any_trial_changes_nothing(tmp_path: Path, checkpoint_steps: int) -> None:
+# Epochs end after steps 12, 20, 28 and 32; trials of four steps before are rejected.
+@pytest.mark.parametrize(
+    ("checkpoint_steps", "killed_before"),
+    [
+        # The very first, within the first trial, the first of the next trial, within an accepted one after two rejected
+        # ones, the first of an epoch, within a later one, the last.
+        (0, (1, 3, 5, 10, 13, 23, 32)),
+        # The same between and right after checkpoints within a trial, and where rates have decayed.
+        (3, (1, 4, 5, 8, 13, 31)),
+    ],
+)
+def test_a_kill_at_any_step_of_any_trial_changes_nothing(
+    tmp_path: Path, checkpoint_steps: int, killed_before: tuple[int, ...]
+) -> None:
+    assert [epoch["epoch"] for epoch in restated()[0]] == [0, 0, 0, 1, 1, 2, 2, 3]
     fit(tmp_path / "undisturbed", checkpoint_steps=checkpoint_steps)
     expected = result(tmp_path / "undisturbed")
-    for number in range(1, total_steps() + 1, 3):
+    for number in killed_before:
         path = tmp_path / str(number)
         taken = []
 

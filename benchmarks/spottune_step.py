@@ -117,12 +117,17 @@ def prediction_sides(case: argparse.Namespace, batch: int) -> dict[str, Callable
 
 
 def _network(case: argparse.Namespace) -> tuple[Any, Any]:
+    return _initialised(case.network, case.width, case.image_size)
+
+
+@functools.cache
+def _initialised(name: str, width: float, image_size: int) -> tuple[Any, Any]:
     import jax
 
     from finetune_jax import models
 
-    network = models.create(case.network, CLASSES, width=case.width)
-    images = jax.ShapeDtypeStruct((1, case.image_size, case.image_size, 3), np.float32)
+    network = models.create(name, CLASSES, width=width)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
     return network, network.init(jax.random.key(0), images)
 
 

@@ -8,10 +8,14 @@ from finetune_jax.algorithms import calibrating, ordinal
 
 RNG = np.random.default_rng(0)
 GRID = np.exp(np.linspace(np.log(0.1), np.log(10), 801))
+STRIDE = 20
 
 
 def best_of_grid(cost) -> float:
-    return GRID[np.argmin([cost(t) for t in GRID])]
+    """Costs fall to their least and rise from there, so that it lies next to the best of a coarse grid."""
+    best = STRIDE * int(np.argmin([cost(t) for t in GRID[::STRIDE]]))
+    near = GRID[max(0, best - STRIDE) : best + STRIDE + 1]
+    return near[np.argmin([cost(t) for t in near])]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -67,6 +67,9 @@ def rule(name, decay=DECAY, decay_norms=True):
     return optimizers.create(name, weight_decay=decay, decay_norms=decay_norms)
 
 
+gradient_of = jax.jit(jax.grad(loss_of))
+
+
 @functools.cache
 def per_block(name, **options):
     rates = dict.fromkeys(PARAMS, RATE)
@@ -92,7 +95,7 @@ def stepper(tx):
 
 
 def train(tx, rates=(RATE,) * 3 + (CHANGED_RATE,) * 3):
-    params, state = PARAMS, tx.init(PARAMS)
+    params, state = PARAMS, jax.jit(tx.init)(PARAMS)
     step = stepper(tx)
     for rate in rates:
         state = optimizers.set_learning_rates(state, dict.fromkeys(PARAMS, np.float32(rate)))
@@ -100,15 +103,13 @@ def train(tx, rates=(RATE,) * 3 + (CHANGED_RATE,) * 3):
     return params, state
 
 
-def train_directly(make, params, rates=(RATE,) * 3 + (CHANGED_RATE,) * 3, whole=None):
-    """optax alone on a tree of which the gradient is that of all parameters."""
-    whole = dict(PARAMS) if whole is None else whole
-    state = optax.with_extra_args_support(make(rates[0])).init(params)
+def train_directly(make, params, rates=(RATE,) * 3 + (CHANGED_RATE,) * 3):
+    """optax alone on all parameters, a new optimiser for every rate."""
+    optimisers = {rate: optax.with_extra_args_support(make(rate)) for rate in rates}
+    steps = {rate: stepper(optimiser) for rate, optimiser in optimisers.items()}
+    state = jax.jit(optimisers[rates[0]].init)(params)
     for rate in rates:
-        value, gradients = jax.value_and_grad(lambda p: loss_of({**whole, **p}))(params)
-        update = jax.jit(optax.with_extra_args_support(make(rate)).update)
-        updates, state = update(gradients, state, params, value=value)
-        params = optax.apply_updates(params, updates)
+        params, state = steps[rate](params, state)
     return params
 
 
@@ -130,7 +131,7 @@ def test_a_network_of_one_block_is_optimised_as_by_optax(name):
         updates, state = tx.update(gradients, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
-    params, state = nested, tx.init(nested)
+    params, state = nested, jax.jit(tx.init)(nested)
     for rate in (RATE,) * 3 + (CHANGED_RATE,) * 3:
         state = optimizers.set_learning_rates(state, {"block_01": rate})
         params, state = step(params, state)
@@ -148,13 +149,13 @@ def test_per_block_every_block_estimates_from_itself_alone(name):
     """Each block follows optax run on that block alone, which differs from the estimate of all blocks."""
     rates = (1.0,) * 40
     tx = per_block(name)
-    params, state = PARAMS, tx.init(PARAMS)
+    params, state = PARAMS, jax.jit(tx.init)(PARAMS)
     state = optimizers.set_learning_rates(state, dict.fromkeys(PARAMS, 1.0))
     alone = {part: {part: PARAMS[part]} for part in PARAMS}
     states = {part: DIRECT[name](1.0).init(alone[part]) for part in PARAMS}
     step, update = stepper(tx), jax.jit(DIRECT[name](1.0).update)
     for _ in rates:
-        gradients = jax.grad(loss_of)(params)
+        gradients = gradient_of(params)
         params, state = step(params, state)
         for part in PARAMS:
             updates, states[part] = update({part: gradients[part]}, states[part], alone[part])
@@ -181,8 +182,8 @@ def newton_schulz(matrix):
 def test_muon_orthogonalises_convolutions_as_matrices_of_inputs_by_outputs():
     """The first step: with bias corrections its momentum is a multiple of the gradient."""
     tx = per_block("muon")
-    gradients = jax.grad(loss_of)(PARAMS)
-    updates, _ = jax.jit(tx.update)(gradients, tx.init(PARAMS), PARAMS)
+    gradients = gradient_of(PARAMS)
+    updates, _ = jax.jit(tx.update)(gradients, jax.jit(tx.init)(PARAMS), PARAMS)
     for part, layer, shape in (("stem", "conv", (18, 4)), ("block_01", "dense", (4, 6))):
         matrix = np.asarray(gradients[part][layer]["kernel"], np.float64).reshape(shape)
         weights = np.asarray(PARAMS[part][layer]["kernel"], np.float64).reshape(shape)
@@ -191,7 +192,7 @@ def test_muon_orthogonalises_convolutions_as_matrices_of_inputs_by_outputs():
             np.asarray(updates[part][layer]["kernel"]).reshape(shape), expected, rtol=2e-3, atol=1e-5
         )
     adam = optax.adamw(RATE, weight_decay=DECAY, nesterov=True)
-    expected, _ = adam.update(gradients, adam.init(PARAMS), PARAMS)
+    expected, _ = jax.jit(adam.update)(gradients, jax.jit(adam.init)(PARAMS), PARAMS)
     assert_close(updates["head"], expected["head"])
     assert_close(updates["stem"]["norm"], expected["stem"]["norm"])
 
@@ -204,9 +205,9 @@ def test_without_decay_of_norms_only_kernels_differ_from_no_decay_at_all(name):
 
     def first_update(**options):
         tx = per_block(name, **options)
-        state = optimizers.set_learning_rates(tx.init(PARAMS), dict.fromkeys(PARAMS, 0.5))
-        value, gradients = jax.value_and_grad(loss_of)(PARAMS)
-        return jax.jit(tx.update)(gradients, state, PARAMS, value=value)[0]
+        state = optimizers.set_learning_rates(jax.jit(tx.init)(PARAMS), dict.fromkeys(PARAMS, 0.5))
+        value = jax.jit(loss_of)(PARAMS)
+        return jax.jit(tx.update)(gradient_of(PARAMS), state, PARAMS, value=value)[0]
 
     without, kernels = first_update(decay=0.0), first_update(decay_norms=False)
     everything = first_update()
@@ -254,7 +255,7 @@ def test_new_rates_need_no_new_compilation(name, make, compilations):
 @pytest.mark.parametrize("make", [per_block, one_for_all])
 def test_a_part_with_the_rate_zero_stays_where_it_is(name, make):
     tx = make(name)
-    state = optimizers.set_learning_rates(tx.init(PARAMS), {"stem": 0.0})
+    state = optimizers.set_learning_rates(jax.jit(tx.init)(PARAMS), {"stem": 0.0})
     params, step = PARAMS, stepper(tx)
     for _ in range(3):
         params, state = step(params, state)
@@ -292,10 +293,11 @@ def test_no_array_of_a_state_is_one_of_the_parameters(name):
 
 def test_one_optimiser_for_all_moves_blocks_by_their_share_of_the_largest_rate():
     tx = one_for_all("dog")
-    gradients = jax.grad(loss_of)(PARAMS)
+    gradients = gradient_of(PARAMS)
 
     def updates(rates):
-        return tx.update(gradients, optimizers.set_learning_rates(tx.init(PARAMS), rates), PARAMS)[0]
+        state = optimizers.set_learning_rates(jax.jit(tx.init)(PARAMS), rates)
+        return jax.jit(tx.update)(gradients, state, PARAMS)[0]
 
     equal = updates({"stem": 1.0, "block_01": 1.0, "head": 1.0})
     shared = updates({"stem": 0.1, "block_01": 0.5, "head": 1.0})
@@ -305,9 +307,9 @@ def test_one_optimiser_for_all_moves_blocks_by_their_share_of_the_largest_rate()
 
 def test_a_block_apart_has_an_optimiser_of_its_own():
     tx = one_for_all("prodigy", apart=("head",))
-    state = optimizers.set_learning_rates(tx.init(PARAMS), {"head": 0.25, "stem": 1.0})
-    gradients = jax.grad(loss_of)(PARAMS)
-    updates, _ = tx.update(gradients, state, PARAMS)
+    state = optimizers.set_learning_rates(jax.jit(tx.init)(PARAMS), {"head": 0.25, "stem": 1.0})
+    gradients = gradient_of(PARAMS)
+    updates, _ = jax.jit(tx.update)(gradients, state, PARAMS)
     assert_close(updates["head"], jax.tree.map(lambda leaf: -0.25 * leaf, gradients["head"]))
 
 

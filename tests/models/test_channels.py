@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_variables
 
 from finetune_jax import models
 from finetune_jax.config.settings import FinetuneConfig
@@ -29,11 +30,12 @@ def test_a_kernel_is_summed_or_repeated_as_timm_does_it(count):
 @pytest.mark.parametrize("name", ["resnet26_policy", "vit_tiny_patch16_224"])
 def test_grey_images_give_what_they_give_in_colour(name):
     network = models.create(name, num_classes=3, image_size=32 if "vit" in name else None)
-    variables = network.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    variables = random_variables(network)
     grey_network, grey_variables = channels.adapted(network, variables, 1)
     grey = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
-    expected = network.apply(variables, jnp.repeat(grey, 3, axis=3))
-    np.testing.assert_allclose(grey_network.apply(grey_variables, grey), expected, rtol=1e-4, atol=1e-5)
+    expected = jax.jit(network.apply)(variables, jnp.repeat(grey, 3, axis=3))
+    found = jax.jit(grey_network.apply)(grey_variables, grey)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert jax.tree.map(jnp.shape, grey_network.shapes()) == jax.tree.map(jnp.shape, grey_variables)
 
 

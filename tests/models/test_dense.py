@@ -52,8 +52,8 @@ def test_layer_norm_and_its_gradients_are_those_of_its_formula():
 
     with jax.enable_x64(True):
         wide = [jnp.asarray(a, jnp.float64) for a in (x, scale, bias)]
-        expected = jax.value_and_grad(by_formula, argnums=(0, 1, 2))(*wide)
-        found = jax.value_and_grad(own, argnums=(0, 1, 2))(*wide)
+        expected = jax.jit(jax.value_and_grad(by_formula, argnums=(0, 1, 2)))(*wide)
+        found = jax.jit(jax.value_and_grad(own, argnums=(0, 1, 2)))(*wide)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), found, expected)
 
 
@@ -68,8 +68,9 @@ def test_attention_and_its_gradients_are_those_of_the_softmax():
 
     with jax.enable_x64(True):
         wide = [jnp.asarray(a, jnp.float64) for a in (query, key, value)]
-        expected = jax.value_and_grad(by_softmax, argnums=(0, 1, 2))(*wide)
-        found = jax.value_and_grad(lambda *x: (weights * attend(*x)).sum(), argnums=(0, 1, 2))(*wide)
+        expected = jax.jit(jax.value_and_grad(by_softmax, argnums=(0, 1, 2)))(*wide)
+        own = jax.jit(jax.value_and_grad(lambda *x: (weights * attend(*x)).sum(), argnums=(0, 1, 2)))
+        found = own(*wide)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), found, expected)
 
 
@@ -112,7 +113,9 @@ def test_attention_of_several_runs_and_its_second_derivatives_are_those_of_the_f
 
     found, expected = (jax.jit(jax.vmap(slopes(f)))(several) for f in (own, attention_by_formula))
     assert_near(found, expected)
-    bends = [jax.grad(lambda x, f=f: jnp.sin(slopes(f)(x)).sum()) for f in (own, attention_by_formula)]
+    bends = [
+        jax.jit(jax.grad(lambda x, f=f: jnp.sin(slopes(f)(x)).sum())) for f in (own, attention_by_formula)
+    ]
     assert_near(bends[0](several[0]), bends[1](several[0]))
 
 

@@ -30,8 +30,6 @@ STEPS, EPOCHS, BATCH = 4, 4, 2
 
 BLOCKS = ("block_01", "block_02", "block_03", "block_04")
 PARTS = ("stem", *BLOCKS, "head")
-
-
 # Far from ascending, and unequal enough for rejected trials in three epochs, two of them in the first.
 SCALES = dict(zip(PARTS, (0.9, 1.1, 9.2, 0.5, 3.8, 6.5), strict=True))
 

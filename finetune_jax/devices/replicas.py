@@ -177,6 +177,23 @@ class Replicas:
 
         return jax.tree.map(of, tree, _split_leaves(tree, axes))
 
+    def from_primary(self, tree: Any) -> Any:
+        """The arrays of the first process, on the host of every process.
+
+        For what is computed on hosts: processors of different kinds round differently.
+        """
+        if self.process_count == 1:
+            return tree
+
+        def on_first_device(leaf: Any) -> np.ndarray:
+            rows = np.zeros((len(self.devices), *np.shape(leaf)), np.asarray(leaf).dtype)
+            if self.is_primary:
+                rows[0] = leaf
+            return rows
+
+        added = self.map(lambda rows: jax.tree.map(lambda row: jax.lax.psum(row[0], AXIS), rows), (0,))
+        return jax.device_get(added(self.split(jax.tree.map(on_first_device, tree))))
+
     def on_host(self) -> contextlib.AbstractContextManager[Any]:
         """Inside it new arrays come to the memory of the host, where JAX has its CPU backend beside the devices'."""
         try:

@@ -54,7 +54,7 @@ def built(program: Program, config: FinetuneConfig) -> Program:
     if reason:
         raise UserError(f"--from_probe {reason}")
     again = programs.build(config, program.task, program.images, program.start, program.replicas)
-    kernel, bias = _classifier(program, config)
+    kernel, bias = program.replicas.from_primary(_classifier(program, config))
     params = again.variables["params"]
     classifier = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
     head = {**params["head"], "classifier": classifier}

@@ -5,6 +5,7 @@ import os
 
 import jax
 import jaxlib
+import numpy as np
 import pytest
 
 from finetune_jax.devices import host_memory
@@ -68,3 +69,15 @@ def test_freed_memory_is_kept_on_hosts_that_train_on_the_cpu(
 
 def test_devices_may_be_a_list():
     assert {Replicas(jax.devices()[:2]): 1} == {Replicas(tuple(jax.devices()[:2])): 1}
+
+
+def test_what_hosts_compute_is_taken_from_the_first_process() -> None:
+    devices = tuple(jax.devices())
+    values = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    tree = {"kernel": values, "steps": np.int32(7)}
+    first, second = (Replicas(devices, index, 2).from_primary(tree) for index in range(2))
+    for ours, value in zip(jax.tree.leaves(first), jax.tree.leaves(tree), strict=True):
+        np.testing.assert_array_equal(ours, value)
+    # Alone in this process the second one of the job hears of no value, and gives none of its own.
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(second))
+    assert Replicas(devices).from_primary(tree) is tree

@@ -146,7 +146,7 @@ def test_streaming_refuses_other_pixels_than_were_written(tmp_path, monkeypatch)
 
 
 def test_routing_is_compared_with_the_network_in_the_same_turn(capsys):
-    sizes = {"network": "resnet18", "width": 0.1, "image_size": 8, "batch": 4, "frozen_first": 4}
+    sizes = {"width": 0.1, "image_size": 8, "batch": 4, "frozen_first": 8}
     effort = {"rounds": 2, "train_steps": 1, "predict_steps": 1, "predict_batch": 32}
     spottune_step.main([f"--{name}={value}" for name, value in {**sizes, **effort}.items()])
     output = capsys.readouterr().out

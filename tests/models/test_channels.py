@@ -11,7 +11,7 @@ from weights import random_variables
 from finetune_jax import models
 from finetune_jax.config.settings import FinetuneConfig
 from finetune_jax.errors import UserError
-from finetune_jax.models import registry
+from finetune_jax.models import pruning, registry
 from finetune_jax.models.weights import channels
 from finetune_jax.runs import start
 
@@ -53,7 +53,10 @@ def test_grey_images_give_what_they_give_in_colour(name):
 )
 def test_only_arrays_of_the_stem_depend_on_the_channels(name):
     """What else would is not adapted."""
-    shapes = {count: registry.create(name, 2, channels=count).shapes()["params"] for count in (3, 5)}
+    networks = {count: registry.create(name, 2, channels=count) for count in (3, 5)}
+    if name == "densenet121":  # a dense block, a transition, and the beginning of the next of four
+        networks = {count: pruning.truncate(network, 49) for count, network in networks.items()}
+    shapes = {count: network.shapes()["params"] for count, network in networks.items()}
     differing = [
         jax.tree_util.keystr(path)
         for (path, three), five in zip(

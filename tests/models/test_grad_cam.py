@@ -259,7 +259,7 @@ ARCHITECTURES = [
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_can_be_traced_at_all_its_blocks(architecture):
-    network = models.create(architecture, 3, width=0.05)
+    network = models.create(architecture, 3, width=0.0625)
     if architecture == "densenet121":  # a dense block, a transition, and the beginning of the next of four
         network = pruning.truncate(network, len(network.blocks) - 9)
     images = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)

@@ -233,7 +233,7 @@ def evaluate(
         >>> import tempfile
         >>> import finetune_jax
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     settings = {"method": "feature_extractor", "epochs": 1, "image_size": 8, "batch_size": 32, "report": False}
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "image_size": 8, "report": False}
         ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
         ...     result = finetune_jax.evaluate(run, split="validation")
         >>> 0 <= result["scores"]["accuracy"] <= 1
@@ -279,7 +279,7 @@ def predict(run: str | Path | Fitted, images: Any, *, views: str = "one") -> lis
         >>> import numpy as np
         >>> import finetune_jax
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     settings = {"method": "feature_extractor", "epochs": 1, "image_size": 8, "batch_size": 32, "report": False}
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "image_size": 8, "report": False}
         ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
         ...     names = finetune_jax.predict(run, np.zeros((2, 8, 8), np.uint8)[..., None])
         >>> len(names), set(names) <= set("0123456789")

@@ -184,7 +184,7 @@ def load(run_directory: str | Path, *, views: str = "one", calibrated: bool = Tr
         >>> import tempfile
         >>> import finetune_jax
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     settings = {"method": "feature_extractor", "epochs": 1, "image_size": 8, "batch_size": 32, "report": False}
+        ...     settings = {"method": "feature_extractor", "epochs": 1, "image_size": 8, "report": False}
         ...     run = finetune_jax.fit("digits", workdir=folder, **settings)
         ...     classify = finetune_jax.load(folder)
         >>> classify.class_names

@@ -58,7 +58,7 @@ _SET_HERE = (
         "train_on_validation",
         "select_on",
     ),
-    *("folds", "fold", "keep_head"),
+    *("folds", "fold", "keep_head", "from_probe"),
 )
 """Settings that each contestant has its own of, or that leave no validation images."""
 

@@ -32,6 +32,7 @@ command_line.define_flags(
         "norm_momentum",
         "sync_batch_norm",
         "frozen_norm",
+        "from_probe",
     ),
 )
 study_output.define_flags()

@@ -24,6 +24,9 @@ from finetune_jax.training.rehearsal import Chosen, held_out
 MOST = 5000
 """Training images that the head is fitted to at most."""
 
+MOST_CLASSES = 200
+"""More take minutes to fit."""
+
 _STREAM = 2**63 + 2  # beside the epochs, what rehearsals leave out, and the probe of the report
 
 
@@ -35,6 +38,8 @@ def obstacle(program: Program) -> str:
         return "has no meaning without pretrained weights"
     if program.placement.in_shares or program.images.division is not None:
         return "is not for parameters or images in shares"
+    if len(program.images.class_names) > MOST_CLASSES:
+        return f"is for at most {MOST_CLASSES} classes"
     if "classifier" not in program.variables["params"]["head"]:
         return "is for heads that end in a linear classifier"
     return ""

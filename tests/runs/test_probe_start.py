@@ -12,7 +12,7 @@ from small_runs import run_on_photos, small_run
 from finetune_jax.devices.replicas import Replicas
 from finetune_jax.errors import UserError
 from finetune_jax.models.card import read_best
-from finetune_jax.runs import finetune
+from finetune_jax.runs import finetune, probe_start
 from finetune_jax.training.rehearsal import held_out
 
 ONE = Replicas((jax.devices()[0],))
@@ -86,3 +86,9 @@ def test_retrieval_has_no_probe(tmp_path):
     config = small_run(tmp_path, protocol="retrieval", from_probe=True, workdir=str(tmp_path / "run"))
     with pytest.raises(UserError, match="--from_probe is for images of one class each"):
         finetune.prepare(config, ONE)
+
+
+def test_more_classes_than_can_be_fitted_in_a_moment_are_refused(program, config, monkeypatch):
+    monkeypatch.setattr(probe_start, "MOST_CLASSES", 2)
+    with pytest.raises(UserError, match="--from_probe is for at most 2 classes"):
+        probe_start.built(program, config)

@@ -9,6 +9,7 @@ owner, and none says who holds it.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ BEAT_SECONDS = 20.0
 """How often an owner renews the time stamp."""
 GRACE_SECONDS = 180.0
 """Without a renewal for so long an owner on another host is dead. Network file systems show times a minute late."""
+_POLL_SECONDS = 0.01
 
 _held: dict[str, "Lock"] = {}  # of this process, by path
 
@@ -110,7 +112,7 @@ def acquire(directory: Path, flag: str = "--workdir") -> Lock:
             seen = _content(path)
             if seen is None:
                 continue  # released in this moment
-            if _take_away(path, seen):
+            if _take_away(path, seen, content):
                 print(
                     f"note: {flag}={readable(directory)} was in use by {_who(_owner(seen))}, which has ended without "
                     "giving it back; going on with it",
@@ -209,15 +211,40 @@ def _create(path: Path, content: bytes) -> bool:
     return True
 
 
-def _take_away(path: Path, seen: bytes) -> bool:
-    """Remove a dead owner's lock, which said ``seen``; False where another process was faster."""
+def _take_away(path: Path, seen: bytes, content: bytes) -> bool:
+    """Remove a dead owner's lock, which said ``seen``; False where another process was faster.
+
+    Of several that saw it, the one that makes a file beside it may: another one, late, would move aside the lock that
+    was made meanwhile, and a third would find none.
+
+    Args:
+        path: of the lock.
+        seen: its content.
+        content: which names this process.
+    """
+    guard = path.with_name(f"{NAME}.{hashlib.sha256(seen).hexdigest()[:16]}")
+    if not _create(guard, content):
+        with contextlib.suppress(FileNotFoundError):
+            owner = _owner(_content(guard) or b"")
+            ended = owner is not None and owner.worker.has_ended()
+            if ended or _age(guard) > GRACE_SECONDS:
+                guard.unlink()  # of a process that was killed at this point
+        time.sleep(_POLL_SECONDS)
+        return False
+    try:
+        return _content(path) == seen and _moved_away(path, seen)
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _moved_away(path: Path, seen: bytes) -> bool:
     aside = path.with_name(f"{NAME}.{uuid.uuid4().hex}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
         return False
     taken = _content(aside)
-    if taken != seen:  # a third process took it over since: give it back
+    if taken != seen:  # its owner lived, gave it back, and somebody else has it: so must they again
         with contextlib.suppress(OSError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)

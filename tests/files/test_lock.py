@@ -1,5 +1,6 @@
 """One directory, one owner: who is refused, who is dead, and what is left behind."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -99,6 +100,72 @@ def test_a_damaged_lock_counts_by_its_age(tmp_path: Path, content: bytes) -> Non
         lock.acquire(tmp_path)
     os.utime(file, (0, 0))
     lock.acquire(tmp_path).release()
+
+
+SLOW = (
+    "import os, sys, pathlib\nfrom finetune_jax import errors\nfrom finetune_jax.files import lock\n"
+    "move = os.rename\n"
+    "def rename(source, target):\n"
+    "    print('before', flush=True)\n    sys.stdin.readline()\n    move(source, target)\n"
+    "    print('after', flush=True)\n    sys.stdin.readline()\n"
+    "if sys.argv[2] == 'slow':\n    os.rename = rename\n"
+    "print('here', flush=True)\nsys.stdin.readline()\n"
+    "try:\n    lock.acquire(pathlib.Path(sys.argv[1])).check()\n    print('mine', flush=True)\n"
+    "except errors.UserError as error:\n    print(error, flush=True)\n"
+    "sys.stdin.read()\n"  # an owner that ended would leave the lock to the next
+)
+"""Takes a lock on a word; a slow one waits for another word before and after it moves a dead lock away."""
+
+
+def test_one_that_is_late_to_take_a_dead_lock_over_takes_it_from_nobody(tmp_path: Path) -> None:
+    write_lock(tmp_path, age=lock.GRACE_SECONDS + 100)
+    late, second, third = (
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW, str(tmp_path), speed],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for speed in ("slow", "fast", "fast")
+    )
+
+    def says(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    def goes_on(process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+    try:
+        assert [says(process) for process in (late, second, third)] == ["here"] * 3
+        goes_on(late)
+        assert says(late) == "before"
+        goes_on(second)
+        time.sleep(0.5)  # in which it would have the lock, could it take it over
+        goes_on(late)
+        assert says(late) == "after"
+        goes_on(third)
+        results = [says(second), says(third)]
+        goes_on(late)
+        results.append(says(late))
+        assert results.count("mine") == 1, results
+        assert all("is in use by process" in result for result in results if result != "mine")
+        assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+    finally:
+        for process in (late, second, third):
+            process.communicate(timeout=SECONDS)
+
+
+def test_a_take_over_that_was_killed_is_taken_over(tmp_path: Path) -> None:
+    seen = write_lock(tmp_path, age=lock.GRACE_SECONDS + 100).read_bytes()
+    guard = tmp_path / f"{lock.NAME}.{hashlib.sha256(seen).hexdigest()[:16]}"
+    guard.write_bytes(seen)
+    os.utime(guard, (time.time() - 1000,) * 2)
+    lock.acquire(tmp_path).release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_many_at_once_one_takes_a_dead_lock_over(tmp_path: Path) -> None:

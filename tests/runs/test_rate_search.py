@@ -328,6 +328,8 @@ def test_a_loss_that_is_never_finite_is_said_before_anything_is_written(base, tm
     wild = dataclasses.replace(
         base, method="auto", learning_rate=1e30, workdir=str(tmp_path / "run"), epochs=1
     )
-    with pytest.raises(UserError, match=r"--method=auto: training diverged at all rates from .* to 1e\+30"):
+    with pytest.raises(
+        UserError, match=r"--method=auto: training diverged at all rates from .* to .*e\+\d\d;"
+    ):
         finetune.run(wild, ONE)
     assert not (tmp_path / "run").exists()

@@ -86,7 +86,11 @@ def measure(
     preprocessing = evaluation.preprocessing_for(views, card.preprocessing)
     part = evaluation.embedder if protocol == "retrieval" else evaluation.classifier
     function = evaluation.over_views(part(model, normalize), views, card.preprocessing.image_size)
-    run_network = evaluation.compile_evaluation(function, replicas)
+    searched = (
+        ["gallery"] if protocol == "retrieval" and split == "test" and "gallery" in source.splits else []
+    )
+    counts = [len(source.splits[name].labels) for name in (split, *searched)]
+    run_network = evaluation.compile_evaluation(function, replicas, evaluation.batch_size_for(*counts))
 
     kept: dict[str, np.ndarray] = {}
 
@@ -114,7 +118,7 @@ def measure(
     if protocol == "retrieval" and labels.ndim == 2:
         raise UserError("--protocol=retrieval needs one class per image, and the run has other labels")
     if protocol == "retrieval":
-        gallery = outputs_of("gallery") if split == "test" and "gallery" in source.splits else None
+        gallery = outputs_of("gallery") if searched else None
         return {**result, "scores": tasks.retrieval_scores(config, outputs, labels, gallery)}
     group_names = source.splits[split].group_names
     groups = None if group_names is None else [group_names[place] for place in kept[split]]

@@ -109,7 +109,8 @@ def embed(config: FinetuneConfig, source: Source, replicas: Replicas) -> Feature
 
     preprocessing = datasets.preprocessing(config, size, train=False)
     splits = {name: _decoded(config, source, name, preprocessing) for name in ("train", "validation")}
-    compute = evaluation.compile_evaluation(function, replicas)
+    counts = [len(arrays.labels) for arrays in splits.values()]
+    compute = evaluation.compile_evaluation(function, replicas, evaluation.batch_size_for(*counts))
     features = {
         name: _outputs(compute, variables, arrays, config, replicas) for name, arrays in splits.items()
     }

@@ -69,7 +69,7 @@ def compile_evaluation(
         outputs = np.concatenate(list(batches(variables, feed, count)))
         if feed.rows is None:
             return outputs
-        order, is_example = _order_of_shards(feed.rows, replicas, batch_size or batch_size_for(count))
+        order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
         in_order = np.empty((count, *outputs.shape[1:]), outputs.dtype)
         in_order[order[is_example]] = outputs[is_example.reshape(-1)]
         return in_order
@@ -99,12 +99,12 @@ def compile_batches(
         if mapped is None:
             mapped = replicas.map(gathered, (axes(variables), 0))
         waiting: collections.deque[jax.Array] = collections.deque()
-        images_at_once = batch_size or batch_size_for(count)
         if feed.rows is None:
+            images_at_once = batch_size or batch_size_for(count)
             order = evaluation_order(count, -(-images_at_once // replicas.count) * replicas.count)
             left = count
         else:
-            order, _ = _order_of_shards(feed.rows, replicas, images_at_once)
+            order, _ = _order_of_shards(feed.rows, replicas, batch_size)
             left = order.size
         for images in feed.batches(order):
             waiting.append(mapped(variables, images))
@@ -119,8 +119,9 @@ def compile_batches(
 
 
 def _order_of_shards(
-    rows: Sequence[np.ndarray], replicas: Replicas, batch_size: int
+    rows: Sequence[np.ndarray], replicas: Replicas, batch_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    batch_size = batch_size or batch_size_for(sum(map(len, rows)))
     unit = math.lcm(replicas.count, len(rows))
     return evaluation_order_of_shards(rows, -(-batch_size // unit) * unit)
 
@@ -162,7 +163,7 @@ def compile_counts(
         assert feed.rows is not None
         if mapped is None:
             mapped = replicas.map(counted, (axes(variables), 0, 0, 0))
-        order, is_example = _order_of_shards(feed.rows, replicas, batch_size or batch_size_for(len(labels)))
+        order, is_example = _order_of_shards(feed.rows, replicas, batch_size)
         local_order, real = replicas.local_columns(order), replicas.local_columns(is_example)
         counts = []
         for row, is_real, images in zip(local_order, real, feed.batches(order), strict=True):

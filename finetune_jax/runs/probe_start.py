@@ -7,6 +7,7 @@ the features would be others than the head was fitted to.
 """
 
 import dataclasses
+import weakref
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ MOST = 5000
 MOST_CLASSES = 200
 """More take minutes to fit."""
 
+# A search and the run that follows it share the images' features, the head and what is compiled.
+_BUILT: weakref.WeakKeyDictionary[Program, Program] = weakref.WeakKeyDictionary()
+
 _STREAM = 2**63 + 2  # beside the epochs, what rehearsals leave out, and the probe of the report
 
 
@@ -46,11 +50,11 @@ def obstacle(program: Program) -> str:
 
 
 def built(program: Program, config: FinetuneConfig) -> Program:
-    """The program of the same run from a probe.
+    """The program of the same run from a probe, made once.
 
     Args:
         program: of the run, from a fresh head or not.
-        config: of the run, resolved, with ``from_probe``.
+        config: of the run, resolved, with ``from_probe``; of what a program does not know (rates) any.
 
     Raises:
         UserError: the run cannot start from one.
@@ -58,6 +62,12 @@ def built(program: Program, config: FinetuneConfig) -> Program:
     reason = obstacle(program)
     if reason:
         raise UserError(f"--from_probe {reason}")
+    if program not in _BUILT:
+        _BUILT[program] = _built(program, config)
+    return _BUILT[program]
+
+
+def _built(program: Program, config: FinetuneConfig) -> Program:
     again = programs.build(config, program.task, program.images, program.start, program.replicas)
     kernel, bias = program.replicas.from_primary(_classifier(program, config))
     params = again.variables["params"]

@@ -69,6 +69,11 @@ def test_training_leaves_the_statistics_of_batch_norms_as_pretrained(program, co
     assert all(jax.tree.leaves(moved["block_01"]))
 
 
+def test_a_search_and_the_run_after_it_fit_and_compile_once(program, config):
+    found = dataclasses.replace(config, learning_rate=0.3)
+    assert probe_start.built(program, config) is probe_start.built(program, found)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

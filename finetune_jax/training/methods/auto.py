@@ -38,10 +38,8 @@ _HEAD_FACTOR = 10.0
 _SHARE_OF_HEAD, _SHARE = 0.16, 0.48  # of the steps of the run
 _MOST = 4  # rehearsals
 _MOST_HEADS = 5
-_PROBE_DIVISOR, _MOST_FROM_PROBE = (
-    10**1.5,
-    3,
-)  # a head that fits already bears less, and the run is to cost no more
+# A head that fits already bears less, and the run is to cost no more.
+_PROBE_DIVISOR, _MOST_FROM_PROBE = 10**1.5, 3
 _FEWEST_STEPS, _MOST_STEPS = 8, 100
 _TIE = 0.01
 

@@ -102,8 +102,9 @@ def _of_task(program: Program, config: FinetuneConfig) -> str:
 
 
 def last_lines(directory: Path, protocol: str) -> list[str]:
-    """The next two commands: look at the run, use it."""
-    lines = [f"report: {directory / 'report.html'}"]
+    """Where its report is, if it has one, and the next command, which uses it."""
+    page = directory / "report.html"
+    lines = [f"report: {page}"] if page.exists() else []
     if protocol == "classification":
         lines.append(f"label photos: finetune-jax predict --run={directory} PHOTO …")
     else:

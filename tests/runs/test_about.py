@@ -66,7 +66,13 @@ def test_a_long_line_is_wrapped_for_a_terminal_and_paths_stay_whole() -> None:
 @pytest.mark.parametrize(
     ("protocol", "flag"), [("classification", "predict --run=r PHOTO"), ("retrieval", "--embeddings=")]
 )
-def test_the_last_lines_name_the_report_and_the_next_command(protocol: str, flag: str) -> None:
+def test_the_last_lines_name_the_report_and_the_next_command(
+    protocol: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r").mkdir()
+    (without,) = about.last_lines(Path("r"), protocol)  # --noreport
+    (tmp_path / "r" / "report.html").touch()
     report, following = about.last_lines(Path("r"), protocol)
     assert report == "report: r/report.html"
-    assert flag in following
+    assert flag in following == without

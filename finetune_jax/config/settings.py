@@ -184,7 +184,7 @@ class FinetuneConfig(
     )
     report: bool = setting(
         True,
-        "Write report.html and its figures, about a second for each run; tables, metrics and the summary always are.",
+        "Write report.html and its figures; tables, metrics and the summary are written in any case.",
         group=RUN,
         local=True,
         aliases=("write_report",),

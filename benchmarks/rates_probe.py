@@ -11,12 +11,12 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.rates_start import Started
 from finetune_jax.algorithms import linear_probe
 from finetune_jax.data.batch import Batch
+from finetune_jax.runs.probe_start import showing_features
 from finetune_jax.training import evaluation
 from finetune_jax.training.objectives import random_streams
 from finetune_jax.training.rehearsal import Rehearsals
@@ -103,7 +103,7 @@ def in_training(started: Started, *, in_proportion: bool = True) -> Probe:
         prepared = program.objective.prepare(batch, key)
         variables = {"params": {**state.params, **state.frozen}, "batch_stats": state.batch_stats}
         seen, statistics = wide.apply(
-            _through(variables, size), prepared.images, train=True, rngs=random_streams(prepared.keys)
+            showing_features(variables, size), prepared.images, train=True, rngs=random_streams(prepared.keys)
         )
         return state._replace(
             step=state.step + 1,
@@ -165,19 +165,13 @@ def width_of(params: Any) -> int:
     return int(params["head"]["classifier"]["kernel"].shape[0])
 
 
-def _through(variables: Any, size: int) -> Any:
-    """Variables of a network with so many classes whose logits are what its classifier takes."""
-    identity = {"kernel": jnp.eye(size), "bias": jnp.zeros(size)}
-    head = {**variables["params"]["head"], "classifier": identity}
-    return {**variables, "params": {**variables["params"], "head": head}}
-
-
 def _features(started: Started, begun: Rehearsals) -> np.ndarray:
     program = started.program
     size, normalize = width_of(begun.state.params), program.normalize
     wide = program.method.network.with_num_classes(size)
     compute = evaluation.compile_evaluation(
-        lambda variables, images: wide.apply(_through(variables, size), normalize(images)), program.replicas
+        lambda variables, images: wide.apply(showing_features(variables, size), normalize(images)),
+        program.replicas,
     )
     return np.asarray(program.outputs(compute, program.replicas.replicate(begun.state.variables), "train"))
 

@@ -91,7 +91,7 @@ def _classifier(program: Program, config: FinetuneConfig) -> tuple[np.ndarray, n
     generator = np.random.Generator(np.random.Philox(key=[config.seed, _STREAM]))
     fitted = np.sort(generator.permutation(others)[:MOST])
     rows = np.concatenate([fitted, held])
-    variables = program.replicas.replicate(_through(start.variables, size))
+    variables = program.replicas.replicate(showing_features(start.variables, size))
     compute = compile_evaluation(seen, program.replicas)
     features = np.asarray(compute(variables, Chosen(program.images.feeds["train"], rows), len(rows)))
     if not np.isfinite(features).all():
@@ -108,8 +108,13 @@ def _classifier(program: Program, config: FinetuneConfig) -> tuple[np.ndarray, n
     return head
 
 
-def _through(variables: Variables, size: int) -> Variables:
-    """Variables of a network with so many classes whose logits are what its classifier sees."""
+def showing_features(variables: Variables, size: int) -> Variables:
+    """Variables of a network whose logits are what its classifier sees.
+
+    Args:
+        variables: of a network whose head ends in ``classifier``.
+        size: features that it sees, and the classes that the network is to have.
+    """
     params = variables["params"]
     identity = {"kernel": np.eye(size, dtype=np.float32), "bias": np.zeros(size, np.float32)}
     return {**variables, "params": {**params, "head": {**params["head"], "classifier": identity}}}

@@ -329,7 +329,7 @@ def test_a_loss_that_is_never_finite_is_said_before_anything_is_written(base, tm
         base, method="auto", learning_rate=1e30, workdir=str(tmp_path / "run"), epochs=1
     )
     with pytest.raises(
-        UserError, match=r"--method=auto: training diverged at all rates from .* to .*e\+\d\d;"
+        UserError, match=r"--method=auto: training diverged at all rates from 3\.16228e\+27 to 3\.16228e\+28;"
     ):
         finetune.run(wild, ONE)
     assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from finetune_jax.devices.replicas import Replicas
 from finetune_jax.models.network import Network
 from finetune_jax.models.normalization import normalizer
 from finetune_jax.runs.program import Program
-from finetune_jax.training.evaluation import Evaluation, batch_size_for, compile_evaluation
+from finetune_jax.training.evaluation import Evaluation, batch_size_for, compile_evaluation, of_centre
 from finetune_jax.training.rehearsal import Chosen
 
 MOST = 5000
@@ -139,11 +139,9 @@ def _compiled(
     normalize = normalizer(mean, std)
 
     def features(variables: Any, images: jax.Array) -> jax.Array:
-        # Training images are stored larger where their augmentation crops them.
-        above, left = ((side - size) // 2 for side in images.shape[1:3])
-        seen = normalize(images[:, above : above + size, left : left + size])
+        seen = normalize(images)
         if task != "retrieval":
             return network.embed(variables, seen)
         return network.embed(variables, seen) + network.embed(variables, jnp.flip(seen, 2))
 
-    return compile_evaluation(features, replicas, batch_size)
+    return compile_evaluation(of_centre(features, size), replicas, batch_size)

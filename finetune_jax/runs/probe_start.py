@@ -19,7 +19,7 @@ from finetune_jax.errors import UserError
 from finetune_jax.models.network import Variables
 from finetune_jax.runs import program as programs
 from finetune_jax.runs.program import Program
-from finetune_jax.training.evaluation import compile_evaluation
+from finetune_jax.training.evaluation import compile_evaluation, of_centre
 from finetune_jax.training.rehearsal import Chosen, held_out
 
 MOST = 5000
@@ -92,7 +92,7 @@ def _classifier(program: Program, config: FinetuneConfig) -> tuple[np.ndarray, n
     fitted = np.sort(generator.permutation(others)[:MOST])
     rows = np.concatenate([fitted, held])
     variables = program.replicas.replicate(showing_features(start.variables, size))
-    compute = compile_evaluation(seen, program.replicas)
+    compute = compile_evaluation(of_centre(seen, program.images.image_size), program.replicas)
     features = np.asarray(compute(variables, Chosen(program.images.feeds["train"], rows), len(rows)))
     if not np.isfinite(features).all():
         raise UserError("--from_probe: features of the pretrained network are not finite")

@@ -202,7 +202,8 @@ def build(config: FinetuneConfig, task: Task, images: Images, start: Start, repl
         estimate = norm_statistics.compile_averages_estimate(
             forgetful.forward, objective.prepare, images.feeds["train"], replicas
         )
-    outputs, axes = task.outputs(method.measured, normalize), placement.variable_axes
+    outputs = evaluation.of_centre(task.outputs(method.measured, normalize), images.image_size)
+    axes = placement.variable_axes
     evaluated = [len(arrays.labels) for name, arrays in images.splits.items() if name != "train"]
     batch_size = evaluation.batch_size_for(*evaluated)
     return Program(

@@ -99,8 +99,9 @@ def rehearsals_of(program: Program, settings: Settings, say: Callable[[str], Non
     # For classification the outputs of the task are what the loss takes; for retrieval they are embeddings.
     predict = program.predict
     if config.protocol != "classification":
+        outputs_of = evaluation.classifier(method.measured, program.normalize)
         predict = evaluation.compile_evaluation(
-            evaluation.classifier(method.measured, program.normalize), program.replicas
+            evaluation.of_centre(outputs_of, program.images.image_size), program.replicas
         )
 
     def loss(state: TrainState) -> np.ndarray:

@@ -199,6 +199,27 @@ def classifier(
     return lambda variables, images: network.apply(variables, normalize(images))
 
 
+def of_centre(
+    function: Callable[[Any, jax.Array], jax.Array], size: int
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """``function(variables, images [B, H, W, C])`` of the centre of images that are larger than the network's.
+
+    Training images are stored larger where their augmentation crops them, and must be judged as test images are.
+
+    Args:
+        function: of images of ``size`` pixels.
+        size: side of the centre.
+    """
+
+    def central(variables: Any, images: jax.Array) -> jax.Array:
+        above, left = ((side - size) // 2 for side in images.shape[1:3])
+        if above or left:
+            images = images[:, above : above + size, left : left + size]
+        return function(variables, images)
+
+    return central
+
+
 def over_views(
     function: Callable[[Any, jax.Array], jax.Array], names: str, size: int
 ) -> Callable[[Any, jax.Array], jax.Array]:

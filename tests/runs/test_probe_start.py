@@ -18,10 +18,11 @@ from finetune_jax.training.rehearsal import held_out
 ONE = Replicas((jax.devices()[0],))
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
+@pytest.fixture(scope="module", params=["flip", "random_crop"])
+def config(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("probe")
-    return run_on_photos(home, from_probe=True, epochs=1, learning_rate=0.01, workdir=str(home / "run"))
+    settings = {"from_probe": True, "epochs": 1, "learning_rate": 0.01, "augmentation": request.param}
+    return run_on_photos(home, **settings, workdir=str(home / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def test_the_head_is_logistic_regression_on_what_its_classifier_sees(program):
     images = program.images.splits["train"]
     labels, start = images.labels, program.start
     rows = np.delete(np.arange(len(labels)), held_out(len(labels), 0))
-    pixels = program.normalize(np.asarray(images.images[rows], np.float32))
+    side = (images.images.shape[1] - 8) // 2  # what is stored beside the centre, for crops
+    centre = slice(side, side + 8)
+    pixels = program.normalize(np.asarray(images.images[rows][:, centre, centre], np.float32))
     network = start.network
     # The input of the classifier, from its output with two heads that differ in one kernel.
     kernel = np.asarray(start.variables["params"]["head"]["classifier"]["kernel"])

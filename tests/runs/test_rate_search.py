@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small_runs import run_on_photos
+from small_runs import run_on_photos, small_run
 
 from finetune_jax.config.checks import validate
 from finetune_jax.config.settings import FinetuneConfig
@@ -322,6 +322,24 @@ def test_what_a_search_warns_of_is_printed_once_and_stays_with_the_run(base, tmp
     assert summary["notes"].count("The head learnt nothing.") == 1
     assert summary["search"]["notes"] == ["The head learnt nothing."]
     assert "The head learnt nothing." in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("protocol", ["classification", "retrieval"])
+def test_images_left_out_are_judged_by_the_centre_that_evaluation_sees(tmp_path, protocol):
+    config = small_run(tmp_path, augmentation="random_crop", protocol=protocol, epochs=1)
+    program, chosen = finetune.prepare(config, ONE)
+    rehearsals = rate_search.rehearsals_of(program, chosen)
+    stored = np.asarray(program.images.splits["train"].images)[rehearsals.held_out]
+    size = program.images.image_size
+    edge = (stored.shape[1] - size) // 2
+    assert edge > 0
+    seen = stored[:, edge : edge + size, edge : edge + size].astype(np.float32)
+    network = program.method.measured
+    logits = np.asarray(network.apply(program.variables, program.normalize(seen)), np.float64)
+    labels = program.images.splits["train"].labels[rehearsals.held_out]
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = -np.log(chances[np.arange(len(labels)), labels]).mean()
+    assert rehearsals.judge() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_loss_that_is_never_finite_is_said_before_anything_is_written(base, tmp_path):

@@ -2,26 +2,31 @@
 
     python -m benchmarks.rates --workdir=runs/rates --cell=clothing dataset=folder:clothing images_per_class=40 \
         image_size=32 --contestants=grid,single,auto,find
-    python -m benchmarks.rates --workdir=runs/rates --table
+    python -m benchmarks.rates --workdir=runs/rates --table --series=COMMIT
 
 A cell is a network with its weights, an optimiser and a data set. All runs of it start from the same weights but for
 the head, which is the seed's, see the same images in the order of the seed, and their rates fall by a cosine at every
 step. Validation and test images are looked at once, after the last step; rates of a grid are chosen on validation with
 seed 100, results are of the seeds 0, 1, 2. Costs are images forward and backward, those that only went forward for a
 choice count a third; those of the grid are all that it took to choose. Every run is one line of CELL.jsonl, and none
-that has a line is trained again: after a stop the same command goes on.
+that has a line is trained again: after a stop the same command goes on. Where a cell has no line of a grid and grid is
+not asked for, the grid recorded in docs/lab/rates.csv counts, into which ``--table`` writes what the lines in the
+workdir come to (:mod:`benchmarks.rates_record`): tables and figure need no more than that file.
 
 Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast),
 auto (``--method=auto`` with a head at ten times the default rate whatever it finds, as it was), find and
 find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts), prodigy_blocks and dowg_blocks
 (one for each), dog, dadapt (of AdamW) and mechanic (around AdamW), similarity (``--learning_rate=auto``), the
 ideas of :mod:`benchmarks.rates_ideas`, autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01,
-with the three measures), and probe, which trains nothing: ridge regression on the features as pretrained.
+with the three measures), autolr_stages, autolr_geometric, autolr_ratio and autolr_first (with one of its settings
+changed), autolr_parts (with all four and relative movement), and probe, which trains nothing: ridge regression on the
+features as pretrained.
 
 Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best),
 and at the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the
-run), auto_rgn and auto_snr. With settings and a rate that are searched once more after the grid, at its best
-rate and the next higher one: decay_grid (layer decay) and slice_grid (discriminative ratio).
+run), auto_rgn, auto_rgn_tensors (over kernels), auto_rgn_renewed (without the momentum of the epoch before) and
+auto_snr. With settings and a rate that are searched once more after the grid, at its best rate and the next higher
+one: decay_grid (layer decay) and slice_grid (discriminative ratio).
 
 Protocol and cells, written before their runs: docs/results.md, "Rates without a search".
 """
@@ -37,13 +42,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import rates_ideas
+from benchmarks import rates_ideas, rates_record
+from benchmarks.rates_record import CHOOSING
 from benchmarks.rates_start import Cell, Started
-from benchmarks.rates_table import CHOOSING, Log, figure, summary, table
+from benchmarks.rates_table import Log, figure, summary, table
 
 GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01)}
 DEFAULT = {"sgd": 0.01, "adamw": 0.001}
 REPORTING = (0, 1, 2)
+RECORD = Path(__file__).parents[1] / "docs" / "lab" / "rates.csv"
 OF_OPTIMIZER: Mapping[str, Mapping[str, Any]] = {
     "prodigy": {"optimizer": "prodigy"},
     "prodigy_blocks": {"optimizer": "prodigy", "block_estimates": True},
@@ -53,14 +60,41 @@ OF_OPTIMIZER: Mapping[str, Mapping[str, Any]] = {
     "dadapt": {"optimizer": "dadapt_adamw"},
     "mechanic": {"optimizer": "mechanize"},
 }
+TUNED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "auto_rgn": ("auto_rgn", {}),
+    "auto_rgn_tensors": ("auto_rgn", {"rgn_over": "tensors"}),
+    "auto_rgn_renewed": ("auto_rgn", {"renew_optimizer": True}),
+    "auto_snr": ("auto_snr", {}),
+}
+"""A method, and settings of it."""
+AUTOLR: Mapping[str, Mapping[str, Any]] = {
+    "autolr": {},
+    "autolr_rms": {"variation": "rms"},
+    "autolr_relative": {"variation": "relative"},
+    "autolr_stages": {"tuned_over": "stages"},
+    "autolr_geometric": {"target_spacing": "geometric"},
+    "autolr_ratio": {"target_ratio": 10.0},
+    "autolr_first": {"tuned_epochs": 1},
+    "autolr_parts": {
+        "variation": "relative",
+        "tuned_over": "stages",
+        "target_spacing": "geometric",
+        "target_ratio": 10.0,
+        "tuned_epochs": 1,
+    },
+}
+OF_PROGRAM: Mapping[str, Mapping[str, Any]] = {
+    **OF_OPTIMIZER,
+    "auto_rgn_tensors": {"rgn_over": "tensors"},
+}
+"""Settings in which the program of a contestant differs."""
 GRIDS_OF_SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "decay_grid": ("layer_decay", (0.65, 0.75, 0.9)),
     "slice_grid": ("discriminative_ratio", (3.0, 10.0, 30.0)),
 }
 CONTESTANTS = (
     "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
-    "auto_rgn", "auto_snr", *OF_OPTIMIZER, "similarity", *GRIDS_OF_SETTINGS, *rates_ideas.IDEAS,
-    "autolr", "autolr_rms", "autolr_relative",
+    *TUNED, *OF_OPTIMIZER, "similarity", *GRIDS_OF_SETTINGS, *rates_ideas.IDEAS, *AUTOLR,
 )  # fmt: skip
 
 
@@ -108,12 +142,12 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
         return started.probe()
     elif name == "head_first":
         return {**started.train_head_first(started.rates(best)), "rate": best}
-    elif name in ("auto_rgn", "auto_snr"):
-        return {**started.train_tuned(name, learning_rate=best), "rate": best}
-    elif name.startswith("autolr"):
+    elif name in TUNED:
+        method, settings_of = TUNED[name]
+        return {**started.train_tuned(method, learning_rate=best, **settings_of), "rate": best}
+    elif name in AUTOLR:
         of_paper = {"learning_rate": 1e-3, "head_learning_rate": 1e-2}
-        measure = {"autolr": "mean"}.get(name, name.removeprefix("autolr_"))
-        return {**started.train_tuned("autolr", variation=measure, **of_paper), "trials": started.trials}
+        return {**started.train_tuned("autolr", **of_paper, **AUTOLR[name]), "trials": started.trials}
     return {**started.train(started.rates(rate, **settings)), "rate": rate, **settings}
 
 
@@ -127,8 +161,11 @@ def run_cell(
     contestants: list[str],
     seeds: tuple[int, ...],
     until: float = math.inf,
+    recorded: Mapping[float, float] | None = None,
 ) -> None:
     """Train what has no line yet; ``cell`` is built of the settings in which a contestant's program differs.
+
+    Where there is no grid among the lines and the contestants, ``recorded`` is it, ``{rate: validation score}``.
 
     Raises:
         Late: the clock has passed ``until``, a time of ``time.monotonic``.
@@ -136,7 +173,7 @@ def run_cell(
     made: dict[str, Cell] = {}
 
     def started(contestant: str, seed: int) -> Started:
-        settings = OF_OPTIMIZER.get(contestant, {})
+        settings = OF_PROGRAM.get(contestant, {})
         key = json.dumps(settings)
         if key not in made:
             made[key] = cell(settings)
@@ -171,8 +208,11 @@ def run_cell(
             beyond = best * (10 / 3 if f"{best:.0e}"[0] == "3" else 3) if best == grid[-1] else None
             lower = best / (3 if f"{best:.0e}"[0] == "3" else 10 / 3) if best == grid[0] else None
             grid = sorted({*grid, *[float(f"{rate:.1g}") for rate in (beyond, lower) if rate]})
-    rows = [row for row in log.rows if row["contestant"] == "grid"]
-    best = max(rows, key=_validation)["rate"]
+    trained = {row["rate"]: _validation(row) for row in log.rows if row["contestant"] == "grid"}
+    of_grid = trained or dict(recorded or {})
+    if not of_grid:
+        raise ValueError("no grid is recorded for this cell: ask for the contestant grid too")
+    best, grid = max(of_grid, key=of_grid.__getitem__), sorted(of_grid)
     for name in contestants:
         for settings in _grid_of_setting(name, best, grid):
             chosen_before = [row for row in log.rows if row["contestant"] == name and row["seed"] == CHOOSING]
@@ -214,15 +254,31 @@ def main() -> int:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no run after so many; then the status is 3"
     )
-    parser.add_argument("--table", action="store_true", help="print what there is, and write costs.svg")
+    parser.add_argument(
+        "--table", action="store_true", help="record the lines there are, print all tables, write costs.svg"
+    )
+    parser.add_argument("--series", default="", help="name of the runs in the workdir, such as a commit")
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--cells", default="", help="those that --table shows; all where none is named")
     parser.add_argument("settings", nargs="*", help="FinetuneConfig fields, NAME=VALUE")
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
     arguments.workdir.mkdir(parents=True, exist_ok=True)
+    recorded = rates_record.read(arguments.record)
     if arguments.table:
-        cells = {file.stem: Log(file).rows for file in sorted(arguments.workdir.glob("*.jsonl"))}
-        print(summary(cells), table(cells), sep="\n\n")
-        (arguments.workdir / "costs.svg").write_bytes(figure(cells))
+        files = sorted(arguments.workdir.glob("*.jsonl"))
+        if files and not arguments.series:
+            parser.error("--table needs a name for the runs in the workdir: --series=COMMIT")
+        for file in files:
+            grid = rates_record.grid_of(recorded, file.stem)
+            newer = rates_record.of_rows(file.stem, Log(file).rows, arguments.series, grid)
+            recorded = rates_record.merged(recorded, newer)
+        if files:
+            rates_record.write(arguments.record, recorded)
+        shown = arguments.cells.split(",") if arguments.cells else [entry.cell for entry in recorded]
+        recorded = [entry for entry in recorded if entry.cell in shown]
+        print(summary(recorded), table(recorded), sep="\n\n")
+        (arguments.workdir / "costs.svg").write_bytes(figure(recorded))
         return 0
     from finetune_jax.config.declaration import declared
     from finetune_jax.config.settings import FinetuneConfig
@@ -240,7 +296,8 @@ def main() -> int:
         return Cell({**settings, **({"method": "standard"} if changes else {}), **changes})
 
     try:
-        run_cell(cell, log, arguments.contestants.split(","), seeds, until)
+        grid = rates_record.grid_of(recorded, arguments.cell)
+        run_cell(cell, log, arguments.contestants.split(","), seeds, until, grid)
     except Late:
         return 3
     return 0

@@ -20,9 +20,13 @@
 - ``auto_still``: the same, but there the batch norms keep the statistics that they were pretrained with, so that the
   head may start as the probe of evaluation; one rate for all parts is climbed from a thirtieth of the default rate.
   This is what ``--method=auto`` does now.
+- ``auto_scale``: ``auto_now``, whose rates may all be halved or doubled before the second and before the third epoch
+  (:mod:`rates_scale`).
+- ``auto_low``: ``auto_still``, whose climb begins at a hundredth of the default rate.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import linear_probe, rates_probe
+from benchmarks import linear_probe, rates_probe, rates_scale
 from finetune_jax.algorithms import autolr, rate_search
 from finetune_jax.algorithms.linear_probe import logistic
 from finetune_jax.training import evaluation, rates
@@ -45,6 +49,8 @@ IDEAS = (
     "probe_seen",
     "auto_probe",
     "auto_still",
+    "auto_scale",
+    "auto_low",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
@@ -75,6 +81,11 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _as_it_is(started, default)
     if name == "probe_seen":
         return _from_seen_probe(started, default)
+    if name == "auto_scale":
+        return _as_it_is(started, default, scaled=True)
+    if name == "auto_low":
+        lower = functools.partial(_with_still_norms, begin=default / _FACTOR**4)
+        return _unless_the_head_learns(started, default, lower)
     if name in ("auto_probe", "auto_still"):
         otherwise = _from_seen_probe if name == "auto_probe" else _with_still_norms
         return _unless_the_head_learns(started, default, otherwise)
@@ -122,11 +133,12 @@ def _in_proportion(name: str, started: Any, default: float, before: Row) -> dict
     return {**scores, "rate": rate, "head_learning_rate": head, **of_search}
 
 
-def _as_it_is(started: Any, default: float) -> dict[str, Any]:
+def _as_it_is(started: Any, default: float, *, scaled: bool = False) -> dict[str, Any]:
     begun = dataclasses.replace(started.config, learning_rate=default)
     choice = dict(started.program.method.find(begun, started.rehearsals).settings)
     rate, head = choice["learning_rate"], choice["head_learning_rate"]
-    scores = started.train(started.rates(rate, head_learning_rate=head))
+    train = functools.partial(rates_scale.train, started) if scaled else started.train
+    scores = train(started.rates(rate, head_learning_rate=head))
     of_search = {"rate": rate, "head_learning_rate": head, "search": _tried(started.rehearsals)}
     return {**scores, **of_search}
 
@@ -144,14 +156,14 @@ def _from_seen_probe(started: Any, default: float) -> dict[str, Any]:
     return {**started.train(started.rates(rate)), "rate": rate, **of_probe, "search": _tried(search)}
 
 
-def _with_still_norms(started: Any, default: float) -> dict[str, Any]:
+def _with_still_norms(started: Any, default: float, begin: float | None = None) -> dict[str, Any]:
     still = started.cell.still.of_seed(started.config.seed)
     search = still.rehearsals = dataclasses.replace(still.rehearsals, cost=started.rehearsals.cost)
     probe = rates_probe.in_evaluation(still, search, in_proportion=True)
     steps = max(8, int(_SHARE_OF_REHEARSAL * search.steps_of_run))
     losses = rate_search.climb(
         lambda rate: probe.begun.run(still.rates(rate), steps).loss,
-        default / _FACTOR**3,
+        begin or default / _FACTOR**3,
         factor=_FACTOR,
         most=3,
     )

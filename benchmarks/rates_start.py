@@ -197,7 +197,7 @@ class Started:
         self.trials = 0
         while epoch < whole.plan.epochs:
             start = Start(*copy((state.params, state.batch_stats)))
-            if tuner.can_reject:
+            if tuner.can_reject or tuner.renews:
                 state = state.replace(opt_state=optimizers.reset(state.opt_state))
             peaks = tuner.rates(tuning, epoch)
             for number, row in enumerate(whole.plan.order(epoch)):

@@ -1,28 +1,25 @@
-"""What came out of :mod:`benchmarks.rates`: results of a cell, tables, the summary, and the figure. Pure functions."""
+"""What came out of :mod:`benchmarks.rates`: lines of a cell, tables, the summary, and the figure. Pure functions."""
 
 import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-CHOOSING = 100  # the seed with which rates of the grid are chosen
+from benchmarks.rates_record import GRID, SINGLE, Entry, Row
+
 PROMISED = 7 / 4  # runs: a quarter of a grid of seven rates
-AT_BEST_RATE = ("layer_decay", "auto_rgn", "auto_snr", "head_first", "decay_grid", "slice_grid")
-"""After the grid, and trained once more."""
 CONTESTANTS = (
     "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first", "auto_rgn",
-    "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr", "autolr_rms", "autolr_relative",
-    "dog", "dadapt", "mechanic", "similarity", "decay_grid", "slice_grid", "auto_se", "probe_default", "probe_auto",
-    "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order", "auto_head", "auto_now",
-    "probe_seen", "auto_probe", "auto_still",
+    "auto_rgn_tensors", "auto_rgn_renewed", "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr",
+    "autolr_rms", "autolr_relative", "autolr_stages", "autolr_geometric", "autolr_ratio", "autolr_first",
+    "autolr_parts", "dog", "dadapt", "mechanic", "similarity", "decay_grid", "slice_grid", "auto_se", "probe_default",
+    "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order", "auto_head", "auto_now",
+    "probe_seen", "auto_probe", "auto_still", "auto_scale", "auto_low",
 )  # fmt: skip
-_MARKS = "osD^vP"
+_MARKS = "osD^vP*X<>"
 _CHEAPEST = 0.06  # runs, on the axis of the figure
-
-Row = Mapping[str, Any]
 
 
 class Log:
@@ -55,36 +52,16 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """A contestant in a cell.
+class Result(Entry):
+    """A contestant in a cell beside the grid's best rate of its series.
 
     Attributes:
-        name: of the contestant.
-        scores: of the test images, of each seed; 0 where it diverged.
-        rates: of each seed, empty where there is not one.
-        runs: cost of one run with all that it took to choose its rate, in plain runs.
-        seconds: of one run with its choice, on the machine as it was.
         regret: by which its mean score is below that of the grid's best rate.
         tie: whether that is no more than the larger of the two spreads.
     """
 
-    name: str
-    scores: list[float]
-    rates: list[float]
-    runs: float
-    seconds: float
     regret: float = 0.0
     tie: bool = True
-
-    @property
-    def mean(self) -> float:
-        """Of the scores."""
-        return statistics.fmean(self.scores)
-
-    @property
-    def spread(self) -> float:
-        """Sample standard deviation; 0 of a single score."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
     @property
     def keeps(self) -> bool:
@@ -92,85 +69,78 @@ class Result:
         return self.tie and self.runs <= PROMISED
 
 
-def results(rows: Sequence[Row]) -> list[Result]:
-    """The contestants of a cell that have runs, ``single`` first.
+def results(entries: Sequence[Entry], cell: str) -> list[Result]:
+    """The contestants of a cell, ``single`` first; of one in several series, in the order of these.
 
     Args:
-        rows: of the cell; those called ``grid`` are of the choice of a rate.
+        entries: of any cells.
+        cell: its name.
     """
-    grid = [row for row in rows if row["contestant"] == "grid"]
-    of_run = _cost(grid[0])
-    of_contestants = []
-    for name in CONTESTANTS:
-        reported = [row for row in rows if row["contestant"] == name and row["seed"] != CHOOSING]
-        if not reported:
-            continue
-        searched = [row for row in rows if row["contestant"] == name and row["seed"] == CHOOSING]
-        cost, seconds = (
-            statistics.fmean(map(_cost, reported)),
-            statistics.fmean(row["seconds"] for row in reported),
-        )
-        if name == "single":  # the best of the grid has been trained in it
-            cost = seconds = 0.0
-        if name == "single" or name in AT_BEST_RATE:
-            searched += grid
-        cost, seconds = cost + sum(map(_cost, searched)), seconds + sum(row["seconds"] for row in searched)
-        scores = [_score(row["test"]) for row in reported]
-        rates = [row["rate"] for row in reported if "rate" in row]
-        of_contestants.append(Result(name, scores, rates, cost / of_run, seconds))
-    if not of_contestants or of_contestants[0].name != "single":
-        return of_contestants
-    single = of_contestants[0]
-    return [
-        dataclasses.replace(
-            result,
-            regret=single.mean - result.mean,
-            tie=single.mean - result.mean <= max(single.spread, result.spread),
-        )
-        for result in of_contestants
-    ]
+    of_cell = [entry for entry in entries if entry.cell == cell and entry.contestant != GRID]
+    single = {entry.series: entry for entry in of_cell if entry.contestant == SINGLE}
+    beside = []
+    for entry in sorted(of_cell, key=lambda entry: CONTESTANTS.index(entry.contestant)):
+        best = single.get(entry.series)
+        regret = best.mean - entry.mean if best else 0.0
+        tie = best is None or regret <= max(best.spread, entry.spread)
+        beside.append(Result(**vars(entry), regret=regret, tie=tie))
+    return beside
 
 
-def table(cells: Mapping[str, Sequence[Row]]) -> str:
-    """Markdown of all cells.
+def first(entries: Sequence[Entry], cell: str) -> dict[str, Result]:
+    """``{contestant: result}`` of the first series in which each was measured."""
+    return {result.contestant: result for result in reversed(results(entries, cell))}
 
-    Args:
-        cells: ``{name: rows}``.
-    """
-    head = ("contestant", "rates", "test score", "regret", "", "cost in runs", "seconds", "promise")
+
+def table(entries: Sequence[Entry]) -> str:
+    """Markdown of all cells."""
+    head = (
+        "contestant",
+        "rates",
+        "test score",
+        "regret",
+        "",
+        "cost in runs",
+        "seconds",
+        "promise",
+        "series",
+    )
     lines = []
-    for name, rows in cells.items():
-        lines += ["", f"### {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for result in results(rows):
-            plain = result.name == "single"
-            entries = [
-                result.name,
-                ", ".join(f"{rate:.2g}" for rate in dict.fromkeys(result.rates)),
-                f"{100 * result.mean:.2f} ± {100 * result.spread:.2f} ({len(result.scores)})",
-                "" if plain else f"{100 * result.regret:.2f}".replace("-", "−"),
+    for cell in _cells(entries):
+        lines += ["", f"#### {cell}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for result in results(entries, cell):
+            plain = result.contestant == SINGLE
+            texts = [
+                result.contestant,
+                ", ".join(f"{rate:.2g}" for rate in result.rates),
+                f"{result.mean:.2f} ± {result.spread:.2f} ({result.seeds})",
+                "" if plain else f"{result.regret:.2f}".replace("-", "−"),
                 "" if plain else "tie" if result.tie else "behind",
                 f"{result.runs:.2f}",
                 f"{result.seconds:.0f}",
                 "kept" if result.keeps else "",
+                result.series,
             ]
-            lines.append(f"| {' | '.join(entries)} |")
-        tried = sorted((row["rate"], row["validation"]) for row in rows if row["contestant"] == "grid")
-        lines += [
-            "",
-            "Grid, validation: " + ", ".join(f"{rate:g}: {100 * _score(score):.2f}" for rate, score in tried),
-        ]
+            lines.append(f"| {' | '.join(texts)} |")
+        tried = sorted(
+            (entry.rates[0], entry.mean)
+            for entry in entries
+            if (entry.cell, entry.contestant) == (cell, GRID)
+        )
+        lines += ["", "Grid, validation: " + ", ".join(f"{rate:g}: {score:.2f}" for rate, score in tried)]
     return "\n".join(lines[1:])
 
 
-def summary(cells: Mapping[str, Sequence[Row]]) -> str:
+def summary(entries: Sequence[Entry]) -> str:
     """Markdown of all contestants over the cells: mean rank, worst regret, and who keeps the promise where.
 
-    Ranks are by mean score, among the contestants that ran in every cell; 1 is the best, equals share their ranks.
+    Of a contestant in several series the first counts. Ranks are by mean score, among the contestants that ran in every
+    cell; 1 is the best, equals share their ranks.
 
     Args:
-        cells: ``{name: rows}``, each with runs of ``single``.
+        entries: of the cells, each with ``single``.
     """
-    of_cells = [{result.name: result for result in results(rows)} for rows in cells.values()]
+    of_cells = [first(entries, cell) for cell in _cells(entries)]
     everywhere = [name for name in CONTESTANTS if all(name in cell for cell in of_cells)]
     head = (
         "contestant",
@@ -182,7 +152,7 @@ def summary(cells: Mapping[str, Sequence[Row]]) -> str:
         "keeps the promise in",
     )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    entries = []
+    texts_of = []
     for name in CONTESTANTS:
         of_name = [cell[name] for cell in of_cells if name in cell]
         if not of_name:
@@ -198,38 +168,34 @@ def summary(cells: Mapping[str, Sequence[Row]]) -> str:
             name,
             str(len(of_name)),
             f"{rank:.1f}" if math.isfinite(rank) else "",
-            "" if name == "single" else f"{100 * worst:.1f}".replace("-", "−"),
-            "" if name == "single" else f"{sum(result.tie for result in of_name)} of {len(of_name)}",
+            "" if name == SINGLE else f"{worst:.1f}".replace("-", "−"),
+            "" if name == SINGLE else f"{sum(result.tie for result in of_name)} of {len(of_name)}",
             f"{costs[0]:.2f}" if costs[-1] - costs[0] < 0.005 else f"{costs[0]:.2f} to {costs[-1]:.2f}",
             f"{sum(result.keeps for result in of_name)} of {len(of_name)}",
         ]
-        entries.append((rank, worst, f"| {' | '.join(texts)} |"))
-    return "\n".join([*lines, *(text for _, _, text in sorted(entries, key=lambda entry: entry[:2]))])
+        texts_of.append((rank, worst, f"| {' | '.join(texts)} |"))
+    return "\n".join([*lines, *(text for _, _, text in sorted(texts_of, key=lambda texts: texts[:2]))])
 
 
-def figure(cells: Mapping[str, Sequence[Row]]) -> bytes:
-    """Cost against score, a panel for each cell; SVG.
-
-    Args:
-        cells: ``{name: rows}``.
-    """
+def figure(entries: Sequence[Entry]) -> bytes:
+    """Cost against score, a panel for each cell; SVG. Of a contestant in several series the first is drawn."""
     from finetune_jax.reports.figures import canvas
 
+    cells = _cells(entries)
     columns = min(3, len(cells))
     lines = -(-len(cells) // columns)
-    drawn, axes = canvas.new(lines, columns, (3.9 * columns, 3.3 * lines + 0.9), squeeze=False)
+    drawn, axes = canvas.new(lines, columns, (3.9 * columns, 3.3 * lines + 1.3), squeeze=False)
     shown = {}
-    for axis, (title, rows) in zip(axes.flat, cells.items(), strict=False):
-        contestants = results(rows)
+    for axis, cell in zip(axes.flat, cells, strict=False):
         axis.axvspan(_CHEAPEST, PROMISED, color=canvas.GREY, alpha=0.1, lw=0)
-        for result in contestants:
-            color, mark = mark_of(result.name)
-            if result.name == "single":
-                axis.axhline(100 * result.mean, color=canvas.GREY, lw=1, ls=":")
-            shown[result.name] = axis.errorbar(
+        for name, result in first(entries, cell).items():
+            color, mark = mark_of(name)
+            if name == SINGLE:
+                axis.axhline(result.mean, color=canvas.GREY, lw=1, ls=":")
+            shown[name] = axis.errorbar(
                 max(result.runs, _CHEAPEST),
-                100 * result.mean,
-                100 * result.spread,
+                result.mean,
+                result.spread,
                 color=color,
                 fmt=mark,
                 capsize=2,
@@ -239,7 +205,7 @@ def figure(cells: Mapping[str, Sequence[Row]]) -> bytes:
         axis.set_xlim(0.8 * _CHEAPEST, 14)
         axis.set_xticks([0.1, 0.3, 1, 2, 4, 8], ["0.1", "0.3", "1", "2", "4", "8"])
         axis.minorticks_off()
-        axis.set_title(title, fontsize=9)
+        axis.set_title(cell, fontsize=9)
         axis.set_xlabel("cost, in runs")
         axis.set_ylabel("test score, %")
     for axis in axes.flat[len(cells) :]:
@@ -264,14 +230,9 @@ def mark_of(contestant: str) -> tuple[str, str]:
     return canvas.COLORS[color], _MARKS[(turn + 3 * (color % 2)) % len(_MARKS)]
 
 
+def _cells(entries: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.cell for entry in entries))
+
+
 def _rank(score: float, scores: Sequence[float]) -> float:
     return 1 + sum(other > score for other in scores) + (sum(other == score for other in scores) - 1) / 2
-
-
-def _cost(row: Row) -> float:
-    return row["trained"] + row["judged"] / 3
-
-
-def _score(value: float | None) -> float:
-    """Nothing is right where training diverged."""
-    return 0.0 if value is None or math.isnan(value) else value

@@ -30,6 +30,9 @@ DIVIDING = (
     "fold",
 )
 """Settings on which the division of a data set into splits depends."""
+
+DRAWING = (*DIVIDING, "images_per_class")
+"""Settings on which it depends what images a run has."""
 _FILES = ("folder:", "csv:")
 """Data sets of files that may change."""
 
@@ -106,7 +109,7 @@ def before(*directories: Path) -> Before:
 
 
 def beside(root: Path, config: DataConfig) -> Path | None:
-    """A run below a directory with the same settings of the data; None where there is none.
+    """A run below a directory that has the images which a config asks for; None where there is none.
 
     Args:
         root: of the runs of a study.
@@ -115,7 +118,7 @@ def beside(root: Path, config: DataConfig) -> Path | None:
     for file in sorted(root.rglob("flags.json")) if root.is_dir() else ():
         flags = _flags(file.parent)
         same = flags is not None and all(
-            flags.get(name, DEFAULTS[name]) == getattr(config, name) for name in (*DIVIDING, TASK)
+            flags.get(name, DEFAULTS[name]) == getattr(config, name) for name in (*DRAWING, TASK)
         )
         if same:
             return file.parent

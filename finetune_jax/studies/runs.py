@@ -147,7 +147,7 @@ class Runs:
 
     def _beside(self, config: FinetuneConfig) -> dict[str, Any]:
         """``beside`` of :func:`finetune.run`: a run of this study with the same data, looked for once."""
-        key = tuple(getattr(config, name) for name in recorded_data.DIVIDING)
+        key = tuple(getattr(config, name) for name in recorded_data.DRAWING)
         if self._with_same_data.get(key) is None:
             self._with_same_data[key] = recorded_data.beside(self.root / "runs", config)
         path = self._with_same_data[key]

@@ -52,6 +52,15 @@ def test_a_finished_run_of_a_study_is_not_trained_again(
     assert compilations.count == 0
 
 
+def test_runs_of_one_study_may_have_different_numbers_of_images(
+    study: tuple[Runs, dict[str, Any]], photos: FinetuneConfig
+) -> None:
+    runs, summary = study
+    few = runs(dataclasses.replace(photos, images_per_class=4), "few")
+    assert 0 < few["images"]["train"] < summary["images"]["train"]
+    assert few["images"]["test"] == summary["images"]["test"]
+
+
 def test_a_run_that_diverged_is_remembered(
     study: tuple[Runs, dict[str, Any]], photos: FinetuneConfig, compilations: Any
 ) -> None:

@@ -115,10 +115,7 @@ def run(work: Work, record: Record) -> dict[str, Any]:
     _refuse_all_failed(work, record)
     finals = final_trials(record)
     for name, trial in finals.items():
-        if name not in record["measured"]:
-            with _spending(work, record, f"measure/{name}"):
-                config = for_epochs(contestants[name].config, trial["epochs"])
-                record["measured"][name] = dict(work.measure(trial["run"], config))
+        _measure(work, record, contestants[name], trial)
     judged = [
         Judged(name, flags_of(record["measured"][name]["right"]), in_full(trial, work.epochs))
         for name, trial in finals.items()
@@ -245,7 +242,8 @@ def _first_rung(work: Work, record: Record, names: list[str], origin: str) -> di
 def _next_rung(work: Work, record: Record, trials: list[Trial], origin: str) -> list[dict[str, Any]]:
     """The rung after the last one: twice the images as long as there are more, then twice the epochs; [] at the end."""
     last, probe = record["rungs"][-1], record["probes"][origin]
-    of_class, left = last.get("images_per_class", 0), work.budget - record["spent"]
+    left = work.budget - record["spent"] - _to_measure(record)
+    of_class = last.get("images_per_class", 0)
     most = 2 * last["epochs"] if of_class else work.epochs
     rung: Rung | None = halving.next_rung(trials, seconds_left=left, most_epochs=most)
     if rung is None:
@@ -267,15 +265,18 @@ def _run_rung(work: Work, record: Record, number: int, contestants: Mapping[str,
     work.progress.expect(len(missing))
     # What was decided after this rung stays, whatever the budget has become.
     for name in missing if is_last else ():
-        until = work.budget
+        until = work.budget - _to_measure(record)
         if number == 0 and sum(trial["score"] is not None for trial in rung["trials"]) > 1:
             # Two can be compared; the rest of the time is for comparing the better ones for longer.
             began = rung.get("began", 0.0)
-            until = began + halving.FIRST_SHARE * (work.budget - began)
+            until = min(until, began + halving.FIRST_SHARE * (work.budget - began))
         if record["spent"] + _least_seconds(work, record, rung, contestants[name]) > until:
             continue
-        rung["trials"].append(_try(work, record, contestants[name], rung))
+        trial = _try(work, record, contestants[name], rung)
+        rung["trials"].append(trial)
         work.save(record)
+        if not record["measured"] and trial["score"] is not None:
+            _measure(work, record, contestants[name], trial)  # tells what the others will take in the end
     return [_trial_of(trial) for trial in rung["trials"]]
 
 
@@ -301,10 +302,13 @@ def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, 
     # The probe of every run is known here, and would take longer than a short trial.
     few = {"images_per_class": of_class} if of_class else {}
     config = changed(for_epochs(contestant.config, epochs), probe=False, **few)
-    began, left = work.clock(), work.budget - record["spent"]
+    ends, left = [work.clock()], work.budget - record["spent"] - _to_measure(record)
 
     def in_time(row: Mapping[str, Any]) -> None:
-        if int(row["epoch"]) < epochs and work.clock() - began > left:
+        ends.append(work.clock())
+        # The first epoch compiles too: what further ones take is known from the second on.
+        further = ends[-1] - ends[-2] if len(ends) > 2 else 0.0
+        if int(row["epoch"]) < epochs and ends[-1] - ends[0] + further > left:
             raise Pruned(f"the budget ended after {row['epoch']} of {epochs} epochs")
 
     score, reason, summary = None, "", {}
@@ -332,6 +336,25 @@ def _try(work: Work, record: Record, contestant: Contestant, rung: Mapping[str, 
         "images": summary.get("passes", 0) * train_images
         + summary.get("search", {}).get("images_trained", 0),
     }
+
+
+def _measure(work: Work, record: Record, contestant: Contestant, trial: Mapping[str, Any]) -> None:
+    """Note how right a trial is, image by image, unless that is known of this very trial."""
+    if record["measured"].get(contestant.name, {}).get("run") == trial["run"]:
+        return
+    with _spending(work, record, f"measure/{contestant.name}"):
+        config = for_epochs(contestant.config, trial["epochs"])
+        measured = dict(work.measure(trial["run"], config))
+        record["measured"][contestant.name] = {**measured, "run": trial["run"]}
+
+
+def _to_measure(record: Record) -> float:
+    """Seconds that are left for the end: for measuring each trial that has a score, and one more."""
+    known = [seconds for name, seconds in record["seconds_of"].items() if name.startswith("measure/")]
+    measured = record["measured"]
+    runs = {name: trial["run"] for name, trial in final_trials(record).items()}
+    missing = sum(measured.get(name, {}).get("run") != run for name, run in runs.items())
+    return (missing + 1) * max(known, default=0.0)
 
 
 def _share_of_epoch(probe: Mapping[str, Any], images: int) -> float:

@@ -202,6 +202,53 @@ def test_a_training_that_outlasts_the_budget_is_ended_and_told() -> None:
     assert result["recommended"] == "head"
 
 
+@pytest.mark.parametrize("budget", [30.0, 45.0, 60.0, 90.0, 135.0, 200.0])
+def test_what_is_measured_at_the_end_is_within_the_budget(budget: float) -> None:
+    made = MadeUp(SCORES, per_epoch={"lora": 2.0})
+
+    def measure(name: str, config: FinetuneConfig) -> dict[str, Any]:
+        made.now += 3.0
+        return made.measure(name, config)
+
+    result = made.run(budget, measure=measure)
+    assert made.now == result["spent"] <= budget
+    assert len(result["measured"]) > 1
+
+
+def test_a_training_for_whose_next_epoch_no_time_is_left_ends() -> None:
+    made, epochs = MadeUp({"head": 0.72, "full": 0.95}), list[str]()
+
+    def train(config: FinetuneConfig, name: str, after_epoch: Any) -> dict[str, Any]:
+        def slower(row: Mapping[str, Any]) -> None:
+            epochs.append(row["epoch"])
+            made.now += 12.0 if len(epochs) > 4 else 0.0  # others use the machine from the second rung on
+            after_epoch(row)
+
+        return made.train(config, name, slower)
+
+    result = made.run(48.0, train=train)
+    assert "the budget ended after 2 of 4 epochs" in [
+        trial["reason"] for trial in result["rungs"][1]["trials"]
+    ]
+    assert made.now == result["spent"] <= 48.0
+
+
+def test_what_went_on_with_a_larger_budget_is_measured_anew() -> None:
+    made, measured = MadeUp(SCORES), list[str]()
+
+    def measure(name: str, config: FinetuneConfig) -> dict[str, Any]:
+        measured.append(name)
+        return made.measure(name, config)
+
+    small = made.run(8.0, measure=measure)
+    assert measured == list(dict.fromkeys(measured))
+    large = made.run(1000.0, copy.deepcopy(made.saved), measure=measure)
+    assert {one["run"] for one in small["measured"].values()} <= set(measured)
+    for name, trial in study.final_trials(large).items():
+        assert large["measured"][name]["run"] == trial["run"]
+        assert measured.count(trial["run"]) == 1
+
+
 def test_what_diverges_or_does_not_suit_stays_in_the_table() -> None:
     made = MadeUp({"head": 0.8, "full": float("nan")})
     text = study_report.text(report.report(made.run(1000.0)))

@@ -22,8 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 # Of the sum of durations that JAX reports.
@@ -49,34 +52,34 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
     import jax
 
     from finetune_jax.commands import command_line, finetune
-    from finetune_jax.data import feeds
+    from finetune_jax.data.feeds import Training
+    from finetune_jax.devices.replicas import Replicas
+    from finetune_jax.files.run_directory import RunDirectory
+    from finetune_jax.training import loop
+    from finetune_jax.training.plan import Plan
+    from finetune_jax.training.state import TrainState
 
     seconds: dict[str, float] = collections.defaultdict(float)
     counts: dict[str, int] = collections.defaultdict(int)
 
-    def add(event: str, duration: float, **_: Any) -> None:
-        seconds[event] += duration
+    def add(event: str, duration_secs: float, **_: str | int) -> None:
+        seconds[event] += duration_secs
         counts[event] += 1
 
-    def count(event: str, **_: Any) -> None:
+    def count(event: str, **_: str | int) -> None:
         counts[event] += 1
 
     jax.monitoring.register_event_duration_secs_listener(add)
     jax.monitoring.register_event_listener(count)
 
-    def ended(compile_training: Any) -> Any:
-        def compiled(feed: Any, step: Any) -> Any:
-            train = compile_training(feed, step)
+    def until_first(train: Training) -> Training:
+        def first(state: Any, order: np.ndarray) -> Iterator[tuple[Any, int]]:
+            for after, taken in train(state, order):
+                jax.block_until_ready(after)
+                tell()
+                yield after, taken
 
-            def first(state: Any, order: Any) -> Any:
-                for after, taken in train(state, order):
-                    jax.block_until_ready(after)
-                    tell()
-                    yield after, taken
-
-            return first
-
-        return compiled
+        return first
 
     def tell() -> None:
         figures = {"seconds": time.time() - started, "cpu_seconds": time.process_time()}
@@ -90,8 +93,15 @@ def until_first_step(flags: list[str], started: float, profile: bool) -> None:
         # Nothing that follows is of interest, nor is a checkpoint, which the next start would find.
         os._exit(0)
 
-    for feed in (feeds.ResidentFeed, feeds.StreamedFeed):
-        feed.compile_training = ended(feed.compile_training)  # type: ignore[method-assign]
+    fit = loop.fit
+
+    def fit_until_first(
+        state: TrainState, train: Training, plan: Plan, replicas: Replicas, directory: RunDirectory
+    ) -> list[dict[str, str]]:
+        return fit(state, until_first(train), plan, replicas, directory)
+
+    # Where it has another signature than this one, the type checker says so.
+    loop.fit = fit_until_first
     sys.argv = ["finetune", *flags]
     command_line.run(finetune.main)
 
@@ -128,7 +138,6 @@ def binaries() -> list[str]:
 def write_weights(network: str, path: Path) -> None:
     """Random weights of a network, float16 with PyTorch's names, as ``experiments.pretrain`` writes them."""
     import jax
-    import numpy as np
 
     from finetune_jax import models
     from finetune_jax.models.weights import pretrained

@@ -72,7 +72,7 @@ def measure(
     predict = evaluation.compile_evaluation(evaluation.classifier(built, normalize), replicas, batch)
     start = jax.device_get(create_state(variables, parts, optimizer, key=jax.random.key(1)))
     rates = dict.fromkeys(parts, 1e-3)
-    tuners = {
+    tuners: dict[str, tuning.Tuner] = {
         "fixed": tuning.FixedRates(built.block_names, lambda epoch: rates),
         "autolr": AutoLRTuner(
             AutoLRConfig(max_trials=1), built.block_names, 1e-3, {"head": 1e-3}, "stem", lambda epoch: 1.0

@@ -149,14 +149,14 @@ def torch_loop(photos: Path, arguments: argparse.Namespace) -> Iterator[float]:
     files = [(file, label) for label, folder in enumerate(folders) for file in sorted(folder.iterdir())]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 
-    class Photographs(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    class Photographs(torch.utils.data.Dataset):
         def __len__(self) -> int:
             return len(files)
 
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             file, label = files[index]
-            with Image.open(file) as image:
-                image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+            with Image.open(file) as opened:
+                image = opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
             if torch.rand(1) < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import jax
 
 from finetune_jax.config.settings import FinetuneConfig
-from finetune_jax.devices.replicas import Replicas
+from finetune_jax.devices.replicas import local_replicas
 from finetune_jax.runs import finetune
 
 EPOCHS, PER_CLASS, TESTED_PER_CLASS = 10, 30, 37
@@ -140,7 +140,8 @@ def main() -> None:
         if source:
             folder = unpack(source, arguments.runs / name)
             data[name] = {"dataset": f"folder:{folder}", "images_per_class": PER_CLASS}
-    replicas, results = Replicas(jax.devices()[:1]), {}
+    replicas = local_replicas(jax.devices()[:1])
+    results: dict[Cell, tuple[float, float]] = {}
     for cell in cells(list(data)):
         summary = finetune.run(config_of(cell, data[cell.data], arguments.runs / "runs"), replicas)
         results[cell] = (summary["validation_accuracy"], summary["test_accuracy"])

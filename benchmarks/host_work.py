@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -69,14 +70,13 @@ def count(devices: int, *, resident: bool, steps_per_dispatch: int = 1, steps: i
             counts["python calls"] += 1
             counts["calls"] += frame.f_code.co_filename.startswith(PACKAGE)
 
-    jax.device_put = counted
-    sys.setprofile(called)
-    try:
-        for after, _ in train(state, order):
-            state = after
-    finally:
-        sys.setprofile(None)
-        jax.device_put = put
+    with mock.patch.object(jax, "device_put", counted):
+        sys.setprofile(called)
+        try:
+            for after, _ in train(state, order):
+                state = after
+        finally:
+            sys.setprofile(None)
     expected = 2 * int(examples.images.sum(dtype=np.uint64)) % 2**32
     if int(state) != expected:
         raise RuntimeError(f"the pixels add up to {int(state)}, those given to {expected}")

@@ -251,12 +251,12 @@ def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.
     for case in chosen:
         for turn in ("first", "second"):  # the second finds compiled programs, as all later ones do
             began = time.monotonic()
-            status = kill_at(
+            ended = kill_at(
                 start(case, root / f"{case.name}-{turn}", root / "log", root), lambda seconds: False
             )
-            if status:
+            if ended:
                 raise SystemExit(
-                    f"{case.name} ends with {status} undisturbed: {(root / 'log').read_text()[-2000:]}"
+                    f"{case.name} ends with {ended} undisturbed: {(root / 'log').read_text()[-2000:]}"
                 )
             longest[case.name] = time.monotonic() - began
         expected[case.name] = outcome(root / f"{case.name}-first")
@@ -272,7 +272,8 @@ def measure(kills: int, seed: int, names: list[str], root: Path) -> collections.
             break
         case = chosen[number % len(chosen)]
         workdir, log = root / f"{number}", root / f"{number}.log"
-        status, hits = None, []
+        status: int | None = None
+        hits: list[str] = []
         while status is None:
             last = len(hits) >= KILLS_PER_RUN or counts["kills"] >= kills
             kind = chance.choice(kinds)

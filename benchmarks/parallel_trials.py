@@ -44,14 +44,15 @@ def child(way: str, folder: str, rates: str, *settings: str) -> None:
 
     import jax
 
+    from finetune_jax.config.declaration import declared
     from finetune_jax.config.settings import FinetuneConfig
     from finetune_jax.devices.replicas import local_replicas, prepare_backend
     from finetune_jax.runs import finetune
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    types = {field.name: type(field.default) for field in dataclasses.fields(FinetuneConfig)}
+    defaults = {name: setting.default for name, setting in declared(FinetuneConfig).items()}
     values = dict(setting.split("=", 1) for setting in settings)
-    base = FinetuneConfig(**{name: types[name](value) for name, value in values.items()})
+    base = FinetuneConfig(**{name: type(defaults[name])(value) for name, value in values.items()})
     configs = [
         dataclasses.replace(base, learning_rate=float(rate), workdir=str(Path(folder) / f"lr{rate}"))
         for rate in rates.split(",")

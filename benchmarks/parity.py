@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def reference(name: str, pixels: int, output: Path, float64: bool, gradients: bo
         module.set_input_size(img_size=(pixels, pixels))
     side = pixels or published.default_cfg["input_size"][-1]
     images = torch.from_numpy(seeded_images(len(LABELS), side)).permute(0, 3, 1, 2)
-    numbers = {"names": np.array(list(shapes)), "side": np.array(side)}
+    numbers: dict[str, Any] = {"names": np.array(list(shapes)), "side": np.array(side)}
     numbers |= {f"shape/{key}": np.array(shape) for key, shape in shapes.items()}
     for dtype in (torch.float32, torch.float64) if float64 else (torch.float32,):
         module = module.to(dtype).eval()

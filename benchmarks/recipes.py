@@ -139,7 +139,7 @@ class Comparison:
         first = self._seeds[0]
         if contestant.averages == "soup":
             assert self._plain_rate is not None
-            best, tried = self._plain_rate, {}
+            best, tried = self._plain_rate, dict[int, float]()
         else:
             best, tried = walk(
                 contestant.start,

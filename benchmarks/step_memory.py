@@ -64,6 +64,7 @@ def measure(side: str, case: train_step.Case, steps: int, threads: int) -> dict[
 def temporary_bytes(side: train_step.OurSide, case: train_step.Case) -> int:
     """Bytes that XLA plans for the values inside one step."""
     import jax
+    import jax.numpy as jnp
 
     from finetune_jax.data.batch import Batch
     from finetune_jax.devices.replicas import local_replicas
@@ -71,10 +72,14 @@ def temporary_bytes(side: train_step.OurSide, case: train_step.Case) -> int:
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
 
-    number = jax.ShapeDtypeStruct((1, case.batch), np.int32)
-    image = jax.ShapeDtypeStruct((1, case.batch, case.image_size, case.image_size, 3), np.uint8)
+    def batch() -> Batch:
+        number = jnp.zeros((1, case.batch), np.int32)
+        return Batch(
+            jnp.zeros((1, case.batch, case.image_size, case.image_size, 3), np.uint8), number, number
+        )
+
     mapped: Any = local_replicas(jax.devices()[:1]).map(side.train_step, (None, 0), donate=(0,))
-    program = mapped.lower(shapes(side.state), Batch(image, number, number)).compile()
+    program = mapped.lower(shapes(side.state), jax.eval_shape(batch)).compile()
     return program.memory_analysis().temp_size_in_bytes
 
 

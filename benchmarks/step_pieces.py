@@ -73,7 +73,7 @@ class Case:
         run = jax.jit(
             functools.partial(step.train_step, objective=objective, optimizer=optimizer), donate_argnums=0
         )
-        batch = Batch(self.bytes, self.labels, np.arange(self.batch, dtype=np.int32))
+        batch = Batch(self.bytes, self.labels, jax.device_put(np.arange(self.batch, dtype=np.int32)))
         current = create_state(self.variables, parts, optimizer, key=jax.random.key(2))
 
         def one() -> Any:
@@ -208,7 +208,7 @@ def pieces(case: Case) -> Mapping[str, Callable[[], Call]]:
         rule = projection.projected_rule(optimizers.sgd(), radius_rate=0.01, shrinking=1.0, shared=False)
         return case.optimizer(rule)
 
-    images = {
+    images: dict[str, Callable[[], Call]] = {
         "mirror": lambda: case.of_images(augmentation.flip),
         "random_resized_crop": lambda: case.of_images(
             augmentation.create("random_resized_crop", size=case.size)
@@ -222,7 +222,7 @@ def pieces(case: Case) -> Mapping[str, Callable[[], Call]]:
         "mixup": lambda: case.mixed(mixup=0.2, cutmix=0.0),
         "CutMix": lambda: case.mixed(mixup=0.0, cutmix=1.0),
     }
-    weights = {
+    weights: dict[str, Callable[[], Call]] = {
         "clip_norm": lambda: case.of_gradients(lambda gradients, _: clipping.by_global_norm(gradients, 1.0)),
         "AGC": lambda: case.of_gradients(
             lambda gradients, params: clipping.adaptive(gradients, params, 0.01)

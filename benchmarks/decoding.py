@@ -1,6 +1,6 @@
 """Images per second and memory of ``--decode=cache`` and ``--decode=stream`` on a folder of photographs.
 
-    PYTHONPATH=. python -m benchmarks.decoding FOLDER [--count=5000] [--size=224] [--batch=32]
+    python -m benchmarks.decoding FOLDER --count=5000 --size=224 --batch=32
 
 Batches are brought to the device in the random order of training and thrown away, so nothing but reading and decoding
 is measured. Each way is a process of its own: first the cache is made (its seconds are in the table), then an epoch is

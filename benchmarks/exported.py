@@ -1,6 +1,6 @@
 """A run in JAX and as ONNX files of three precisions, side by side: images per second, and accuracy on its test split.
 
-    PYTHONPATH=. python -m benchmarks.exported RUN [--seconds=2] [--rounds=5]
+    python -m benchmarks.exported RUN --seconds=2 --rounds=5
 
 Rounds take turns, so that what else the machine does meets all alike; a rate is the median round. All see the same
 uint8 pixels at the size of the network, so decoding is in none of them.

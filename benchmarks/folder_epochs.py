@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -80,10 +80,9 @@ def copy_photographs(source: Path, target: Path, limit: int) -> int:
     return len(chosen)
 
 
-def ours(photos: Path, scratch: Path, arguments: argparse.Namespace) -> list[Epoch]:
-    """Epochs of ``experiments.finetune``."""
-    workdir = Path(tempfile.mkdtemp(dir=scratch))
-    flags = {
+def our_flags(photos: Path, workdir: Path, compiled: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of ``experiments.finetune``, ``{name: value}``."""
+    return {
         "dataset": f"folder:{photos}",
         "network": NETWORK,
         "pretrained": "none",
@@ -99,8 +98,14 @@ def ours(photos: Path, scratch: Path, arguments: argparse.Namespace) -> list[Epo
         "select_on": "last",
         "workdir": workdir / "run",
         "cache_dir": workdir / "decoded",
-        "compilation_cache": scratch / "compiled",
+        "compilation_cache": compiled,
     }
+
+
+def ours(photos: Path, scratch: Path, arguments: argparse.Namespace) -> list[Epoch]:
+    """Epochs of ``experiments.finetune``."""
+    workdir = Path(tempfile.mkdtemp(dir=scratch))
+    flags = our_flags(photos, workdir, scratch / "compiled", arguments)
     command = [sys.executable, "-m", "experiments.finetune"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     process = subprocess.Popen(

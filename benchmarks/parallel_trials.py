@@ -82,9 +82,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--image_size", type=int, default=32)
-    options, settings = parser.parse_known_args()
+    options = parser.parse_args()
     if options.child:
-        child(*options.child, *settings)
+        child(*options.child)
         return
     rates = [round(0.001 * 2**number, 6) for number in range(options.trials)]
     print("| method | way | seconds | speed-up | CPU seconds | speed-up |\n|---|---|---|---|---|---|")

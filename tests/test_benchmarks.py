@@ -4,7 +4,9 @@ import importlib.util
 import io
 import json
 import sys
+import time
 
+import fork_server
 import jax
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ import pytest
 from benchmarks import (
     accelerator,
     augmentations,
+    decoding,
     default_rates,
     folder_epochs,
+    host_work,
     recipes,
     spottune_step,
     step_memory,
@@ -275,3 +279,42 @@ def test_pieces_of_a_step_are_measured_by_name(capsys):
     step_pieces.main([*tiny, "--pieces", "erasing", "TPGM", "lion"])
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[4:]]
     assert rows == ["| erasing", "| TPGM", "| lion"]
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_work_of_the_host_is_counted(resident):
+    # A number of steps and their order go to the devices once where the images are there, the images with each step.
+    counts = host_work.count(2, resident=resident, steps=2)
+    pixels = 0 if resident else 2 * 16 * 4 * 4 * 3
+    assert pixels < counts["bytes"] < pixels + 1000
+    assert counts["transfers"] > 0
+    assert 0 < counts["calls"] < counts["python calls"]
+
+
+def test_images_are_decoded_once_or_on_demand(tmp_path):
+    folder = folder_epochs.write_photographs(tmp_path / "photos", images=6, classes=2, size=(16, 12))
+    on_disk = {"stream": 0, "make the cache": 1, "cache": 1}
+    assert on_disk.keys() == set(decoding.WAYS)
+    for way, expected in on_disk.items():
+        figures = decoding.measure(way, str(folder), str(tmp_path / "cache"), count=8, size=8, batch=4)
+        assert 0 < figures["rate"] < 1e6
+        assert len(list((tmp_path / "cache").rglob("images.npy"))) == expected
+
+
+def test_a_start_ends_with_its_first_step_and_leaves_no_checkpoint(tmp_path):
+    sizes = [
+        "--network=resnet26_policy",
+        "--width=0.1",
+        "--image_size=8",
+        "--batch_size=8",
+        "--pretrained=none",
+    ]
+    flags = ["--dataset=digits", "--images_per_class=8", f"--workdir={tmp_path / 'run'}", *sizes]
+    began = time.time()
+    ended = fork_server.run("benchmarks.start_up", "--started", began, "--", *flags)
+    assert ended.returncode == 0, ended.stderr
+    figures = json.loads(ended.stdout.splitlines()[-1])
+    assert 0 < figures["seconds"] < time.time() - began
+    assert figures["compiled"] + figures["loaded"] > 0
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not (tmp_path / "run" / "metrics.csv").exists()

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.sh"))
 MODULES = {path.stem: path for path in (ROOT / "benchmarks").glob("*.py")}
 SCRIPTS = sorted(name for name, path in MODULES.items() if '__name__ == "__main__"' in path.read_text())
+SETTINGS = declared(FinetuneConfig).keys() | declared(MachineConfig).keys()
 # In backticks, or a line of its own; variables of the environment may stand before it.
 COMMAND = re.compile(
     r"`(?:\w+=\S+ )*python -m benchmarks\.([^`]*)`|^ *(?:\w+=\S+ )*python -m benchmarks\.(.*)$", re.MULTILINE
@@ -57,7 +58,14 @@ def commands() -> tuple[Command, ...]:
 
 
 class Parsed(Exception):
-    """The words of a command were flags and values that its script has."""
+    """The words of a command were flags and values that its script has, which are the argument."""
+
+
+def settings_in(values: argparse.Namespace) -> set[str]:
+    """Names of the settings of ``finetune`` that a command hands on: of its cases, its runs, or after ``--``."""
+    of_cases = [word for case in getattr(values, "case", []) for word in shlex.split(case)[1:]]
+    words = [*of_cases, *getattr(values, "settings", []), *getattr(values, "flags", [])]
+    return {word.removeprefix("--").partition("=")[0] for word in words if "=" in word}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -65,8 +73,7 @@ def test_commands_are_typed_as_they_are_named(script: str, monkeypatch: pytest.M
     parse = argparse.ArgumentParser.parse_args
 
     def only(parser: argparse.ArgumentParser, *words: Any) -> None:
-        parse(parser, *words)
-        raise Parsed
+        raise Parsed(parse(parser, *words))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only)
     main = importlib.import_module(f"benchmarks.{script}").main
@@ -76,7 +83,9 @@ def test_commands_are_typed_as_they_are_named(script: str, monkeypatch: pytest.M
         monkeypatch.setattr(sys, "argv", [script, *command.words])
         try:
             main()
-        except Parsed:
+        except Parsed as parsed:
+            unknown = settings_in(parsed.args[0]) - SETTINGS
+            assert not unknown, f"{command.file} names settings that finetune lacks: {unknown}"
             continue
         except SystemExit:
             pytest.fail(f"{command.file} names a command that cannot be typed: {shlex.join(command.words)}")
@@ -89,15 +98,32 @@ def test_modules_that_documents_name_exist() -> None:
         assert not missing, f"{path.relative_to(ROOT)} names modules that benchmarks lacks: {missing}"
 
 
-def test_a_command_with_a_flag_that_is_not_there_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    [command] = commands_in("By `python -m benchmarks.host_work --no_such_flag\n--steps 3`: …", "page.md")
-    assert command == ("host_work", ("--no_such_flag", "--steps", "3"), "page.md")
+@pytest.mark.parametrize(
+    ("script", "text", "problem"),
+    [
+        (
+            "host_work",
+            "`python -m benchmarks.host_work --steps 3\n--no_such_flag`",
+            "a command that cannot be typed",
+        ),
+        ("start_up", "python -m benchmarks.start_up -- --no_such_flag=3", "settings that finetune lacks"),
+        (
+            "recipes",
+            "python -m benchmarks.recipes --workdir=w \\\n  --case='a b=1'",
+            "settings that finetune lacks",
+        ),
+    ],
+)
+def test_a_flag_that_is_not_there_is_noticed(
+    script: str, text: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [command] = commands_in(text, "page.md")
     monkeypatch.setattr(sys.modules[__name__], "commands", lambda: [command])
-    with pytest.raises(pytest.fail.Exception, match=r"page\.md names a command that cannot be typed"):
-        test_commands_are_typed_as_they_are_named("host_work", monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=rf"page\.md names {problem}"):
+        test_commands_are_typed_as_they_are_named(script, monkeypatch)
 
 
-SETTINGS: dict[str, Mapping[str, Any]] = {
+COMPARED: dict[str, Mapping[str, Any]] = {
     **{f"default_rates, {each.name}": each.settings for each in default_rates.CANDIDATES},
     **{f"fresh_head, {name}": arm for name, arm in fresh_head.ARMS.items()},
     **{f"method_starts, {name}": start for name, start in method_starts.STARTS.items()},
@@ -105,10 +131,10 @@ SETTINGS: dict[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", COMPARED)
 def test_settings_of_comparisons_exist(name: str) -> None:
-    config = changed(FinetuneConfig(), **SETTINGS[name])
-    for setting, value in SETTINGS[name].items():
+    config = changed(FinetuneConfig(), **COMPARED[name])
+    for setting, value in COMPARED[name].items():
         kind = type(declared(FinetuneConfig)[setting].default)
         assert isinstance(value, kind) or kind is type(None), f"{setting} is a {kind.__name__}"
         assert getattr(config, setting) == value
@@ -117,4 +143,4 @@ def test_settings_of_comparisons_exist(name: str) -> None:
 def test_flags_of_runs_that_are_measured_exist() -> None:
     sizes = argparse.Namespace(image_size=8, width=0.5, batch=4, epochs=2, bfloat16=True)
     flags = folder_epochs.our_flags(Path("photos"), Path("scratch"), Path("compiled"), sizes)
-    assert flags.keys() <= declared(FinetuneConfig).keys() | declared(MachineConfig).keys()
+    assert flags.keys() <= SETTINGS

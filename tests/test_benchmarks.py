@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import time
+import zipfile
 
 import fork_server
 import jax
@@ -17,6 +18,7 @@ from benchmarks import (
     decoding,
     default_rates,
     folder_epochs,
+    fresh_head,
     host_work,
     recipes,
     spottune_step,
@@ -318,3 +320,37 @@ def test_a_start_ends_with_its_first_step_and_leaves_no_checkpoint(tmp_path):
     assert figures["compiled"] + figures["loaded"] > 0
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_the_first_images_of_each_class_are_unpacked_from_a_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as packed:
+        for split, count in (("train", 40), ("test", 40), ("validation", 1)):
+            for number in range(count):
+                packed.writestr(f"{split}/cat/{number:02d}.jpg", f"{split} {number}")
+    folder = fresh_head.unpack(tmp_path / "images.zip", tmp_path / "images")
+    files = {
+        split: sorted(path.name for path in (folder / split).rglob("*.jpg")) for split in ("train", "test")
+    }
+    assert files == {
+        split: [f"{number:02d}.jpg" for number in range(count)]
+        for split, count in (("train", 34), ("test", 37))
+    }
+    assert (folder / "test" / "cat" / "36.jpg").read_text() == "test 36"
+    assert not (folder / "validation").exists()
+
+
+def test_a_fresh_head_is_compared_seed_by_seed_and_at_the_rate_that_validation_prefers():
+    plain, faster = [0.5, 0.52, 0.54], [0.53, 0.55, 0.57]
+    # On validation the larger rate looks better, on the test it is worse by a point.
+    results = {
+        fresh_head.Cell("digits", arm, rate, seed): (validation, test - lost)
+        for arm, tests in (("factor 1", plain), ("factor 3", faster))
+        for rate, validation, lost in ((0.01, 0.6, 0.0), (0.03, 0.7, 0.01))
+        for seed, test in enumerate(tests)
+    }
+    rows = table(fresh_head.table(results, ["digits"]))
+    assert [row["arm"] for row in rows] == ["factor 1", "factor 3"]
+    assert rows[1]["test at 0.01"] == "55.0 ± 2.0"
+    assert rows[1]["difference"] == "3.0 ± 0.0"
+    assert rows[1]["rate chosen"] == "0.03"
+    assert rows[1]["test at it"] == "54.0 ± 2.0"

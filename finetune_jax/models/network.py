@@ -202,7 +202,7 @@ class Network:
             module = self.part(name)
             if name in names:
                 initialised.append(_init_part(module, jax.random.fold_in(key, index), shape))
-            shape = _output_shape(module, shape)
+            _, shape = _abstract_part(module, shape)
         return initialised
 
     def shapes(self) -> Variables:
@@ -371,12 +371,18 @@ def _init_part(module: nn.Module, key: jax.Array, shape: tuple[int, ...]) -> Any
 
 @functools.lru_cache(maxsize=64)  # a start asks for those of the same few networks fifty times
 def _shapes(network: Network) -> Variables:
-    images = jax.ShapeDtypeStruct(network.example_shape, jnp.float32)
-    return jax.eval_shape(network.init, jax.random.key(0), images)
+    variables: Variables = {"params": {}, "batch_stats": {}}
+    shape: tuple[int, ...] = network.example_shape
+    for name in network.part_names:
+        part_variables, shape = _abstract_part(network.part(name), shape)
+        for kind, tree in variables.items():
+            tree[name] = part_variables.get(kind, {})
+    return variables
 
 
 @functools.lru_cache(maxsize=1024)
-def _output_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _abstract_part(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    """Variables of a part as ``jax.ShapeDtypeStruct``, and the shape of its output, from one trace."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    output, _ = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, False), x)
-    return output.shape
+    output, variables = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, False), x)
+    return variables, output.shape

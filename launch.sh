@@ -97,7 +97,8 @@ if [ "$name" = test ]; then
   "$venv/bin/python" -m ruff check .
   "$venv/bin/python" -m ruff format --check .
   "$venv/bin/python" -m mypy
-  exec "$venv/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" --dist worksteal "$@"
+  # One more than the cores it is meant for: tests wait for child processes and for disks.
+  exec "$venv/bin/python" -m pytest -n "${TEST_PROCESSES:-3}" --dist worksteal "$@"
 fi
 # Commands are spelled in messages as this one was; no file of the folder that it is called from shadows a module (-P).
 export FINETUNE_JAX_LAUNCHER=$launcher PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

@@ -8,6 +8,8 @@ import pytest
 from child_processes import FAST_COMPILATION
 from hypothesis import settings
 
+from finetune_jax.devices import host_memory
+
 # Before JAX is imported, which reads JAX_…, and before it starts its backend. Child processes inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Twice the devices: collectives would starve XLA's thread pool (devices/replicas.py).
@@ -25,6 +27,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Tracing makes millions of objects that live on; looking through them again and again takes a twentieth of the time.
 gc.set_threshold(100_000, 50, 100)
+# For the same reason: a search takes two seconds here.
+host_memory.SECONDS_BETWEEN_SEARCHES = 240.0
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")

@@ -18,6 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+SECONDS_BETWEEN_SEARCHES = 60.0
+"""For garbage from before, see :func:`without_garbage_collection`."""
+
 # Parameters of mallopt(3); Python has no names for them.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = -1
@@ -28,7 +31,6 @@ _HUGE_PAGE = 2 << 20
 # Of the machine's memory, the part whose addresses are laid out for huge pages; nothing of it is touched.
 _RESERVED_SHARE = 0.5
 _SMALLEST_RESERVE = 64 << 20
-_SECONDS_BETWEEN_SEARCHES = 60.0
 _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 _searched = time.monotonic()
@@ -78,7 +80,7 @@ def without_garbage_collection() -> Iterator[None]:
     the caller had frozen cannot be told apart.
     """
     global _searched
-    if time.monotonic() - _searched > _SECONDS_BETWEEN_SEARCHES:
+    if time.monotonic() - _searched > SECONDS_BETWEEN_SEARCHES:
         # Python does not come to it by itself: freezing starts its counts anew.
         gc.unfreeze()
         gc.collect()

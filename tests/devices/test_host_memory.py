@@ -138,6 +138,7 @@ def test_garbage_from_before_is_found_after_and_new_garbage_meanwhile():
 
 def test_old_garbage_is_searched_for_between_passes_once_a_minute(monkeypatch):
     now = 1000.0
+    monkeypatch.setattr(host_memory, "SECONDS_BETWEEN_SEARCHES", 60.0)
     monkeypatch.setattr(host_memory, "_searched", now)
     monkeypatch.setattr(host_memory.time, "monotonic", lambda: now)
     with host_memory.without_garbage_collection():

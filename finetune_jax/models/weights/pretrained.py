@@ -233,7 +233,7 @@ def from_run(run_directory: Path, **settings: Any) -> Pretrained:
     settings.pop("width", None)
     return Pretrained(
         card.network(**settings),
-        jax.tree.map(jnp.asarray, variables),
+        jax.device_put(variables),
         card.mean,
         card.std,
         card.preprocessing.image_size,

@@ -221,7 +221,7 @@ def label_unlabelled(program: Program, variables: Variables, directory: RunDirec
     images = program.images
     for split, arrays in images.unlabelled.items():
         feed = create_feed(arrays, program.replicas, resident=False, steps_per_dispatch=1)
-        labels = program.predict(variables, feed, len(arrays.labels)).argmax(1)
+        labels = program.predict(variables, feed, len(arrays.labels)).argmax(1).tolist()
         names = [images.source.unlabelled[split].names[i] for i in arrays.kept]
         table = tables.predictions_csv(names, labels, images.class_names)
         directory.write_file(f"predictions-{split}.csv", table.encode())

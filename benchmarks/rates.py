@@ -24,9 +24,10 @@ features as pretrained.
 
 Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best),
 and at the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the
-run), auto_rgn, auto_rgn_tensors (over kernels), auto_rgn_renewed (without the momentum of the epoch before) and
-auto_snr. With settings and a rate that are searched once more after the grid, at its best rate and the next higher
-one: decay_grid (layer decay) and slice_grid (discriminative ratio).
+run), auto_rgn, auto_rgn_tensors (over kernels), auto_rgn_renewed (without the momentum of the epoch before),
+auto_snr, autolr_best and autolr_best_relative (AutoLR from there, with two of the measures). With settings and a rate
+that are searched once more after the grid, at its best rate and the next higher one: decay_grid (layer decay) and
+slice_grid (discriminative ratio).
 
 Protocol and cells, written before their runs: docs/results.md, "Rates without a search".
 """
@@ -83,6 +84,10 @@ AUTOLR: Mapping[str, Mapping[str, Any]] = {
         "tuned_epochs": 1,
     },
 }
+AUTOLR_AT_BEST: Mapping[str, Mapping[str, Any]] = {
+    "autolr_best": {},
+    "autolr_best_relative": {"variation": "relative"},
+}
 OF_PROGRAM: Mapping[str, Mapping[str, Any]] = {
     **OF_OPTIMIZER,
     "auto_rgn_tensors": {"rgn_over": "tensors"},
@@ -95,6 +100,7 @@ GRIDS_OF_SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
 CONTESTANTS = (
     "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
     *TUNED, *OF_OPTIMIZER, "similarity", *GRIDS_OF_SETTINGS, *rates_ideas.IDEAS, *AUTOLR,
+    *AUTOLR_AT_BEST,
 )  # fmt: skip
 
 
@@ -145,6 +151,10 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
     elif name in TUNED:
         method, settings_of = TUNED[name]
         return {**started.train_tuned(method, learning_rate=best, **settings_of), "rate": best}
+    elif name in AUTOLR_AT_BEST:
+        at_best = {"learning_rate": best, "head_learning_rate": best}
+        scores = started.train_tuned("autolr", **at_best, **AUTOLR_AT_BEST[name])
+        return {**scores, "rate": best, "trials": started.trials}
     elif name in AUTOLR:
         of_paper = {"learning_rate": 1e-3, "head_learning_rate": 1e-2}
         return {**started.train_tuned("autolr", **of_paper, **AUTOLR[name]), "trials": started.trials}

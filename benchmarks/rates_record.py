@@ -17,7 +17,7 @@ CHOOSING = 100  # the seed with which rates of the grid are chosen
 GRID, SINGLE = "grid", "single"
 AT_BEST_RATE = (
     "layer_decay", "auto_rgn", "auto_snr", "head_first", "decay_grid", "slice_grid", "auto_rgn_tensors",
-    "auto_rgn_renewed",
+    "auto_rgn_renewed", "autolr_best", "autolr_best_relative",
 )  # fmt: skip
 """After the grid, and trained once more."""
 

@@ -13,14 +13,14 @@ that has a line is trained again: after a stop the same command goes on. Where a
 not asked for, the grid recorded in docs/lab/rates.csv counts, into which ``--table`` writes what the lines in the
 workdir come to (:mod:`benchmarks.rates_record`): tables and figure need no more than that file.
 
-Contestants without a search: default (0.01; AdamW 0.001), fast_head (the same, the head ten times as fast),
-auto (``--method=auto`` with a head at ten times the default rate whatever it finds, as it was), find and
-find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts), prodigy_blocks and dowg_blocks
-(one for each), dog, dadapt (of AdamW) and mechanic (around AdamW), similarity (``--learning_rate=auto``), the
-ideas of :mod:`benchmarks.rates_ideas`, autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01,
-with the three measures), autolr_stages, autolr_geometric, autolr_ratio and autolr_first (with one of its settings
-changed), autolr_parts (with all four and relative movement), and probe, which trains nothing: ridge regression on the
-features as pretrained.
+Contestants without a search: default (0.01; AdamW 0.001), default_tenth (a tenth of it), fast_head (the default rate,
+the head ten times as fast), auto (``--method=auto`` with a head at ten times the default rate whatever it finds, as it
+was), find and find_blocks (``--learning_rate``), prodigy and dowg (one estimate for all parts), prodigy_blocks and
+dowg_blocks (one for each), dog, dadapt (of AdamW) and mechanic (around AdamW), similarity (``--learning_rate=auto``),
+the ideas of :mod:`benchmarks.rates_ideas`, autolr, autolr_rms and autolr_relative (AutoLR from 0.001, head 0.01, with
+the three measures), autolr_stages, autolr_geometric, autolr_ratio and autolr_first (with one of its settings changed),
+autolr_parts (with all four and relative movement), and probe, which trains nothing: ridge regression on the features
+as pretrained.
 
 Those that follow a grid: grid (single rates, widened while the best lies at an edge), single (the grid's best),
 and at the grid's best rate layer_decay (0.75 a block), head_first (the head alone for the first fifth of the
@@ -98,9 +98,9 @@ GRIDS_OF_SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "slice_grid": ("discriminative_ratio", (3.0, 10.0, 30.0)),
 }
 CONTESTANTS = (
-    "grid", "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first",
-    *TUNED, *OF_OPTIMIZER, "similarity", *GRIDS_OF_SETTINGS, *rates_ideas.IDEAS, *AUTOLR,
-    *AUTOLR_AT_BEST,
+    "grid", "single", "default", "default_tenth", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay",
+    "head_first", *TUNED, *OF_OPTIMIZER, "similarity", *GRIDS_OF_SETTINGS, *rates_ideas.IDEAS,
+    *AUTOLR, *AUTOLR_AT_BEST,
 )  # fmt: skip
 
 
@@ -110,7 +110,9 @@ def contest(name: str, started: Started, best: float, log: Log, seed: int) -> di
 
     config, search, trained = started.config, started.rehearsals, started.program.trained
     rate, settings = best, dict[str, Any]()
-    if name == "default":
+    if name == "default_tenth":
+        rate = DEFAULT[config.optimizer] / 10
+    elif name == "default":
         rate = DEFAULT[config.optimizer]
         same = log.get("single", seed) if rate == best else None
         if same:

@@ -23,6 +23,7 @@
 - ``auto_scale``: ``auto_now``, whose rates may all be halved or doubled before the second and before the third epoch
   (:mod:`rates_scale`).
 - ``auto_low``: ``auto_still``, whose climb begins at a hundredth of the default rate.
+- ``auto_tenth``: ``auto_now`` from a tenth of the default rate.
 """
 
 import dataclasses
@@ -51,6 +52,7 @@ IDEAS = (
     "auto_still",
     "auto_scale",
     "auto_low",
+    "auto_tenth",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
@@ -83,6 +85,8 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _from_seen_probe(started, default)
     if name == "auto_scale":
         return _as_it_is(started, default, scaled=True)
+    if name == "auto_tenth":
+        return _as_it_is(started, default / 10)
     if name == "auto_low":
         lower = functools.partial(_with_still_norms, begin=default / _FACTOR**4)
         return _unless_the_head_learns(started, default, lower)

@@ -11,13 +11,14 @@ from benchmarks.rates_record import GRID, SINGLE, Entry, Row
 
 PROMISED = 7 / 4  # runs: a quarter of a grid of seven rates
 CONTESTANTS = (
-    "single", "default", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay", "head_first", "auto_rgn",
+    "single", "default", "default_tenth", "probe", "fast_head", "auto", "find", "find_blocks", "layer_decay",
+    "head_first", "auto_rgn",
     "auto_rgn_tensors", "auto_rgn_renewed", "auto_snr", "prodigy", "prodigy_blocks", "dowg", "dowg_blocks", "autolr",
     "autolr_rms", "autolr_relative", "autolr_stages", "autolr_geometric", "autolr_ratio", "autolr_first",
     "autolr_parts", "autolr_best", "autolr_best_relative",
     "dog", "dadapt", "mechanic", "similarity", "decay_grid", "slice_grid", "auto_se", "probe_default",
     "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order", "auto_head", "auto_now",
-    "probe_seen", "auto_probe", "auto_still", "auto_scale", "auto_low",
+    "probe_seen", "auto_probe", "auto_still", "auto_scale", "auto_low", "auto_tenth",
 )  # fmt: skip
 _MARKS = "osD^vP*X<>"
 _CHEAPEST = 0.06  # runs, on the axis of the figure

@@ -22,6 +22,7 @@ CONTESTANTS = (
 )  # fmt: skip
 _MARKS = "osD^vP*X<>"
 _CHEAPEST = 0.06  # runs, on the axis of the figure
+_FARTHEST = 20.0  # points behind the grid's best rate; where others are would be one line
 
 
 class Log:
@@ -180,7 +181,11 @@ def summary(entries: Sequence[Entry]) -> str:
 
 
 def figure(entries: Sequence[Entry]) -> bytes:
-    """Cost against score, a panel for each cell; SVG. Of a contestant in several series the first is drawn."""
+    """Cost against score, a panel for each cell; SVG.
+
+    Of a contestant in several series the first is drawn, and none that is more than twenty points behind the grid's
+    best rate.
+    """
     from finetune_jax.reports.figures import canvas
 
     cells = _cells(entries)
@@ -194,6 +199,8 @@ def figure(entries: Sequence[Entry]) -> bytes:
             color, mark = mark_of(name)
             if name == SINGLE:
                 axis.axhline(result.mean, color=canvas.GREY, lw=1, ls=":")
+            if result.regret > _FARTHEST:
+                continue
             shown[name] = axis.errorbar(
                 max(result.runs, _CHEAPEST),
                 result.mean,

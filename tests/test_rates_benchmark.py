@@ -148,6 +148,13 @@ def test_what_follows_a_grid_that_was_recorded_pays_for_it_in_runs_of_the_single
         rates_record.of_rows("a", [line("auto", 0, 0.5)], "s")
 
 
+def test_who_is_far_behind_is_not_drawn():
+    near = {"single": [0.7, 0.8], "auto": [0.7, 0.6]}
+    drawn = rates_table.figure(entries(a=cell(near)))
+    assert rates_table.figure(entries(a=cell({**near, "dog": [0.1, 0.1]}))) == drawn
+    assert rates_table.figure(entries(a=cell({**near, "dog": [0.6, 0.6]}))) != drawn
+
+
 class Started:
     """A start whose runs are a formula of the rate; ``asked`` notes them."""
 

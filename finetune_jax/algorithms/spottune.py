@@ -170,7 +170,7 @@ def budget_loss(usage: jax.Array, k: float | jax.Array) -> jax.Array:
         >>> float(spottune.budget_loss(jnp.array([1.0, 0.5, 0.0]), k=1))
         0.25
     """
-    return (jnp.sum(usage) - k) ** 2
+    return (jnp.sum(jnp.asarray(usage)) - k) ** 2
 
 
 def entropy_loss(usage: jax.Array) -> jax.Array:

@@ -169,6 +169,7 @@ class TestGlobalPolicy:
         usage = jnp.asarray([0.5, 0.25, 1.0])
         np.testing.assert_allclose(spottune.budget_loss(usage, 3), 1.25**2)
         assert spottune.budget_loss(usage, 1.75) == 0
+        np.testing.assert_allclose(spottune.budget_loss([0.5, 0.25, 1.0], k=3), 1.25**2)
         np.testing.assert_allclose(jax.grad(spottune.budget_loss)(usage, 3), [-2.5] * 3)
 
     @given(st_numpy.arrays(np.float32, 5, elements=st.floats(0, 1, width=32)))

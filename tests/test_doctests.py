@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bare_runs import bare_runs
 
 import finetune_jax
 
 PARSER = doctest.DocTestParser()
+
+__all__ = ["bare_runs"]
 
 
 def handed_on(module: types.ModuleType) -> set[str]:

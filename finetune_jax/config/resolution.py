@@ -76,7 +76,7 @@ def line(rates: dict[str, Any], steps_per_epoch: int) -> str:
         f"weight decay {_with_effective(rates, 'weight_decay')}",
         f"batch-norm momentum {rates['norm_momentum']:g}",
     ]
-    return f"{', '.join(parts)}; {steps_per_epoch} steps per epoch"
+    return f"{', '.join(parts)}; {steps_per_epoch} step{'' if steps_per_epoch == 1 else 's'} per epoch"
 
 
 def _with_effective(rates: dict[str, Any], name: str) -> str:

@@ -290,8 +290,9 @@ class Network:
     def embed(self, variables: Mapping[str, Mapping[str, Any]], images: jax.Array) -> jax.Array:
         """What the architecture's classifier sees of each image, ``[B, C]`` float32, evaluation mode.
 
-        That is the pooled output of the last block, and where the head has a norm of its own before or behind the
-        pooling (transformers, ConvNeXt), with that: timm's ``forward_head(…, pre_logits=True)``.
+        That is the pooled output of the last block, and where the pooling has a norm of its own before or behind it
+        (transformers, ConvNeXt), with that: timm's ``forward_head(…, pre_logits=True)``. A batch norm in the head
+        (ResNet-26, ResNet-V2, DenseNet) belongs to the classifier and is left out.
         """
         features, _ = self.run(self.part_names[:-1], variables, images)
         return self.pool(variables, features)

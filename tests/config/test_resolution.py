@@ -69,6 +69,7 @@ def test_values_without_meaning_are_left_open():
         "learning rate 0.01 (effective 0.1), momentum 0.9, weight decay 0.0005, batch-norm momentum 0.9; "
         "7 steps per epoch"
     )
+    assert resolution.line(autolr, 1).endswith("; 1 step per epoch")
 
 
 @pytest.mark.parametrize(

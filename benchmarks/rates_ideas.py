@@ -23,6 +23,7 @@
 - ``auto_scale``: ``auto_now``, whose rates may all be halved or doubled before the second and before the third epoch
   (:mod:`rates_scale`).
 - ``auto_low``: ``auto_still``, whose climb begins at a hundredth of the default rate.
+- ``auto_careful``: ``auto_still``, which takes the smallest rate within five per cent.
 - ``auto_tenth``: ``auto_now`` from a tenth of the default rate.
 """
 
@@ -52,12 +53,14 @@ IDEAS = (
     "auto_still",
     "auto_scale",
     "auto_low",
+    "auto_careful",
     "auto_tenth",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
 _HEAD_FACTOR, _SHARE_OF_HEAD = 10.0, 0.16  # as of --method=auto
 _SHARE, _MOST, _TIE = 0.15, 4, 0.01
+_CAREFUL_TIE = 0.05
 _MOST_OF_HEAD, _SHARE_OF_REHEARSAL = 7, 0.12
 _FACTOR = math.sqrt(10)
 
@@ -87,6 +90,9 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _as_it_is(started, default, scaled=True)
     if name == "auto_tenth":
         return _as_it_is(started, default / 10)
+    if name == "auto_careful":
+        careful = functools.partial(_with_still_norms, tie=_CAREFUL_TIE)
+        return _unless_the_head_learns(started, default, careful)
     if name == "auto_low":
         lower = functools.partial(_with_still_norms, begin=default / _FACTOR**4)
         return _unless_the_head_learns(started, default, lower)
@@ -160,7 +166,9 @@ def _from_seen_probe(started: Any, default: float) -> dict[str, Any]:
     return {**started.train(started.rates(rate)), "rate": rate, **of_probe, "search": _tried(search)}
 
 
-def _with_still_norms(started: Any, default: float, begin: float | None = None) -> dict[str, Any]:
+def _with_still_norms(
+    started: Any, default: float, begin: float | None = None, tie: float = _TIE
+) -> dict[str, Any]:
     still = started.cell.still.of_seed(started.config.seed)
     search = still.rehearsals = dataclasses.replace(still.rehearsals, cost=started.rehearsals.cost)
     probe = rates_probe.in_evaluation(still, search, in_proportion=True)
@@ -171,7 +179,7 @@ def _with_still_norms(started: Any, default: float, begin: float | None = None) 
         factor=_FACTOR,
         most=3,
     )
-    rate = _rounded(rate_search.smallest_within(losses, _TIE))
+    rate = _rounded(rate_search.smallest_within(losses, tie))
     still.whole = dataclasses.replace(rates_probe.with_head(still.whole, probe.head), cost=started.whole.cost)
     of_probe = {"penalty": probe.penalty, "loss_of_probe": round(probe.loss, 5)}
     return {**still.train(still.rates(rate)), "rate": rate, **of_probe, "search": _tried(probe.begun)}

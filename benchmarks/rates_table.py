@@ -18,7 +18,8 @@ CONTESTANTS = (
     "autolr_parts", "autolr_best", "autolr_best_relative",
     "dog", "dadapt", "mechanic", "similarity", "decay_grid", "slice_grid", "auto_se", "probe_default",
     "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order", "auto_head", "auto_now",
-    "probe_seen", "auto_probe", "auto_still", "auto_scale", "auto_low", "auto_tenth",
+    "probe_seen", "auto_probe", "auto_still", "auto_scale", "auto_low", "auto_careful",
+    "auto_tenth",
 )  # fmt: skip
 _MARKS = "osD^vP*X<>"
 _CHEAPEST = 0.06  # runs, on the axis of the figure

@@ -46,7 +46,7 @@ from typing import Any
 from benchmarks import rates_ideas, rates_record
 from benchmarks.rates_record import CHOOSING
 from benchmarks.rates_start import Cell, Started
-from benchmarks.rates_table import Log, figure, summary, table
+from benchmarks.rates_table import Log, figure, figure_in_short, summary, table
 
 GRID = {"sgd": (0.001, 0.003, 0.01, 0.03, 0.1), "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01)}
 DEFAULT = {"sgd": 0.01, "adamw": 0.001}
@@ -267,7 +267,9 @@ def main() -> int:
         "--minutes", type=float, default=math.inf, help="begin no run after so many; then the status is 3"
     )
     parser.add_argument(
-        "--table", action="store_true", help="record the lines there are, print all tables, write costs.svg"
+        "--table",
+        action="store_true",
+        help="record the lines there are, print all tables, draw costs.svg, regrets.svg",
     )
     parser.add_argument("--series", default="", help="name of the runs in the workdir, such as a commit")
     parser.add_argument("--record", type=Path, default=RECORD)
@@ -291,6 +293,7 @@ def main() -> int:
         recorded = [entry for entry in recorded if entry.cell in shown]
         print(summary(recorded), table(recorded), sep="\n\n")
         (arguments.workdir / "costs.svg").write_bytes(figure(recorded))
+        (arguments.workdir / "regrets.svg").write_bytes(figure_in_short(recorded))
         return 0
     from finetune_jax.config.declaration import declared
     from finetune_jax.config.settings import FinetuneConfig

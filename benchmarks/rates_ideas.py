@@ -24,7 +24,7 @@
   (:mod:`rates_scale`).
 - ``auto_low``: ``auto_still``, whose climb begins at a hundredth of the default rate.
 - ``auto_careful``: ``auto_still``, which takes the smallest rate within five per cent.
-- ``auto_tenth``: ``auto_now`` from a tenth of the default rate.
+- ``auto_tenth`` and ``auto_thirtieth``: ``auto_now`` from a tenth and from three hundredths of the default rate.
 """
 
 import dataclasses
@@ -55,6 +55,7 @@ IDEAS = (
     "auto_low",
     "auto_careful",
     "auto_tenth",
+    "auto_thirtieth",
 )  # fmt: skip
 FOLLOWS = {"auto_se": "auto", "probe_auto_se": "probe_auto", "auto_ratio": "auto", "auto_ratio_se": "auto_se"}
 """Ideas that differ from another contestant in nothing but the rates taken."""
@@ -90,6 +91,8 @@ def contest(name: str, started: Any, default: float, before: Row | None) -> dict
         return _as_it_is(started, default, scaled=True)
     if name == "auto_tenth":
         return _as_it_is(started, default / 10)
+    if name == "auto_thirtieth":
+        return _as_it_is(started, 0.03 * default)
     if name == "auto_careful":
         careful = functools.partial(_with_still_norms, tie=_CAREFUL_TIE)
         return _unless_the_head_learns(started, default, careful)

@@ -20,8 +20,19 @@ CONTESTANTS = (
     "probe_auto", "probe_auto_se", "auto_ratio", "auto_ratio_se", "auto_order", "auto_head", "auto_now",
     "probe_seen", "auto_probe", "auto_still", "auto_scale", "auto_low", "auto_careful",
     "auto_tenth",
+    "auto_thirtieth",
 )  # fmt: skip
+IN_SHORT = {
+    "default rate": ("default",),
+    "linear probe": ("probe",),
+    "AutoLR": ("autolr", "autolr_relative"),
+    "DoWG, each part": ("dowg_blocks",),
+    "--learning_rate=find": ("find",),
+    "--method=auto": ("auto_still", "auto_thirtieth", "auto_ratio", "auto_now"),
+}
+"""What people can choose, and the contestants that are it; the first that ran in a cell counts."""
 _MARKS = "osD^vP*X<>"
+_LOWEST = -30.0  # points, on the axis of the figure in short
 _CHEAPEST = 0.06  # runs, on the axis of the figure
 _FARTHEST = 20.0  # points behind the grid's best rate; where others are would be one line
 
@@ -229,6 +240,34 @@ def figure(entries: Sequence[Entry]) -> bytes:
         fontsize=8,
         frameon=False,
     )
+    return canvas.encode(drawn, "svg")
+
+
+def figure_in_short(entries: Sequence[Entry]) -> bytes:
+    """How far what people can choose is above or below the grid's best rate, a line for each cell; SVG.
+
+    Whoever is further below than the axis goes stands at its end.
+    """
+    from finetune_jax.reports.figures import canvas
+
+    cells = _cells(entries)
+    drawn, axis = canvas.new(1, 1, (7.5, 0.36 * len(cells) + 1.4))
+    axis.axvline(0, color=canvas.GREY, lw=1, ls=":")
+    axis.hlines(range(len(cells)), _LOWEST, 20, color=canvas.GREY, alpha=0.15, lw=1)
+    for (label, names), color, mark in zip(IN_SHORT.items(), canvas.COLORS, _MARKS, strict=False):
+        points = []
+        for line, cell in enumerate(cells):
+            there = first(entries, cell)
+            name = next((name for name in names if name in there), None)
+            if name is not None:
+                points.append((max(-there[name].regret, _LOWEST), line))
+        scores, lines = [point[0] for point in points], [point[1] for point in points]
+        axis.plot(scores, lines, mark, color=color, ms=6, alpha=0.85, label=label)
+    axis.set_yticks(range(len(cells)), cells, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(_LOWEST - 1, 20)
+    axis.set_xlabel("test score: points above or below the best rate of a grid")
+    drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return canvas.encode(drawn, "svg")
 
 

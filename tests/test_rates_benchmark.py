@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import rates, rates_ideas, rates_record, rates_scale, rates_table
+from finetune_jax.reports.figures import canvas
 
 
 def line(contestant, seed, test, trained=1000, **more):
@@ -96,6 +97,27 @@ def test_the_figure_has_a_panel_for_each_cell_and_a_mark_of_its_own_for_each_con
     assert picture == rates_table.figure(entries(**cells))
     marks = {rates_table.mark_of(name) for name in rates_table.CONTESTANTS}
     assert len(marks) == len(rates_table.CONTESTANTS)
+
+
+def test_the_figure_in_short_draws_each_choice_once_and_names_it(monkeypatch):
+    drawn = {}
+    real = canvas.new
+
+    def new(*arguments, **settings):
+        figure, axis = real(*arguments, **settings)
+        drawn["axis"] = axis
+        return figure, axis
+
+    monkeypatch.setattr(canvas, "new", new)
+    cells = {
+        "first": cell({"single": [0.8], "default": [0.7], "auto_now": [0.1], "auto_still": [0.85]}),
+        "second": cell({"single": [0.5], "auto_ratio": [0.15]}),
+    }
+    ElementTree.fromstring(rates_table.figure_in_short(entries(**cells)))
+    points = {line.get_label(): line.get_xydata().round(3).tolist() for line in drawn["axis"].lines}
+    assert points["default rate"] == [[-10, 0]]
+    assert points["--method=auto"] == [[5, 0], [-30, 1]]
+    assert points["AutoLR"] == []
 
 
 def test_a_record_that_is_read_again_gives_the_same_tables_and_the_same_figure(tmp_path):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes report.png, the picture at the top of README.md: a run on digits, and its page in Chromium. And the two figures
-# of AutoLR in docs/guides/rates.md, of another run on digits. (rates.svg is of benchmarks.rates --table.)
+# of AutoLR in docs/guides/rates.md, of another run on digits. (rates.svg and rates_in_short.svg are of benchmarks.rates --table.)
 #   docs/pictures/make.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

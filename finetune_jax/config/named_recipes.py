@@ -44,9 +44,9 @@ _DEIT3 = {
 
 NAMED_RECIPES: Mapping[str, NamedRecipe] = {
     "default": NamedRecipe(
-        "AdamW at 0.001 (0.0001 for transformers that are named) for fine-tuning of pretrained weights, by the methods "
-        "that were better with it in our own comparisons (docs/results.md); where a rate or a momentum is typed "
-        "without --optimizer, and for all other methods, as paper.",
+        "AdamW at 0.001 (0.00003 for transformers that are named) for fine-tuning of pretrained weights, by the "
+        "methods that were better with it in our own comparisons (docs/results.md); where a rate or a momentum is "
+        "typed without --optimizer, and for all other methods, as paper.",
         {},
     ),
     "paper": NamedRecipe("The defaults of --method's paper; for --method=standard SGD at 0.01.", {}),
@@ -216,15 +216,15 @@ OF_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
 """Defaults of optimisers whose rates are no rates of SGD, ``{optimiser: {setting: value}}``."""
 
 
-VERSION = 5
+VERSION = 6
 """Version of :func:`starting_config`. A run that began with an earlier one goes on with that."""
 _RECIPE_SINCE = {"lora": 3}
 """Versions from which on methods have a recipe, where that is not the first."""
 _START_SINCE = {"standard": 4}
 """Versions from which on methods have a start of our own, where that is not the fifth."""
 
-_RATE_OF_TRANSFORMERS = 1e-4
-"""Rate of AdamW for transformers, in the place of that of the plain command."""
+_RATES_OF_TRANSFORMERS = {6: 3e-5, 5: 1e-4}
+"""Rates of AdamW for transformers, in the place of that of the plain command, by the version that brought them."""
 
 DEFAULT = "default"
 """Name of the recipe of a command that names none."""
@@ -260,17 +260,16 @@ def starting_config(
         optimizer: None takes that of the recipe, or of the method where the recipe sets neither it nor a rate.
         typed: what the user will change, as far as it tells which optimiser is meant: a rate without an optimiser is
             one of SGD.
-        version: 4 stands for runs that began when all methods but the standard one started as in their papers, 3 for
-            those that began when SGD was the default of standard fine-tuning, 1 for those in which AdamW started at
-            SGD's rate; before version 3, LoRA had the optimiser of everything else.
+        version: 5 stands for runs that began when transformers started at 0.0001, and with ``--method=auto`` like all
+            other networks, 4 for those that began when all methods but the standard one started as in their papers, 3
+            for those that began when SGD was the default of standard fine-tuning, 1 for those in which AdamW started
+            at SGD's rate; before version 3, LoRA had the optimiser of everything else.
     """
     recipe = recipe or DEFAULT
     settings = dict(NAMED_RECIPES[recipe].settings)
     chosen = method or settings.get("method", "standard")
     if recipe == DEFAULT and version >= _START_SINCE.get(chosen, 5) and _is_measured(typed or {}, optimizer):
-        start = dict(start_of(chosen))
-        if start == PLAIN_START and version > 4 and names_transformer(typed or {}):
-            start["learning_rate"] = _RATE_OF_TRANSFORMERS
+        start = _start(chosen, names_transformer(typed or {}), version)
         if optimizer in (None, start.get("optimizer")):
             settings |= start
     of_method = dict(RECIPES.get(chosen, {})) if version >= _RECIPE_SINCE.get(chosen, 1) else {}
@@ -287,6 +286,17 @@ def starting_config(
     of_optimizer = {} if version == 1 and optimizer == "adamw" else OF_OPTIMIZERS.get(optimizer, {})
     values = {**of_method, **of_optimizer, **settings}
     return changed(FinetuneConfig(), **{**values, "method": chosen, "optimizer": optimizer})
+
+
+def _start(method: str, transformer: bool, version: int) -> dict[str, Any]:
+    """Our own optimiser and rate of a method, ``{}`` where there are none."""
+    start = dict(start_of(method))
+    rate = next((rate for since, rate in _RATES_OF_TRANSFORMERS.items() if version >= since), None)
+    if not transformer or rate is None:
+        return start
+    if start == PLAIN_START or (method == "auto" and version > 5):
+        return {**PLAIN_START, "learning_rate": rate}
+    return start
 
 
 def _without_rates(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def note_on_rate(architecture: str, config: FinetuneConfig) -> list[str]:
     if not (architecture.startswith("vit") and moves_everything and too_fast and config.pretrained != "none"):
         return []
     return [
-        "note: AdamW at 0.001 taught the transformer of our comparison nothing, and 0.0001 did; give "
-        "--learning_rate=0.0001 with --optimizer=adamw, or name the network with --network"
+        "note: AdamW at 0.001 taught the transformer of our comparison nothing, and 0.00003 did; give "
+        "--learning_rate=0.00003 with --optimizer=adamw, or name the network with --network"
     ]
 
 

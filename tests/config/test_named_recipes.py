@@ -94,10 +94,10 @@ def test_the_plain_command_takes_adamw_where_nothing_says_that_sgd_is_meant(give
 @pytest.mark.parametrize(
     ("typed", "rate"),
     [
-        ({"network": "vit_tiny_patch16_224", "pretrained": "weights.npz"}, 1e-4),
-        ({"pretrained": "dinov2_small_focus"}, 1e-4),
-        ({"pretrained": "timm:vit_small_patch14_dinov2.lvd142m"}, 1e-4),
-        ({"pretrained": "hf:facebook/dinov2-small"}, 1e-4),
+        ({"network": "vit_tiny_patch16_224", "pretrained": "weights.npz"}, 3e-5),
+        ({"pretrained": "dinov2_small_focus"}, 3e-5),
+        ({"pretrained": "timm:vit_small_patch14_dinov2.lvd142m"}, 3e-5),
+        ({"pretrained": "hf:facebook/dinov2-small"}, 3e-5),
         ({"pretrained": "hf:facebook/dinov3-convnext-tiny-pretrain-lvd1689m"}, 1e-3),
         ({"pretrained": "runs/vit"}, 1e-3),
         ({"pretrained": "mobilenet_v2"}, 1e-3),
@@ -106,8 +106,19 @@ def test_the_plain_command_takes_adamw_where_nothing_says_that_sgd_is_meant(give
 def test_transformers_start_at_a_rate_of_their_own(typed, rate):
     assert starting_config(typed=typed).learning_rate == rate
     assert starting_config(typed=typed, optimizer="adamw").learning_rate == rate
+    assert starting_config(typed=typed, version=5).learning_rate == (1e-4 if rate == 3e-5 else 1e-3)
     assert starting_config(typed=typed, version=4).learning_rate == 1e-3
     assert starting_config(typed=typed, optimizer="sgd").learning_rate == 0.01
+
+
+def test_rates_of_transformers_are_searched_from_their_own_and_others_from_that_of_sgd():
+    def start(pretrained, **settings):
+        config = starting_config(method="auto", typed={"pretrained": pretrained}, **settings)
+        return config.optimizer, config.learning_rate
+
+    assert start("dinov2_small_focus") == ("adamw", 3e-5)
+    assert start("dinov2_small_focus", optimizer="sgd") == start("mobilenet_v2") == ("sgd", 0.01)
+    assert start("dinov2_small_focus", version=5) == ("sgd", 0.01)
 
 
 def test_the_papers_recipes_have_the_papers_numbers():

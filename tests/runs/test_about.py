@@ -51,7 +51,7 @@ def test_a_transformer_at_the_rate_of_convolutions_is_told_of_its_own(architectu
     )
     lines = about.note_on_rate(architecture, config)
     assert bool(lines) == said
-    assert all("--learning_rate=0.0001" in line for line in lines)
+    assert all("--learning_rate=0.00003" in line for line in lines)
 
 
 def test_a_long_line_is_wrapped_for_a_terminal_and_paths_stay_whole() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_jax.config.choices import WITHOUT_RATE
+from finetune_jax.config.choices import FINDS_RATES, WITHOUT_RATE
 from finetune_jax.config.methods import PLAIN_START, start_of
 from finetune_jax.config.recipes import RECIPES, changed
 from finetune_jax.config.settings import DEFAULTS, FinetuneConfig
@@ -294,7 +294,7 @@ def _start(method: str, transformer: bool, version: int) -> dict[str, Any]:
     rate = next((rate for since, rate in _RATES_OF_TRANSFORMERS.items() if version >= since), None)
     if not transformer or rate is None:
         return start
-    if start == PLAIN_START or (method == "auto" and version > 5):
+    if start == PLAIN_START or (version > 5 and method in FINDS_RATES):
         return {**PLAIN_START, "learning_rate": rate}
     return start
 

@@ -167,6 +167,10 @@ class Late(Exception):
     """There is no time for another run."""
 
 
+class NoGrid(ValueError):
+    """A cell whose best rate nobody has looked for."""
+
+
 def run_cell(
     cell: Callable[[Mapping[str, Any]], Cell],
     log: Log,
@@ -181,6 +185,7 @@ def run_cell(
 
     Raises:
         Late: the clock has passed ``until``, a time of ``time.monotonic``.
+        NoGrid: there is no grid at all.
     """
     made: dict[str, Cell] = {}
 
@@ -223,7 +228,7 @@ def run_cell(
     trained = {row["rate"]: _validation(row) for row in log.rows if row["contestant"] == "grid"}
     of_grid = trained or dict(recorded or {})
     if not of_grid:
-        raise ValueError("no grid is recorded for this cell: ask for the contestant grid too")
+        raise NoGrid("no grid is recorded for this cell: ask for the contestant grid too")
     best, grid = max(of_grid, key=of_grid.__getitem__), sorted(of_grid)
     for name in contestants:
         for settings in _grid_of_setting(name, best, grid):
@@ -285,7 +290,10 @@ def main() -> int:
             parser.error("--table needs a name for the runs in the workdir: --series=COMMIT")
         for file in files:
             grid = rates_record.grid_of(recorded, file.stem)
-            newer = rates_record.of_rows(file.stem, Log(file).rows, arguments.series, grid)
+            try:
+                newer = rates_record.of_rows(file.stem, Log(file).rows, arguments.series, grid)
+            except ValueError as error:
+                parser.error(str(error))
             recorded = rates_record.merged(recorded, newer)
         if files:
             rates_record.write(arguments.record, recorded)
@@ -315,6 +323,8 @@ def main() -> int:
         run_cell(cell, log, arguments.contestants.split(","), seeds, until, grid)
     except Late:
         return 3
+    except NoGrid as error:
+        parser.error(str(error))
     return 0
 
 

@@ -253,7 +253,7 @@ def figure_in_short(entries: Sequence[Entry]) -> bytes:
     cells = _cells(entries)
     drawn, axis = canvas.new(1, 1, (7.5, 0.36 * len(cells) + 1.4))
     axis.axvline(0, color=canvas.GREY, lw=1, ls=":")
-    axis.hlines(range(len(cells)), _LOWEST, 20, color=canvas.GREY, alpha=0.15, lw=1)
+    axis.grid(axis="y", color=canvas.GREY, alpha=0.15, lw=1)
     for (label, names), color, mark in zip(IN_SHORT.items(), canvas.COLORS, _MARKS, strict=False):
         points = []
         for line, cell in enumerate(cells):
@@ -265,7 +265,7 @@ def figure_in_short(entries: Sequence[Entry]) -> bytes:
         axis.plot(scores, lines, mark, color=color, ms=6, alpha=0.85, label=label)
     axis.set_yticks(range(len(cells)), cells, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlim(_LOWEST - 1, 20)
+    axis.set_xlim(left=_LOWEST - 1)
     axis.set_xlabel("test score: points above or below the best rate of a grid")
     drawn.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return canvas.encode(drawn, "svg")

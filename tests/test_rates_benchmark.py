@@ -223,6 +223,25 @@ def test_a_grid_is_widened_while_its_best_lies_at_an_edge_and_no_line_is_trained
     assert file.read_text().splitlines() == lines
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cell=new", "--contestants=single", "dataset=digits"], "no grid is recorded for this cell"),
+        (["--table"], "--table needs a name for the runs"),
+        (["--table", "--series=now"], "bare: no run of a single rate"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_sentence(flags, message, tmp_path, monkeypatch, capsys):
+    rates_table.Log(tmp_path / "bare.jsonl").add({"contestant": "auto", "seed": 0})
+    record = tmp_path / "rates.csv"
+    monkeypatch.setattr("sys.argv", ["rates", f"--workdir={tmp_path}", f"--record={record}", *flags])
+    with pytest.raises(SystemExit) as ended:
+        rates.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not record.exists()
+
+
 def test_where_no_grid_is_asked_for_the_recorded_one_is_followed(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(rates, "contest", lambda name, started, best, log, seed: started.train(best))
